@@ -1,0 +1,1 @@
+"""Stockformer: train, validate, sweep and judge Multitask-Stockformer on a panel of stocks."""

@@ -1,0 +1,102 @@
+"""What the model is told of how stocks hang together: an embedding (N, D) with a record of its fit.
+
+Every graph is called alike: `fit(returns, dates, width, seed)`, with the returns (T, N) and dates
+(T,) it may see, which are the training ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stockformer.data.files import Folder
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """values (N, D) float32; learned: whether they train with the model; last_date: seen last."""
+
+    values: np.ndarray
+    learned: bool
+    last_date: str
+
+
+class SpectralGraph:
+    """Spectral embedding of the k-nearest-neighbour graph of return correlations.
+
+    Belkin and Niyogi, "Laplacian eigenmaps", Neural Computation 15 (2003), by scikit-learn. Only
+    positive correlations join two stocks. Missing returns count as the stock's mean.
+    """
+
+    def __init__(self, *, neighbours: int, components: int, scale: float) -> None:
+        self.neighbours, self.components, self.scale = neighbours, components, scale
+
+    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
+        from sklearn.manifold import spectral_embedding  # a second to import: only when asked for
+
+        correlation = _correlation(returns)
+        np.fill_diagonal(correlation, -np.inf)
+        stocks = len(correlation)
+        weakest = max(0, stocks - self.neighbours)
+        near = correlation >= np.sort(correlation, axis=1)[:, weakest : weakest + 1]
+        weights = np.where(near | near.T, correlation.clip(min=0), 0.0)
+        weights += 1e-3  # one piece: a stock without neighbours hangs by a thread
+        np.fill_diagonal(weights, 0.0)
+        count = min(self.components, width, stocks - 2)
+        values = np.zeros((stocks, width), dtype=np.float32)
+        columns = spectral_embedding(weights, n_components=count, random_state=seed)
+        values[:, :count] = self.scale * columns / columns.std(axis=0)
+        return Embedding(values, learned=False, last_date=str(dates[-1]))
+
+
+class FileGraph:
+    """An embedding (N, D) from a .npy file; nobody here knows which dates it has seen."""
+
+    def __init__(self, *, path: str) -> None:
+        self.path = Path(path)
+
+    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
+        values = Folder(self.path.parent).array(self.path.name)
+        expected = (returns.shape[1], width)
+        if values.shape != expected:
+            raise ValueError(
+                f"{self.path}: shape {values.shape}, expected {expected} (stocks, model.width)"
+            )
+        broken = np.argwhere(~np.isfinite(values))
+        if len(broken):
+            row, column = broken[0]
+            raise ValueError(
+                f"{self.path}: {len(broken)} values are not finite, first in row {row}, "
+                f"column {column}; make the embedding anew or use graph=spectral"
+            )
+        return Embedding(values.astype(np.float32), learned=False, last_date="unknown: from a file")
+
+
+class LearnedGraph:
+    """A free vector a stock, trained with the model."""
+
+    def __init__(self, *, scale: float) -> None:
+        self.scale = scale
+
+    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
+        values = np.random.default_rng(seed).normal(0, self.scale, (returns.shape[1], width))
+        return Embedding(values.astype(np.float32), learned=True, last_date=str(dates[-1]))
+
+
+class NoGraph:
+    """Zeros: stocks differ by their inputs alone."""
+
+    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
+        values = np.zeros((returns.shape[1], width), dtype=np.float32)
+        return Embedding(values, learned=False, last_date="none seen")
+
+
+def _correlation(returns: np.ndarray) -> np.ndarray:
+    known = np.isfinite(returns)
+    counts = np.maximum(known.sum(axis=0), 1)
+    centred = np.where(known, returns - np.where(known, returns, 0).sum(axis=0) / counts, 0.0)
+    length = np.sqrt((centred**2).sum(axis=0))
+    unit = centred / np.where(length > 0, length, 1.0)
+    return unit.T @ unit

@@ -1,0 +1,52 @@
+"""The panel: what is known of N stocks on T dates, aligned by label, never by position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Stocks by dates. T dates, N stocks, F factors; a cell nobody knows is NaN.
+
+    dates (T,) datetime64[D], strictly increasing; tickers (N,) str, unique.
+    returns (T, N) float64: close-to-close simple return of the day, a fraction (0.01 = 1 %).
+    factors (T, N, F) float32, named in order by factor_names.
+    prices: (T, N) float64 by field name (open, high, low, close, volume), where the source has them.
+    sources: SHA-256 of every file that was read, by file name.
+    oracle (T, N): the expected next-day return, known only where the market is simulated.
+    """
+
+    dates: np.ndarray
+    tickers: np.ndarray
+    returns: np.ndarray
+    factors: np.ndarray
+    factor_names: tuple[str, ...]
+    prices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    oracle: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        days, stocks = len(self.dates), len(self.tickers)
+        shapes = {"returns": (self.returns, (days, stocks))}
+        shapes["factors"] = (self.factors, (days, stocks, len(self.factor_names)))
+        shapes |= {
+            f"prices[{name}]": (array, (days, stocks)) for name, array in self.prices.items()
+        }
+        if self.oracle is not None:
+            shapes["oracle"] = (self.oracle, (days, stocks))
+        for name, (array, expected) in shapes.items():
+            if array.shape != expected:
+                raise ValueError(f"panel: {name} has shape {array.shape}, expected {expected}")
+        if not (np.diff(self.dates) > np.timedelta64(0, "D")).all():
+            raise ValueError("panel: dates are not strictly increasing")
+        for what, names in (("tickers", self.tickers), ("factor names", self.factor_names)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"panel: {what} are not unique")
+
+    def with_factors(self, factors: np.ndarray, names: tuple[str, ...]) -> Panel:
+        """The same panel with other factors (T, N, F)."""
+        return replace(self, factors=factors, factor_names=names)

@@ -1,0 +1,49 @@
+"""What passes between data, model and loss. B batch, L lookback, H horizon, N stocks, F factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some windows. `signal` is the row of the signal date, the last day a window sees.
+
+    returns, trend (B, L, N): 0 where unknown. factors (B, L, N, F).
+    calendar (B, L+H, 2): integers of the lookback's and of the target days.
+    target (B, H, N): 0 where not valid. up (B, H, N): class 0/1. valid (B, H, N): bool.
+    signal (B,): integers.
+    """
+
+    returns: Tensor
+    trend: Tensor
+    factors: Tensor
+    calendar: Tensor
+    target: Tensor
+    up: Tensor
+    valid: Tensor
+    signal: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def pin_memory(self) -> Batch:
+        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a model says of the H days after each signal date.
+
+    returns (B, H, N): in the target's unit. logits (B, H, N, 2): class 1 is "up".
+    returns_low, logits_low: the same from a model's low band alone, if it has one; they are
+    trained, never reported.
+    """
+
+    returns: Tensor
+    logits: Tensor
+    returns_low: Tensor | None = None
+    logits_low: Tensor | None = None

@@ -1,0 +1,73 @@
+"""The one way a model is evaluated: validation, test and re-evaluation alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from stockformer.data.panel import Panel
+from stockformer.data.targets import Targets
+from stockformer.evaluation.metrics import Predictions, score
+from stockformer.interface import Batch
+from stockformer.training.losses import LossMeter
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Dated predictions, their metrics, and the loss with its two tasks."""
+
+    predictions: Predictions
+    metrics: dict[str, float]
+
+
+class Evaluator:
+    """Knows what the panel says of every signal date, and scores a model on some of them."""
+
+    def __init__(self, panel: Panel, targets: Targets, device: torch.device) -> None:
+        self.panel, self.targets, self.device = panel, targets, device
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, loss: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Raises FloatingPointError naming the dates where the model's output is not finite."""
+        model.eval()
+        signals, returns, probabilities, meter = [], [], [], LossMeter()
+        for batch in batches:
+            on_device = batch.to(self.device)
+            forecast = model(on_device)
+            meter.add(loss(forecast, on_device), len(batch.signal))
+            signals.append(batch.signal.numpy())
+            returns.append(forecast.returns.cpu().double().numpy())
+            probabilities.append(forecast.logits.cpu().double().softmax(-1)[..., 1].numpy())
+        predictions = self.predictions(
+            np.concatenate(signals), np.concatenate(returns), np.concatenate(probabilities)
+        )
+        return Evaluation(predictions, meter.means("") | score(predictions))
+
+    def predictions(
+        self, signals: np.ndarray, returns: np.ndarray, probability: np.ndarray
+    ) -> Predictions:
+        """What was said on `signals` (S,), dated, beside what happened. Arrays are (S, H, N)."""
+        dates = self.panel.dates
+        broken = ~np.isfinite(returns + probability).all(axis=(1, 2))
+        if broken.any():
+            raise FloatingPointError(
+                f"the model's predictions are not finite on {broken.sum()} dates, first "
+                f"{dates[signals[broken][0]]}; lower optimizer.lr"
+            )
+        steps = np.arange(self.targets.horizon)
+        valid = self.targets.valid[signals]
+        return Predictions(
+            signal_dates=dates[signals],
+            target_start=dates[signals[:, None] + steps],
+            target_end=dates[signals[:, None] + steps + 1],
+            tickers=self.panel.tickers,
+            prediction=returns,
+            probability=probability,
+            label=np.where(valid, self.targets.values[signals], np.nan),
+            up=self.targets.up[signals],
+            valid=valid,
+        )
