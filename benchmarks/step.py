@@ -15,6 +15,7 @@ import torch
 
 from stockformer.interface import Batch
 from stockformer.models.stockformer import Stockformer
+from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.losses import MaskedLoss
 
 BATCH, LOOKBACK, HORIZON, STOCKS, FACTORS, WIDTH = 12, 20, 2, 185, 22, 128
@@ -53,6 +54,7 @@ def random_batch() -> Batch:
 
 
 def main() -> None:
+    keep_freed_memory()
     torch.manual_seed(0)
     imported = peak_gib()
     a, b = torch.randn(BATCH * LOOKBACK * STOCKS, WIDTH), torch.randn(WIDTH, WIDTH)

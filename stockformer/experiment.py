@@ -28,6 +28,7 @@ from stockformer.data.targets import Targets, next_returns
 from stockformer.data.windows import Windows
 from stockformer.interface import Batch
 from stockformer.run import RunDir
+from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator
@@ -45,6 +46,7 @@ class Experiment:
 
     def __init__(self, config: DictConfig) -> None:
         """Read the data and build every object. Raises ValueError for anything a user can mend."""
+        keep_freed_memory()
         self.config = config
         seed = config.seed
         self.device = choose_device(config.trainer.device)

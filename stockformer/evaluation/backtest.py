@@ -1,0 +1,400 @@
+"""TopK-dropout: what a signal would have earned after costs, and the ledger that shows it.
+
+The strategy is qlib's `TopkDropoutStrategy` (qlib 0.9.7). The signal of the close of t is traded on
+a later bar, by default the next. Holdings are not brought back to equal weight; they drift. A stock
+without a price keeps its last close as its value.
+
+T dates of the market, N stocks, S signal dates, D dates of the backtest. Money is in the currency of
+the prices, returns and costs are fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+TRADING_DAYS = 252
+BASIS_POINT = 1e-4
+
+
+@dataclass(frozen=True)
+class Market:
+    """Where and at what price one could trade.
+
+    dates (T,) datetime64[D]; tickers (N,); close (T, N), NaN where not traded; fill (T, N): the price
+    of a trade on that date, the close or the open; tradable (T, N) bool, see `tradable`.
+    volume (T, N): shares traded, for `capacity`. index (T,): closes of a market index, NaN where
+    unknown.
+    """
+
+    dates: np.ndarray
+    tickers: np.ndarray
+    close: np.ndarray
+    fill: np.ndarray
+    tradable: np.ndarray
+    volume: np.ndarray | None = None
+    index: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        cells = (len(self.dates), len(self.tickers))
+        shapes = {name: (getattr(self, name), cells) for name in ("close", "fill", "tradable")}
+        if self.volume is not None:
+            shapes["volume"] = (self.volume, cells)
+        if self.index is not None:
+            shapes["index"] = (self.index, cells[:1])
+        for name, (array, expected) in shapes.items():
+            if array.shape != expected:
+                raise ValueError(f"market: {name} has shape {array.shape}, expected {expected}")
+        if not (np.isfinite(self.fill) & np.isfinite(self.close))[self.tradable].all():
+            raise ValueError("market: a tradable stock has no close or no price to fill at")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the signal is traded.
+
+    k stocks are held and up to n_drop replaced every rebalance_days signal dates, `delay` market
+    dates after the signal. cash_share of the cash is spread over the buys. buy_cost and sell_cost
+    are fractions of the traded value (the default: India, delivery); slippage moves the fill price
+    against the trade.
+    """
+
+    k: int = 20
+    n_drop: int = 4
+    rebalance_days: int = 1
+    delay: int = 1
+    capital: float = 1e8
+    cash_share: float = 0.95
+    buy_cost: float = 0.00119
+    sell_cost: float = 0.00104
+    slippage_basis_points: float = 0.0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "k": self.k >= 1,
+            "n_drop": 1 <= self.n_drop,
+            "rebalance_days": self.rebalance_days >= 1,
+            "delay": self.delay >= 0,
+            "capital": self.capital > 0,
+            "buy_cost": 0 <= self.buy_cost < 1,
+            "sell_cost": 0 <= self.sell_cost < 1,
+            "slippage_basis_points": 0 <= self.slippage_basis_points < 1 / BASIS_POINT,
+            "cash_share": 0 < self.cash_share * (1 + self.buy_cost) <= 1,
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise ValueError(f"backtest: {name} = {getattr(self, name)} is out of range")
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """One run's ledger.
+
+    trades: one row a trade; date, ticker, side, shares, price (slippage included), value, cost.
+    positions: one row a stock held after the day's trades; date, ticker, shares, close, value.
+    equity, by date: account = cash + value; net_return = account / previous account - 1;
+    gross_return = net_return + cost + slippage; turnover = bought and sold value; cost and slippage;
+    the last three as fractions of the previous account. n_held; benchmark: return of the equal
+    weighted universe; index: that of the market index, NaN where there is none.
+    """
+
+    settings: Settings
+    trades: pd.DataFrame
+    positions: pd.DataFrame
+    equity: pd.DataFrame
+
+
+def tradable(
+    close: np.ndarray, high: np.ndarray, low: np.ndarray, locked_move: float = 0.04
+) -> np.ndarray:
+    """(T, N) bool: traded that day, and not locked at a price limit.
+
+    Locked is a day without a range (high = low) that moved more than locked_move from the last close.
+    """
+    last = _carried_forward(close)
+    previous = np.vstack([np.full((1, close.shape[1]), np.nan), last[:-1]])
+    move = np.abs(close / previous - 1)
+    return np.isfinite(close) & ~((high == low) & (move > locked_move))
+
+
+def dropout(
+    signal: np.ndarray, held: np.ndarray, k: int, n_drop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What TopK-dropout wants to sell and to buy, as indices of stocks, the best buy first.
+
+    signal, held (N,); ties go to the earlier stock. A stock whose signal is NaN is never bought and
+    ranks last when held. The candidates are the best n_drop + k - |held| stocks not held; a held
+    stock among the worst n_drop of held and candidates together is sold.
+    """
+    ranked = np.argsort(-signal, kind="stable")
+    n_held = int(held.sum())
+    candidates = ranked[~held[ranked] & np.isfinite(signal[ranked])]
+    candidates = candidates[: max(0, n_drop + k - n_held)]
+    union = held.copy()
+    union[candidates] = True
+    worst = ranked[union[ranked]][-n_drop:]
+    sell = worst[held[worst]]
+    return sell, candidates[: max(0, len(sell) + k - n_held)]
+
+
+def topk_dropout(
+    signal: np.ndarray,
+    signal_dates: np.ndarray,
+    market: Market,
+    settings: Settings,
+    offset: int = 0,
+) -> Backtest:
+    """Trade a signal (S, N) of known dates; the higher, the more it is wanted, NaN is no opinion.
+
+    The first rebalancing is on the signal date at `offset`, then one every rebalance_days signal
+    dates. A stock that was not traded on the signal date has no signal. What cannot be traded on its
+    day is left: a sale is decided again at the next rebalancing, the cash of a buy is kept. The
+    ledger runs from the first trade to the last; signals whose trade date is past the market's end
+    are left out. Raises ValueError where nothing can be traded or the labels do not fit the market.
+    """
+    rows = _signal_rows(signal, signal_dates, market, settings)
+    signal_at = dict(zip(rows + settings.delay, range(len(rows)), strict=True))
+    trade_rows = [row for row in signal_at if row < len(market.dates)][offset:]
+    if not trade_rows:
+        raise ValueError(f"backtest: no signal to trade from offset {offset} of {len(rows)} on")
+    rebalance = set(trade_rows[:: settings.rebalance_days])
+    days = np.arange(trade_rows[0], trade_rows[-1] + 1)
+    slippage = settings.slippage_basis_points * BASIS_POINT
+    ledger = _Ledger(
+        days=days,
+        shares=np.zeros((len(days), len(market.tickers))),
+        traded=np.zeros((len(days), len(market.tickers))),
+        cash=np.zeros(len(days)),
+    )
+    shares, cash = np.zeros(len(market.tickers)), settings.capital
+    for day, row in enumerate(days):
+        if row in rebalance:
+            known = np.isfinite(market.close[row - settings.delay])
+            opinion = np.where(known, signal[signal_at[row]], np.nan)
+            sell, buy = dropout(opinion, shares > 0, settings.k, settings.n_drop)
+            sell_now, buy_now = (stocks[market.tradable[row, stocks]] for stocks in (sell, buy))
+            proceeds = shares[sell_now] @ market.fill[row, sell_now] * (1 - slippage)
+            cash += proceeds * (1 - settings.sell_cost)
+            # What cannot be bought today keeps its part of the cash, as in qlib.
+            budget = cash * settings.cash_share / len(buy) if len(buy) else 0.0
+            ledger.traded[day, sell_now] = -shares[sell_now]
+            ledger.traded[day, buy_now] = budget / (market.fill[row, buy_now] * (1 + slippage))
+            cash -= budget * len(buy_now) * (1 + settings.buy_cost)
+            shares = shares + ledger.traded[day]
+        ledger.shares[day], ledger.cash[day] = shares, cash
+    return _account(ledger, market, settings)
+
+
+def over_offsets(
+    signal: np.ndarray,
+    signal_dates: np.ndarray,
+    market: Market,
+    settings: Settings,
+    offsets: Iterable[int],
+) -> pd.DataFrame:
+    """The figures of one backtest an offset, one row each: the distribution that a report shows.
+
+    Each row covers its own dates, from its first trade on; compare the annual figures.
+    """
+    rows = {
+        offset: figures(topk_dropout(signal, signal_dates, market, settings, offset))
+        for offset in offsets
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("offset")
+
+
+def figures(backtest: Backtest) -> dict[str, float]:
+    """What the run earned, after costs.
+
+    annual_return compounds to 252 days; annual_sharpe and annual_information_ratio are the daily
+    ratio times sqrt(252), the first without a risk-free rate, the second of net_return minus
+    benchmark; max_drawdown is negative; turnover and cost (slippage included) are means a day.
+    index_total_return is NaN without an index over all the dates.
+    """
+    equity = backtest.equity
+    net, excess = equity["net_return"], equity["net_return"] - equity["benchmark"]
+    wealth = np.concatenate(([1.0], (1 + net).cumprod()))
+    return {
+        "n_dates": float(len(equity)),
+        "total_return": wealth[-1] - 1,
+        "annual_return": wealth[-1] ** (TRADING_DAYS / len(net)) - 1,
+        "annual_volatility": net.std() * np.sqrt(TRADING_DAYS),
+        "annual_sharpe": _annual_ratio(net),
+        "max_drawdown": float((wealth / np.maximum.accumulate(wealth) - 1).min()),
+        "turnover": equity["turnover"].mean(),
+        "cost": (equity["cost"] + equity["slippage"]).mean(),
+        "benchmark_total_return": (1 + equity["benchmark"]).prod() - 1,
+        "annual_excess_return": excess.mean() * TRADING_DAYS,
+        "annual_information_ratio": _annual_ratio(excess),
+        "index_total_return": (1 + equity["index"]).prod(skipna=False) - 1,
+    }
+
+
+def sector_exposure(backtest: Backtest, sectors: Mapping[str, str]) -> pd.DataFrame:
+    """Share of the account in each sector, dates by sectors; the rest is cash.
+
+    Raises ValueError for a held ticker without a sector.
+    """
+    positions = backtest.positions
+    unknown = sorted(set(positions["ticker"]) - set(sectors))
+    if unknown:
+        raise ValueError(f"sector_exposure: no sector for {unknown}")
+    sector = positions["ticker"].map(sectors).rename("sector")
+    value = positions.groupby(["date", sector])["value"].sum().unstack(fill_value=0.0)
+    return value.reindex(backtest.equity.index, fill_value=0.0).div(
+        backtest.equity["account"], axis=0
+    )
+
+
+def capacity(backtest: Backtest, market: Market, share_of_volume: float = 0.05) -> dict[str, float]:
+    """The capital at which trades reach that share of their day's volume.
+
+    Trades grow in proportion to the capital. all_trades: the largest capital at which every trade
+    stays within the share; most_trades: at which 95 % of them do. Raises ValueError without volumes.
+    """
+    if market.volume is None:
+        raise ValueError("capacity: the market has no volumes")
+    trades = backtest.trades
+    rows = np.searchsorted(market.dates, trades["date"].to_numpy().astype("datetime64[D]"))
+    stocks = pd.Index(market.tickers).get_indexer(pd.Index(trades["ticker"]))
+    allowed = np.nan_to_num(market.volume[rows, stocks]) * share_of_volume
+    capital = backtest.settings.capital * allowed / trades["shares"].to_numpy()
+    return {"all_trades": float(capital.min()), "most_trades": float(np.quantile(capital, 0.05))}
+
+
+def largest_imbalance(backtest: Backtest) -> float:
+    """The worst day's disagreement of the frames, as a fraction of the starting capital.
+
+    Cash is recomputed from the trades alone, shares from their running sum and the account from
+    cash and positions; each must equal what the ledger says.
+    """
+    trades, positions, equity = backtest.trades, backtest.positions, backtest.equity
+    sign = np.where(trades["side"] == "buy", 1.0, -1.0)
+    spent = (sign * trades["value"] + trades["cost"]).groupby(trades["date"]).sum()
+    cash = backtest.settings.capital - spent.reindex(equity.index, fill_value=0.0).cumsum()
+    value = positions.groupby("date")["value"].sum().reindex(equity.index, fill_value=0.0)
+    held = positions.pivot(index="date", columns="ticker", values="shares")
+    bought = (sign * trades["shares"]).groupby([trades["date"], trades["ticker"]]).sum().unstack()
+    running = bought.reindex(equity.index).fillna(0.0).cumsum()
+    close = positions.groupby("ticker")["close"].max()
+    off_shares = (held.reindex(equity.index).fillna(0.0) - running).abs().max() * close
+    gaps = [
+        (cash - equity["cash"]).abs().max(),
+        (value - equity["value"]).abs().max(),
+        (cash + value - equity["account"]).abs().max(),
+        off_shares.max(),
+    ]
+    return float(max(gaps) / backtest.settings.capital)
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """The run in arrays: days (D,) rows of the market; shares after trading and traded, signed,
+    both (D, N); cash (D,) after trading."""
+
+    days: np.ndarray
+    shares: np.ndarray
+    traded: np.ndarray
+    cash: np.ndarray
+
+
+def _signal_rows(
+    signal: np.ndarray, signal_dates: np.ndarray, market: Market, settings: Settings
+) -> np.ndarray:
+    """(S,) rows of the market on which the signals are known."""
+    expected = (len(signal_dates), len(market.tickers))
+    if signal.shape != expected:
+        raise ValueError(f"backtest: signal has shape {signal.shape}, expected {expected}")
+    if settings.k + settings.n_drop > len(market.tickers):
+        raise ValueError(
+            f"backtest: k + n_drop = {settings.k + settings.n_drop} must be at most the"
+            f" {len(market.tickers)} stocks to choose from"
+        )
+    if not (np.diff(signal_dates) > np.timedelta64(0, "D")).all():
+        raise ValueError("backtest: signal dates are not strictly increasing")
+    known = np.isin(signal_dates, market.dates)
+    if not known.all():
+        raise ValueError(f"backtest: signal date {signal_dates[~known][0]} is not in the market")
+    return np.searchsorted(market.dates, signal_dates)
+
+
+def _account(ledger: _Ledger, market: Market, settings: Settings) -> Backtest:
+    """The frames of a run."""
+    dates = pd.DatetimeIndex(market.dates[ledger.days], name="date")
+    mark = _carried_forward(market.close)
+    value = ledger.shares * np.where(ledger.shares > 0, mark[ledger.days], 0.0)
+    slip = np.sign(ledger.traded) * settings.slippage_basis_points * BASIS_POINT
+    # What is not traded may have no price to fill at.
+    fill = np.where(ledger.traded != 0, market.fill[ledger.days], 0.0)
+    price = fill * (1 + slip)
+    traded_value = np.abs(ledger.traded) * price
+    cost = traded_value * np.where(ledger.traded > 0, settings.buy_cost, settings.sell_cost)
+    account = ledger.cash + value.sum(axis=1)
+    previous = np.concatenate(([settings.capital], account[:-1]))
+    equity = pd.DataFrame(
+        {
+            "account": account,
+            "cash": ledger.cash,
+            "value": value.sum(axis=1),
+            "net_return": account / previous - 1,
+            "turnover": traded_value.sum(axis=1) / previous,
+            "cost": cost.sum(axis=1) / previous,
+            "slippage": (np.abs(ledger.traded) * np.abs(price - fill)).sum(axis=1) / previous,
+            "n_held": (ledger.shares > 0).sum(axis=1),
+            "benchmark": _equal_weight_return(market, mark, ledger.days),
+            "index": _index_return(market, ledger.days),
+        },
+        index=dates,
+    )
+    equity.insert(4, "gross_return", equity["net_return"] + equity["cost"] + equity["slippage"])
+    day, stock = np.nonzero(ledger.traded)
+    trades = pd.DataFrame(
+        {
+            "date": dates[day],
+            "ticker": market.tickers[stock],
+            "side": np.where(ledger.traded[day, stock] > 0, "buy", "sell"),
+            "shares": np.abs(ledger.traded[day, stock]),
+            "price": price[day, stock],
+            "value": traded_value[day, stock],
+            "cost": cost[day, stock],
+        }
+    )
+    day, stock = np.nonzero(ledger.shares)
+    positions = pd.DataFrame(
+        {
+            "date": dates[day],
+            "ticker": market.tickers[stock],
+            "shares": ledger.shares[day, stock],
+            "close": mark[ledger.days][day, stock],
+            "value": value[day, stock],
+        }
+    )
+    return Backtest(settings=settings, trades=trades, positions=positions, equity=equity)
+
+
+def _equal_weight_return(market: Market, mark: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """(D,) mean return of the stocks traded that day, on the first from the fill to the close."""
+    start = np.vstack([market.fill[days[:1]], mark[days[1:] - 1]])
+    returns = pd.DataFrame(market.close[days] / start - 1)
+    return returns.mean(axis=1).fillna(0.0).to_numpy()
+
+
+def _index_return(market: Market, days: np.ndarray) -> np.ndarray:
+    """(D,) return of the index, from the close of the first day on."""
+    if market.index is None:
+        return np.full(len(days), np.nan)
+    return np.concatenate(([0.0], market.index[days[1:]] / market.index[days[1:] - 1] - 1))
+
+
+def _carried_forward(prices: np.ndarray) -> np.ndarray:
+    """Each stock's last known price; NaN before its first."""
+    return pd.DataFrame(prices).ffill().to_numpy()
+
+
+def _annual_ratio(returns: pd.Series) -> float:
+    """Mean over standard deviation, times sqrt(252); NaN where the returns do not vary."""
+    deviation = returns.std()
+    return float(returns.mean() / deviation * np.sqrt(TRADING_DAYS)) if deviation > 0 else np.nan
