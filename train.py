@@ -9,10 +9,10 @@ from stockformer.cli import command
 
 @command
 def main(config: DictConfig, folder: Path, overrides: list[str]) -> float:
-    from stockformer.run import RunDir
+    from stockformer.run import RunDir  # noqa: PLC0415
 
     with RunDir.claim(folder) as run:
-        from stockformer.experiment import Experiment  # after the claim: it imports torch
+        from stockformer.experiment import Experiment  # noqa: PLC0415 (torch)
 
         return Experiment(config).train(run, overrides)
 

@@ -94,7 +94,8 @@ def main() -> None:
     arithmetic = STEP_GFLOP / rate
     print(f"GEMM rate        {rate:7.0f} GFLOP/s  (44,400 x 128)(128 x 128), float32")
     print(f"arithmetic       {arithmetic:7.2f} s        {STEP_GFLOP} GFLOP at that rate")
-    print(f"warm step        {seconds:7.2f} s        {seconds / arithmetic:.2f} x the arithmetic (reach {REACH})")
+    ratio = f"{seconds / arithmetic:.2f} x the arithmetic (reach {REACH})"
+    print(f"warm step        {seconds:7.2f} s        {ratio}")
     print(f"peak memory      {peak_gib():7.2f} GiB      {imported:.2f} GiB of it after the imports")
 
 

@@ -1,4 +1,4 @@
-"""Turns a function of a checked configuration into a command: compose, refuse, run, one-line errors."""
+"""Turns a function of a checked configuration into a command: check, run, errors in one line."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def command(function: Callable[[DictConfig, Path, list[str]], float | None]) -> 
     def main() -> None:
         # Hydra hands the exception on instead of printing a message of its own.
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        # Hydra's parser wants overrides in one piece: `a=1 -m b=1,2` is what people type.
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
         arguments = get_args_parser().parse_args()
         try:
             if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):

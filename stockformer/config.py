@@ -167,10 +167,10 @@ def check_command_line(overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             for single in _single_runs(parsed):
-                groups = [o.input_line for o in single if _selects_a_group(o)]
+                groups = [str(o.input_line) for o in single if _selects_a_group(o)]
                 reference = compose(CONFIG_NAME, groups)
                 _check_names(parsed, reference)
-                check(compose(CONFIG_NAME, [o.input_line for o in single]), reference)
+                check(compose(CONFIG_NAME, [str(o.input_line) for o in single]), reference)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_plain(error)) from error
 
@@ -266,7 +266,7 @@ def _flat(node: DictConfig, prefix: str = "", nodes: bool = False) -> dict[str, 
 
 
 def _leaves(node: DictConfig, prefix: str, nodes: bool) -> Iterator[tuple[str, Any]]:
-    for name in node:
+    for name in map(str, node):
         key = f"{prefix}{name}"
         value = None if OmegaConf.is_missing(node, name) else node[name]
         if isinstance(value, DictConfig):

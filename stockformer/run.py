@@ -48,8 +48,8 @@ class RunDir:
         path.mkdir(parents=True, exist_ok=True)
         if run.status_file.exists() or any(path.iterdir()):
             raise ValueError(
-                f"run folder {path} is taken or not empty; nothing was changed. Leave hydra.run.dir "
-                "to its default, or name a new folder"
+                f"run folder {path} is taken or not empty; nothing was changed. Leave "
+                "hydra.run.dir to its default, or name a new folder"
             )
         try:
             with run.status_file.open("x") as file:  # O_EXCL: of two starts only one gets here
@@ -101,10 +101,11 @@ class RunDir:
             writer.writerow(row)
 
     def write_predictions(self, frame: Any) -> None:
-        """`frame`: the tidy table of `Predictions.frame()`; also one dates x tickers file a step."""
+        """Write the tidy table of `Predictions.frame()`, and dates x tickers, a file a step."""
         frame.to_parquet(self.predictions_file, index=False)
         tasks = {"regression": ("prediction", "label"), "classification": ("probability", "up")}
-        frame = frame.assign(up=(frame["label"] > 0).astype("Int8").mask(~frame["valid"]))
+        up = (frame["label"] > 0).astype("Int8")
+        frame = frame.assign(up=up.mask(~frame["valid"]))
         for task, columns in tasks.items():
             folder = self.predictions_folder / task
             folder.mkdir(parents=True, exist_ok=True)

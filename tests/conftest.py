@@ -1,23 +1,80 @@
-"""What the tests share: where the reference material lies, and when to do without it."""
+"""What the tests share: reference material, a small data set, and the command line's own main."""
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_data import Phase5Files
 
 ROOT = Path(__file__).parents[1]
-
-
-def shared_folder() -> Path:
-    return Path(os.environ.get("STOCKFORMER_SHARED", ROOT.parent / "shared"))
+SMALL = (
+    "model.width=8",
+    "model.layers=1",
+    "trainer.max_epoch=2",
+    "trainer.device=cpu",
+    "dataset.lookback=5",
+)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with reference data and golden files; the test is skipped where it is absent."""
-    folder = shared_folder()
+    folder = Path(os.environ.get("STOCKFORMER_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder} (set STOCKFORMER_SHARED)")
     return folder
+
+
+@pytest.fixture
+def phase5_files(tmp_path: Path) -> Phase5Files:
+    return Phase5Files(tmp_path / "data")
+
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Call a program's own main in `tmp_path`: `command("train", "seed=1")` -> status, output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def call(program: str, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [f"{program}.py", *arguments])
+        # The terminal's log handler holds the stream of the test before.
+        logging.getLogger("stockformer").handlers.clear()
+        try:
+            importlib.import_module(program).main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, str):
+                sys.stderr.write(end.code)
+        captured = capfd.readouterr()
+        return status, captured.out + captured.err
+
+    return call
+
+
+@pytest.fixture
+def train(command: Command, phase5_files: Phase5Files) -> Command:
+    """`train("seed=1")`: a small run on the small data set."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        return command(
+            "train",
+            "dataset=nifty200_phase5",
+            f"paths.data_dir={phase5_files.data_dir}",
+            *SMALL,
+            *arguments,
+        )
+
+    return call

@@ -20,9 +20,7 @@ list the factors, ``s`` is the block of stocks, a ``Stocks``.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 
@@ -32,9 +30,8 @@ REQUIRED = ("open", "high", "low", "close", "volume")
 WINDOWS = (5, 10, 20, 30, 60)
 LAGS = tuple(range(59, -1, -1))
 TINY = 1e-12  # added by qlib where a denominator may be zero
-FLAT = 2e-5  # qlib sees no correlation with a series whose standard deviation is at most this
+FLAT = 2e-5  # qlib sees no correlation where a standard deviation, unscaled, is at most this
 BLOCK_CELLS = 32_768  # dates x stocks worked on at a time, so that intermediates stay in the cache
-MAX_THREADS = 4  # beyond these, threads wait for one another more than they work
 
 
 def earlier(values: np.ndarray, lag: int) -> np.ndarray:
@@ -385,16 +382,11 @@ def compute(
         expected = f"{(*shape, len(names))} float32"
         raise ValueError(f"factors: out is {result.shape} {result.dtype}, expected {expected}")
 
-    def fill(first: int) -> None:
-        block = slice(first, first + width)
-        own = {
-            name: np.array(array[:, block], np.float64, order="C") for name, array in prices.items()
-        }
-        result[:, block] = _block_factors(own, factors)
-
     width = max(1, BLOCK_CELLS // max(1, dates))
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
-        list(threads.map(fill, range(0, stocks, width)))
+    for first in range(0, stocks, width):
+        block = slice(first, first + width)
+        own = {name: np.array(array[:, block], float, order="C") for name, array in prices.items()}
+        result[:, block] = _block_factors(own, factors)
     return result, names
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 def real_calendar(dates: np.ndarray) -> np.ndarray:
     """(T, 2): day of week (0 Monday .. 6 Sunday) and day of month (0 .. 30)."""
     days = pd.DatetimeIndex(dates)
-    return np.stack([days.dayofweek, days.day - 1], axis=1).astype(np.int64)
+    return np.stack([days.day_of_week, days.day - 1], axis=1).astype(np.int64)
 
 
 def published_calendar(dates: np.ndarray) -> np.ndarray:

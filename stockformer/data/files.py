@@ -18,7 +18,7 @@ class Folder:
         self.hashes: dict[str, str] = {}
         if not self.root.is_dir():
             raise ValueError(
-                f"data folder not found: {self.root} (set paths.data_dir to where the data sets lie)"
+                f"data folder not found: {self.root} (paths.data_dir says where data sets lie)"
             )
 
     def bytes(self, name: str) -> bytes:
@@ -62,9 +62,7 @@ class Folder:
         if twice:
             raise ValueError(f"{path}: columns stand twice: {twice[:5]}")
         try:
-            frame = pd.read_csv(
-                io.BytesIO(content), index_col=0, float_precision="round_trip", dtype={0: str}
-            )
+            frame = pd.read_csv(io.BytesIO(content), index_col=0, dtype={0: str})
             values = frame.astype(np.float64)
             dates = pd.to_datetime(frame.index, format="%Y-%m-%d")
         except (ValueError, UnicodeDecodeError) as error:

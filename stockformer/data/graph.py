@@ -34,7 +34,7 @@ class SpectralGraph:
         self.neighbours, self.components, self.scale = neighbours, components, scale
 
     def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
-        from sklearn.manifold import spectral_embedding  # a second to import: only when asked for
+        from sklearn.manifold import spectral_embedding  # noqa: PLC0415 (slow, seldom needed)
 
         correlation = _correlation(returns)
         np.fill_diagonal(correlation, -np.inf)

@@ -15,7 +15,7 @@ class Panel:
     dates (T,) datetime64[D], strictly increasing; tickers (N,) str, unique.
     returns (T, N) float64: close-to-close simple return of the day, a fraction (0.01 = 1 %).
     factors (T, N, F) float32, named in order by factor_names.
-    prices: (T, N) float64 by field name (open, high, low, close, volume), where the source has them.
+    prices: (T, N) float64 by field (open, high, low, close, volume), where the source has them.
     sources: SHA-256 of every file that was read, by file name.
     oracle (T, N): the expected next-day return, known only where the market is simulated.
     """
@@ -31,11 +31,12 @@ class Panel:
 
     def __post_init__(self) -> None:
         days, stocks = len(self.dates), len(self.tickers)
-        shapes = {"returns": (self.returns, (days, stocks))}
-        shapes["factors"] = (self.factors, (days, stocks, len(self.factor_names)))
-        shapes |= {
-            f"prices[{name}]": (array, (days, stocks)) for name, array in self.prices.items()
+        shapes: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
+            "returns": (self.returns, (days, stocks)),
+            "factors": (self.factors, (days, stocks, len(self.factor_names))),
         }
+        for name, array in self.prices.items():
+            shapes[f"prices[{name}]"] = (array, (days, stocks))
         if self.oracle is not None:
             shapes["oracle"] = (self.oracle, (days, stocks))
         for name, (array, expected) in shapes.items():

@@ -137,10 +137,11 @@ def by_date(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.Dat
     mae, rmse: of the return, a fraction. accuracy, balanced_accuracy: of the class
     probability > 0.5; balanced needs both classes. brier: mean squared error of the probability.
     ic, rank_ic: Pearson and Spearman (ties averaged) correlation of prediction and label; they need
-    two valid stocks and variation in both. precision_at_k: share of class "up" among the k highest
-    predictions; needs k valid stocks. top_minus_bottom: mean label of the highest 1/quantiles of
-    predictions minus that of the lowest; needs `quantiles` valid stocks. Stocks tied at the edge of
-    either group share its remaining places equally. n_valid: the number of valid stocks.
+    two valid stocks and variation in both. precision_at_k, top_k_return: share of class "up" and
+    mean label of the k highest predictions; they need k valid stocks. top_minus_bottom: mean label
+    of the highest 1/quantiles of predictions minus that of the lowest; needs `quantiles` valid
+    stocks. Stocks tied at the edge of a group share its remaining places equally. n_valid: the
+    number of valid stocks.
 
     Raises ValueError for a prediction, probability or label that is not finite in a valid cell.
     """
@@ -218,6 +219,7 @@ def _metrics(predictions: Predictions, k: int, quantiles: int) -> dict[str, np.n
     right = (predictions.probability > 0.5) == up
     n_valid = valid.sum(axis=-1)
     in_quantile = n_valid // quantiles
+    top_k = _highest(prediction, np.where(n_valid < k, 0, k))
     top = _highest(prediction, in_quantile)
     bottom = _highest(-prediction, in_quantile)
     return {
@@ -228,14 +230,15 @@ def _metrics(predictions: Predictions, k: int, quantiles: int) -> dict[str, np.n
         "brier": _mean((predictions.probability - up) ** 2, valid),
         "ic": _correlation(prediction, label, valid),
         "rank_ic": _correlation(_ranks(prediction), _ranks(label), valid),
-        "precision_at_k": _mean(up, _highest(prediction, np.where(n_valid < k, 0, k))),
+        "precision_at_k": _mean(up, top_k),
+        "top_k_return": _mean(label, top_k),
         "top_minus_bottom": _mean(label, top) - _mean(label, bottom),
         "n_valid": n_valid,
     }
 
 
 def _require_finite(predictions: Predictions) -> None:
-    """A number that is not finite must stop the evaluation: leaving it out would flatter a model."""
+    """A number that is not finite stops the evaluation: leaving it out would flatter a model."""
     for name in ("prediction", "probability", "label"):
         broken = predictions.valid & ~np.isfinite(getattr(predictions, name))
         if broken.any():
@@ -266,7 +269,7 @@ def _correlation(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> np.ndarray:
     a_centred, b_centred = (np.where(valid, x - _mean(x, valid)[..., None], 0.0) for x in (a, b))
     covariance = (a_centred * b_centred).sum(axis=-1)
     scale = np.sqrt((a_centred**2).sum(axis=-1) * (b_centred**2).sum(axis=-1))
-    # Rounding leaves a constant a variance of 1e-40, so variation is asked of the values themselves.
+    # Rounding leaves a constant a variance of 1e-40, so the values themselves must vary.
     defined = _varies(a, valid) & _varies(b, valid) & (scale > 0)
     return np.divide(covariance, scale, out=np.full(scale.shape, np.nan), where=defined)
 

@@ -181,7 +181,7 @@ class Stockformer(nn.Module):
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
-        self.lookback, self.calendar_slots = lookback, tuple(calendar_slots)
+        self.lookback, self.calendar_slots = lookback, calendar_slots
         for name, band in zip(("band_low", "band_high"), band_matrices(lookback, wavelet)):
             matrix = torch.as_tensor(band, dtype=torch.get_default_dtype())
             self.register_buffer(name, matrix, persistent=False)
@@ -234,7 +234,7 @@ class Stockformer(nn.Module):
             one_hot(calendar[..., i].remainder(slots), slots)
             for i, slots in enumerate(self.calendar_slots)
         ]
-        code = torch.cat(codes, dim=-1).to(self.embed_time[0].weight.dtype)
+        code = torch.cat(codes, dim=-1).to(self.days_low.weight.dtype)
         return self.embed_time(code).transpose(0, 1).unsqueeze(2)
 
 

@@ -30,7 +30,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state and the facts in `path`. Raises ValueError naming the file if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
             facts = json.loads((file.metadata() or {})["facts"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a checkpoint of this project: {error}") from error

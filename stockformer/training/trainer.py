@@ -75,21 +75,17 @@ class Trainer:
         """
         best = math.nan
         for epoch in range(1, self.max_epoch + 1):
-            started = time.perf_counter()
-            losses = self.train_epoch(train, epoch)
-            seconds = time.perf_counter() - started
+            training = self.train_epoch(train, epoch)
             evaluation = self.evaluator.evaluate(self.model, self.loss, validation)
-            self.record(epoch, losses, evaluation, seconds, len(train.dataset))
-            value = evaluation.metrics[self.monitor]
-            if self.stopping.better(value):
-                best = value
+            self.record(epoch, training, evaluation)
+            if self.stopping.better(evaluation.metrics[self.monitor]):
+                best = evaluation.metrics[self.monitor]
                 self.save("best", epoch, evaluation)
             self.save("last", epoch, evaluation)
             self.follow_schedule(evaluation)
             if self.stopping.exhausted:
-                log.info(
-                    "stopped: %d epochs without a better %s", self.stopping.patience, self.monitor
-                )
+                epochs = self.stopping.patience
+                log.info("stopped: %d epochs without a better %s", epochs, self.monitor)
                 break
         if math.isnan(best):
             raise FloatingPointError(
@@ -99,7 +95,8 @@ class Trainer:
         return best
 
     def train_epoch(self, batches: DataLoader[Batch], epoch: int) -> dict[str, float]:
-        """One pass over the training windows; the mean loss and its two tasks."""
+        """One pass over the training windows: mean loss, its two tasks, and how fast it went."""
+        started = time.perf_counter()
         self.model.train()
         meter = LossMeter()
         steps = progress(batches, f"epoch {epoch}/{self.max_epoch}", total=len(batches))
@@ -112,7 +109,9 @@ class Trainer:
             self.require_finite(parts.total, norm, batch, epoch, step)
             self.optimizer.step()
             meter.add(parts, len(batch.signal))
-        return meter.means("train_")
+        seconds = time.perf_counter() - started
+        speed = {"seconds": seconds, "samples_per_second": meter.samples / seconds}
+        return meter.means("train_") | speed
 
     def require_finite(
         self, loss: Tensor, norm: Tensor, batch: Batch, epoch: int, step: int
@@ -137,24 +136,14 @@ class Trainer:
         facts = self.facts | {"epoch": epoch, "validation": evaluation.metrics}
         save_checkpoint(self.run.checkpoint(name), self.model, facts)
 
-    def record(
-        self,
-        epoch: int,
-        losses: dict[str, float],
-        evaluation: Evaluation,
-        seconds: float,
-        samples: int,
-    ) -> None:
+    def record(self, epoch: int, training: dict[str, float], evaluation: Evaluation) -> None:
         """One epoch as a line of the log, a row of metrics.csv and points in TensorBoard."""
-        validation = {f"validation_{name}": evaluation.metrics[name] for name in LOGGED}
-        row: dict[str, float] = {
-            **losses,
-            **validation,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
-            "samples_per_second": samples / seconds,
-            "peak_memory_mib": peak_memory_mib(self.evaluator.device),
-        }
+        row = (
+            training
+            | {f"validation_{name}": evaluation.metrics[name] for name in LOGGED}
+            | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+            | {"peak_memory_mib": peak_memory_mib(self.evaluator.device)}
+        )
         self.run.append_metrics({"epoch": epoch} | row)
         self.tensorboard.scalars(epoch, row)
         log.info(
@@ -162,10 +151,10 @@ class Trainer:
             "rank_ic %+.3f  %.1f s  %.0f samples/s",
             epoch,
             self.max_epoch,
-            losses["train_loss"],
+            training["train_loss"],
             *(evaluation.metrics[name] for name in ("loss", "mae", "accuracy", "rank_ic")),
-            seconds,
-            samples / seconds,
+            training["seconds"],
+            training["samples_per_second"],
         )
 
 

@@ -1,0 +1,75 @@
+"""A room reaches only where `docs/architecture.md` says it may."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "stockformer"
+# Room -> what it may import of this package, and which heavy libraries it must not.
+MAY: dict[str, set[str]] = {
+    "config": set(),
+    "cli": {"config"},
+    "run": set(),
+    "interface": set(),
+    "data": {"data", "interface"},
+    "models": {"models", "interface"},
+    "training": {"training", "models", "interface", "run", "data", "evaluation"},
+    "evaluation": {"evaluation"},
+    "experiment": {"config", "data", "models", "training", "evaluation", "run", "interface"},
+}
+MUST_NOT: dict[str, set[str]] = {
+    "config": {"torch", "numpy", "pandas"},
+    "cli": {"torch", "numpy", "pandas"},
+    "run": {"torch", "numpy", "pandas", "hydra", "omegaconf"},
+    "interface": {"hydra", "omegaconf", "pandas"},
+    "data": {"hydra", "omegaconf"},
+    "models": {"hydra", "omegaconf", "pandas", "sklearn"},
+    "training": {"hydra", "omegaconf", "sklearn"},
+    "evaluation": {"torch", "hydra", "omegaconf"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_reaches_only_where_it_may(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        assert not imports(path)
+        return
+    ours = {n.split(".")[1] for n in imports(path) if n.startswith("stockformer.")}
+    libraries = {name.split(".")[0] for name in imports(path)}
+    assert ours <= MAY[room(path)]
+    assert not libraries & MUST_NOT.get(room(path), set())
+
+
+def test_only_windows_and_the_models_side_of_the_data_room_know_torch() -> None:
+    with_torch = {
+        str(p.relative_to(PACKAGE)) for p in FILES if room(p) == "data" and "torch" in imports(p)
+    }
+    assert with_torch == {"data/windows.py"}
+
+
+def test_nothing_in_the_package_prints_pickles_or_evaluates() -> None:
+    banned = ("print(", "import pickle", "pickle.load", "read_pickle", "joblib.load", "eval(")
+    banned += ("allow_pickle=True", "weights_only=False")
+    for path in FILES:
+        text = path.read_text().replace(".eval(", "")
+        assert not [word for word in banned if word in text], path

@@ -1,0 +1,97 @@
+"""The losses on cells few enough to count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from stockformer.interface import Batch, Forecast
+from stockformer.training.losses import LossMeter, LossParts, MaskedLoss, PublishedLoss
+
+
+def masked_loss(**changes: bool | float) -> MaskedLoss:
+    settings = {"low_band_return": False, "regression_weight": 1.0, "classification_weight": 1.0}
+    return MaskedLoss(horizon=2, wavelet="sym2", **(settings | changes))  # type: ignore[arg-type]
+
+
+def case() -> tuple[Forecast, Batch]:
+    torch.manual_seed(0)
+    target = torch.tensor([[[0.1, 0.0, -0.2], [0.0, 0.3, 0.1]]])
+    batch = Batch(
+        returns=torch.zeros(1, 4, 3),
+        trend=torch.zeros(1, 4, 3),
+        factors=torch.zeros(1, 4, 3, 1),
+        calendar=torch.zeros(1, 6, 2, dtype=torch.long),
+        target=target,
+        up=(target > 0).long(),
+        valid=torch.tensor([[[True, True, True], [False, True, True]]]),
+        signal=torch.tensor([3]),
+    )
+    forecast = Forecast(
+        returns=torch.randn(1, 2, 3, requires_grad=True),
+        logits=torch.randn(1, 2, 3, 2),
+        returns_low=torch.randn(1, 2, 3),
+        logits_low=torch.randn(1, 2, 3, 2),
+    )
+    return forecast, batch
+
+
+def test_a_missing_cell_counts_in_neither_task_and_a_zero_return_in_both() -> None:
+    forecast, batch = case()
+    valid = batch.valid
+    parts = masked_loss()(forecast, batch)
+    expected = (forecast.returns - batch.target)[valid].abs().mean()
+    torch.testing.assert_close(parts.regression, expected)
+    both = [
+        cross_entropy(logits[valid], batch.up[valid])
+        for logits in (forecast.logits, forecast.logits_low)
+    ]
+    torch.testing.assert_close(parts.classification, sum(both))
+    torch.testing.assert_close(parts.total, parts.regression + parts.classification)
+
+
+def test_what_stands_in_a_missing_cell_changes_nothing() -> None:
+    forecast, batch = case()
+    target = batch.target.clone()
+    target[~batch.valid] = 9.0
+    other = replace(batch, target=target, up=1 - batch.up * batch.valid)
+    other = replace(other, up=torch.where(batch.valid, batch.up, 1 - batch.up))
+    one, two = (masked_loss(low_band_return=True)(forecast, b).total for b in (batch, other))
+    torch.testing.assert_close(one, two)
+
+
+def test_no_valid_cell_is_a_zero_loss_with_a_zero_gradient() -> None:
+    forecast, batch = case()
+    parts = masked_loss()(forecast, replace(batch, valid=torch.zeros_like(batch.valid)))
+    parts.total.backward()
+    assert parts.total.item() == 0
+    assert not forecast.returns.grad.any()
+
+
+def test_weights_and_the_low_band_enter_the_total() -> None:
+    forecast, batch = case()
+    plain = masked_loss()(forecast, batch)
+    weighted = masked_loss(regression_weight=3.0, classification_weight=0.5)(forecast, batch)
+    expected = 3 * plain.regression + 0.5 * plain.classification
+    torch.testing.assert_close(weighted.total, expected)
+    low = masked_loss(low_band_return=True)(forecast, batch)
+    assert low.regression > plain.regression
+
+
+def test_a_model_without_a_low_band_is_trained_by_the_masked_loss_alone() -> None:
+    forecast, batch = case()
+    plain = Forecast(forecast.returns, forecast.logits)
+    assert masked_loss()(plain, batch).total.isfinite()
+    with pytest.raises(ValueError, match="needs a model with a low band"):
+        PublishedLoss(horizon=2, wavelet="sym2")(plain, batch)
+
+
+def test_the_meter_weighs_by_samples() -> None:
+    meter = LossMeter()
+    for value, samples in ((1.0, 3), (5.0, 1)):
+        scalar = torch.tensor(value)
+        meter.add(LossParts(scalar, scalar, scalar), samples)
+    assert meter.means("train_")["train_loss"] == 2.0
