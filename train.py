@@ -5,17 +5,18 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from stockformer.cli import command
+from stockformer.run import RunDir
 
 
-@command
-def main(config: DictConfig, folder: Path, overrides: list[str]) -> float:
-    from stockformer.run import RunDir  # noqa: PLC0415
-
+def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
+    """The best validation value of `trainer.monitor`."""
     with RunDir.claim(folder) as run:
-        from stockformer.experiment import Experiment  # noqa: PLC0415 (torch)
+        from stockformer.experiment import Data, Experiment  # noqa: PLC0415 (torch, after checks)
 
-        return Experiment(config).train(run, overrides)
+        return Experiment(config, Data.read(config)).train(run, overrides)
 
+
+main = command(train)
 
 if __name__ == "__main__":
     main()

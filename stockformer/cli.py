@@ -6,33 +6,52 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stockformer.config import CONFIG_NAME, check_command_line, check_values, config_folder
 
 log = logging.getLogger(__name__)
 
+# What a user can mend, said in one line; anything else is our mistake and shows its traceback.
+USER_ERRORS = (ValueError, OSError, ArithmeticError)
+Job = Callable[[DictConfig, Path, list[str]], float | None]
 
-def command(function: Callable[[DictConfig, Path, list[str]], float | None]) -> Callable[[], None]:
-    """Make `function(config, folder, overrides)` a program; its result is a sweep's objective."""
+
+def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
+    """Make `function(config, folder, overrides)` a program; its result is a sweep's objective.
+
+    Without `run_folder` nothing is written. A mistake of the user ends it with one line and
+    status 1, before any data are read where the configuration shows it.
+    """
 
     def job(config: DictConfig) -> float | None:
         start_log()
-        check_values(config)  # of a sweep only the first job was checked before
+        check_values(config)  # of a sweep only some combinations were checked before
         hydra_config = HydraConfig.get()
+        log.info("%s", describe(config, hydra_config.runtime.choices))
         folder = Path(hydra_config.runtime.output_dir)
-        return function(config, folder, list(hydra_config.overrides.task))
+        try:
+            return function(config, folder, list(hydra_config.overrides.task))
+        except USER_ERRORS as error:
+            if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
+                raise
+            sys.exit(f"error: {error}")
 
     def main() -> None:
         # Hydra hands the exception on instead of printing a message of its own.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         # Hydra's parser wants overrides in one piece: `a=1 -m b=1,2` is what people type.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+        if not run_folder:
+            sys.argv.append("hydra.run.dir=.")
         arguments = get_args_parser().parse_args()
         try:
             if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
@@ -40,8 +59,7 @@ def command(function: Callable[[DictConfig, Path, list[str]], float | None]) -> 
             hydra.main(
                 version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
             )(job)()
-        except (ValueError, OSError, ArithmeticError) as error:
-            log.debug("traceback", exc_info=True)
+        except USER_ERRORS as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit("interrupted")
@@ -49,12 +67,39 @@ def command(function: Callable[[DictConfig, Path, list[str]], float | None]) -> 
     return main
 
 
+def describe(config: DictConfig, choices: dict[str, Any]) -> str:
+    """The configuration as a short tree: a line a group, its choice, its plain values."""
+    lines = ["configuration"]
+    for group, node in config.items():
+        choice = choices.get(str(group)) or ""
+        values = node.items() if isinstance(node, DictConfig) else [("", node)]
+        shown = [
+            f"{key}={value.name if isinstance(value, Enum) else value}" if key else f"{value}"
+            for key, value in values
+            if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
+        ]
+        lines.append(f"├─ {str(group):10}{choice:16}{'  '.join(shown)}".rstrip())
+    lines[-1] = lines[-1].replace("├", "└", 1)
+    return "\n".join(lines)
+
+
+class Terminal(logging.Handler):
+    """Log records on the terminal, each as it is; coloured where the terminal can (NO_COLOR)."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 (not for a config error)
+
+        super().__init__(logging.INFO)
+        self.console = Console(highlight=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        self.console.print(self.format(record), style=style, markup=False, soft_wrap=True)
+
+
 def start_log() -> None:
-    """Log lines of this project on the terminal, each once, as plain text."""
+    """Show log lines of this project on the terminal, each once."""
     package = logging.getLogger("stockformer")
     package.setLevel(logging.DEBUG)
-    if not package.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setLevel(logging.INFO)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        package.addHandler(handler)
+    if not any(isinstance(handler, Terminal) for handler in package.handlers):
+        package.addHandler(Terminal())

@@ -72,9 +72,18 @@ class TrainerConfig:
     overfit_one_batch: bool
 
 
+class Scale(Enum):
+    """How a day's values across stocks are brought to a common scale."""
+
+    none = "none"
+    zscore = "zscore"
+    rank = "rank"
+
+
 @dataclass(kw_only=True)
 class TargetConfig:
     horizon: int
+    transform: Scale
 
 
 @dataclass(kw_only=True)
@@ -83,6 +92,8 @@ class DatasetConfig:
     lookback: int
     calendar: Calendar
     graph_file: str
+    factors: list[str]
+    factor_scale: Scale
     warnings: list[str]
     source: dict[str, Any]
 

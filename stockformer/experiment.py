@@ -9,9 +9,11 @@ import json
 import logging
 import platform
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -20,12 +22,16 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from stockformer.config import allowed_target
+from stockformer.data import alpha158
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.graph import Embedding
 from stockformer.data.panel import Panel
+from stockformer.data.processors import cross_sectional
 from stockformer.data.splits import Split
-from stockformer.data.targets import Targets, next_returns
+from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
+from stockformer.evaluation import summary
+from stockformer.evaluation.baselines import History
 from stockformer.interface import Batch
 from stockformer.run import RunDir
 from stockformer.training.allocator import keep_freed_memory
@@ -41,98 +47,42 @@ HIGHER_IS_BETTER = {"mae": False, "loss": False, "rank_ic": True}
 LEARNT_BY_HEART = 0.9  # accuracy on its one batch from which a debug run says "yes"
 
 
-class Experiment:
-    """Everything one run needs, built and consistent; nothing is trained before `train`."""
+@dataclass(frozen=True)
+class Data:
+    """What a model is trained and judged on: the panel, its targets, and the days of each part."""
 
-    def __init__(self, config: DictConfig) -> None:
-        """Read the data and build every object. Raises ValueError for anything a user can mend."""
-        keep_freed_memory()
-        self.config = config
-        seed = config.seed
-        self.device = choose_device(config.trainer.device)
-        self.panel: Panel = build(config.dataset.source)
-        self.targets: Targets = next_returns(self.panel, config.target.horizon)
-        self.split: Split = build(
-            config.split,
-            days=len(self.panel.dates),
-            lookback=config.dataset.lookback,
-            span=self.targets.span,
+    config: DictConfig
+    panel: Panel
+    targets: Targets
+    split: Split
+    windows: Windows
+
+    @classmethod
+    def read(cls, config: DictConfig) -> Data:
+        """Read and prepare the data set. Raises ValueError for anything wrong with it."""
+        dataset = config.dataset
+        panel: Panel = build(dataset.source)
+        if dataset.factors:
+            panel = panel.with_factors(*alpha158.compute(panel.prices, list(dataset.factors)))
+        if not panel.factor_names:
+            raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
+        scaled = cross_sectional(panel.factors, dataset.factor_scale.value, axis=1)
+        factors = np.nan_to_num(scaled).astype(np.float32, copy=False)
+        panel = panel.with_factors(factors, panel.factor_names)
+        targets = next_returns(panel, config.target.horizon)
+        split: Split = build(
+            config.split, days=len(panel.dates), lookback=dataset.lookback, span=targets.span
         )
-        self.calendar = CALENDARS[config.dataset.calendar.value](self.panel.dates)
-        seen = slice(0, self.split.train[-1] + self.targets.span + 1)
-        self.embedding: Embedding = build(config.graph).fit(
-            self.panel.returns[seen], self.panel.dates[seen], config.model.width, seed
-        )
-        torch.manual_seed(seed)
-        self.model: nn.Module = build(
-            config.model,
-            factors=len(self.panel.factor_names),
-            graph=torch.from_numpy(self.embedding.values),
-            learn_graph=self.embedding.learned,
-        ).to(self.device)
-        self.loss: nn.Module = build(config.loss).to(self.device)
-        self.evaluator = Evaluator(self.panel, self.targets, self.device)
-        self.windows = Windows(self.panel, self.targets, self.calendar, config.dataset.lookback)
+        targets = standardise(targets, config.target.transform.value, split.train)
+        calendar = CALENDARS[dataset.calendar.value](panel.dates)
+        windows = Windows(panel, targets, calendar, dataset.lookback)
+        return cls(config, panel, targets, split, windows)
 
-    def train(self, run: RunDir, overrides: list[str]) -> float:
-        """Fit the model into `run`; the best validation value of the monitored metric."""
-        config, settings = self.config, self.config.trainer
-        run.write_config(OmegaConf.to_yaml(config), overrides)
-        run.write_manifest(self.manifest())
-        self.describe()
-        monitor = settings.monitor.value
-        optimizer = build(config.optimizer, params=self.model.parameters())
-        with TensorBoard(run.tensorboard_folder) as tensorboard:
-            tensorboard.text("config", OmegaConf.to_yaml(config))
-            trainer = Trainer(
-                model=self.model,
-                loss=self.loss,
-                optimizer=optimizer,
-                scheduler=build(config.scheduler, optimizer=optimizer),
-                evaluator=self.evaluator,
-                stopping=EarlyStopping(
-                    patience=settings.early_stopping.patience,
-                    min_delta=settings.early_stopping.min_delta,
-                    higher_is_better=HIGHER_IS_BETTER[monitor],
-                ),
-                run=run,
-                tensorboard=tensorboard,
-                max_epoch=settings.max_epoch,
-                gradient_clip_norm=settings.gradient_clip_norm,
-                monitor=monitor,
-                facts=self.checkpoint_facts(),
-            )
-            best = trainer.fit(self.loader("train"), self.loader("validation"))
-            test = self.test(run)
-            if settings.overfit_one_batch:
-                learnt = test.metrics["accuracy"] >= LEARNT_BY_HEART
-                log.info(
-                    "one batch of %d windows: accuracy %.3f; learnt by heart (at least %.2f): %s",
-                    *(settings.batch_size, test.metrics["accuracy"], LEARNT_BY_HEART),
-                    "yes" if learnt else "NO: model, loss or inputs are broken",
-                )
-            tensorboard.hyper_parameters(flat_settings(config), test.metrics)
-        return best
+    def training_days(self) -> slice:
+        """The rows anything fitted may see: up to the last training target, no further."""
+        return slice(0, int(self.split.train[-1]) + self.targets.span + 1)
 
-    def test(self, run: RunDir) -> Evaluation:
-        """Evaluate the best epoch on the test days and write its dated predictions."""
-        facts = load_checkpoint(run.checkpoint("best"), self.model, self.panel.factor_names)
-        evaluation = self.evaluator.evaluate(self.model, self.loss, self.loader("test"))
-        run.write_predictions(evaluation.predictions.frame())
-        run.write_test({"epoch": facts["epoch"], **evaluation.metrics})
-        log.info(
-            "test, best epoch %d: mae %.5f  rmse %.5f  accuracy %.3f  ic %+.4f  rank_ic %+.4f  "
-            "(%d dates)",
-            facts["epoch"],
-            *(
-                evaluation.metrics[n]
-                for n in ("mae", "rmse", "accuracy", "ic", "rank_ic", "n_dates")
-            ),
-        )
-        log.info("run folder: %s", run.path)
-        return evaluation
-
-    def loader(self, part: str) -> DataLoader[Batch]:
+    def loader(self, part: str, pin_memory: bool) -> DataLoader[Batch]:
         """Batches of one part of the split; training ones in an order the seed decides."""
         settings = self.config.trainer
         signals = self.split.parts()[part]
@@ -152,13 +102,120 @@ class Experiment:
             batch_size=None,  # the sampler's list of positions is one indexing operation
             num_workers=settings.num_workers,
             persistent_workers=settings.num_workers > 0,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=pin_memory,
             generator=worker_seed,
         )
 
+
+class Experiment:
+    """Everything one run needs, built and consistent; nothing is trained before `train`."""
+
+    def __init__(self, config: DictConfig, data: Data) -> None:
+        """Raises ValueError for anything a user can mend."""
+        keep_freed_memory()
+        self.config, self.data = config, data
+        self.device = choose_device(config.trainer.device)
+        self.embedding, self.model = self.build_model()
+        self.loss: nn.Module = build(config.loss).to(self.device)
+        self.evaluator = Evaluator(self.data.panel, self.data.targets, self.device)
+
+    def build_model(self) -> tuple[Embedding, nn.Module]:
+        """The stock embedding, fitted on training days, and the model on its device."""
+        config, panel, seen = self.config, self.data.panel, self.data.training_days()
+        embedding: Embedding = build(config.graph).fit(
+            panel.returns[seen], panel.dates[seen], config.model.width, config.seed
+        )
+        torch.manual_seed(config.seed)
+        model: nn.Module = build(
+            config.model,
+            factors=len(panel.factor_names),
+            stocks=len(panel.tickers),
+            graph=torch.from_numpy(embedding.values),
+            learn_graph=embedding.learned,
+        )
+        return embedding, model.to(self.device)
+
+    def train(self, run: RunDir, overrides: list[str]) -> float:
+        """Fit the model into `run`; the best validation value of the monitored metric."""
+        run.write_config(OmegaConf.to_yaml(self.config), overrides)
+        run.write_manifest(self.manifest())
+        self.describe()
+        with TensorBoard(run.tensorboard_folder) as tensorboard:
+            tensorboard.text("config", OmegaConf.to_yaml(self.config))
+            trainer = self.trainer(run, tensorboard)
+            best = trainer.fit(self.loader("train"), self.loader("validation"))
+            if self.config.trainer.overfit_one_batch:
+                self.tell_whether_learnt(run)
+            else:
+                test = self.test(run)
+                tensorboard.hyper_parameters(flat_settings(self.config), test.metrics)
+        log.info("run folder: %s", run.path)
+        return best
+
+    def trainer(self, run: RunDir, tensorboard: TensorBoard) -> Trainer:
+        """The loop with its optimizer, scheduler and stopping, as configured."""
+        settings = self.config.trainer
+        optimizer = build(self.config.optimizer, params=self.model.parameters())
+        return Trainer(
+            model=self.model,
+            loss=self.loss,
+            optimizer=optimizer,
+            scheduler=build(self.config.scheduler, optimizer=optimizer),
+            evaluator=self.evaluator,
+            stopping=EarlyStopping(
+                patience=settings.early_stopping.patience,
+                min_delta=settings.early_stopping.min_delta,
+                higher_is_better=HIGHER_IS_BETTER[settings.monitor.value],
+            ),
+            run=run,
+            tensorboard=tensorboard,
+            max_epoch=settings.max_epoch,
+            gradient_clip_norm=settings.gradient_clip_norm,
+            monitor=settings.monitor.value,
+            facts=self.checkpoint_facts(),
+        )
+
+    def test(self, run: RunDir) -> Evaluation:
+        """Judge the best epoch on the test days beside the baselines; write all of it down."""
+        panel, targets = self.data.panel, self.data.targets
+        facts = load_checkpoint(run.checkpoint("best"), self.model, panel.factor_names)
+        evaluation = self.evaluator.evaluate(self.model, self.loss, self.loader("test"))
+        run.write_predictions(evaluation.predictions.frame())
+        history = History(
+            dates=panel.dates,
+            tickers=panel.tickers,
+            returns=panel.returns,
+            factors=panel.factors,
+            label=np.where(targets.valid, targets.returns, np.nan),
+            up=targets.up,
+            valid=targets.valid,
+            training_days=self.data.split.train,
+        )
+        summed = summary.summarise(
+            evaluation.predictions, history, panel.oracle, list(self.config.dataset.warnings)
+        )
+        run.write_evaluation({"epoch": facts["epoch"], **summed.as_json()})
+        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summed.lines()))
+        return evaluation
+
+    def tell_whether_learnt(self, run: RunDir) -> None:
+        """Say whether the best epoch knows its one batch by heart."""
+        load_checkpoint(run.checkpoint("best"), self.model, self.data.panel.factor_names)
+        metrics = self.evaluator.evaluate(self.model, self.loss, self.loader("train")).metrics
+        learnt = metrics["accuracy"] >= LEARNT_BY_HEART
+        log.info(
+            "one batch of %d windows: accuracy %.3f; learnt by heart (at least %.2f): %s",
+            *(self.config.trainer.batch_size, metrics["accuracy"], LEARNT_BY_HEART),
+            "yes" if learnt else "NO: train longer, or look for what is broken",
+        )
+
+    def loader(self, part: str) -> DataLoader[Batch]:
+        """Batches of `train`, `validation` or `test`."""
+        return self.data.loader(part, pin_memory=self.device.type == "cuda")
+
     def describe(self) -> None:
         """Say what is about to be trained, as a person would want to check it."""
-        panel, settings, dates = self.panel, self.config.trainer, self.panel.dates
+        panel, settings, dates = self.data.panel, self.config.trainer, self.data.panel.dates
         days, stocks, factors = panel.factors.shape
         log.info(
             "%s: %d stocks, %d factors, %d days, %s to %s",
@@ -166,34 +223,32 @@ class Experiment:
         )
         for warning in self.config.dataset.warnings:
             log.warning("note: %s", warning)
-        for name, signals in self.split.parts().items():
+        for name, signals in self.data.split.parts().items():
             first, last = dates[signals[0]], dates[signals[-1]]
             log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
         parameters = sum(p.numel() for p in self.model.parameters())
         log.info("model: %s parameters on %s", f"{parameters:,}", self.device)
-        patience = {
-            "early stopping": settings.early_stopping.patience,
-            "the learning-rate plateau": self.config.scheduler.get("patience", 0),
-        }
-        idle = [f"{name} ({n})" for name, n in patience.items() if n >= settings.max_epoch]
+        patience = {"early stopping": settings.early_stopping.patience}
+        if "patience" in self.config.scheduler:
+            patience["the learning-rate plateau"] = self.config.scheduler.patience
+        idle = [f"{name} (patience {n})" for name, n in patience.items() if n >= settings.max_epoch]
         if idle:
-            log.info(
-                "with %d epochs %s cannot fire: patience is not below the number of epochs",
-                *(settings.max_epoch, " and ".join(idle)),
-            )
+            log.info("with %d epochs %s cannot fire", settings.max_epoch, " and ".join(idle))
 
     def checkpoint_facts(self) -> dict[str, Any]:
         """What the weights need to be used again."""
         return {
-            "factor_names": list(self.panel.factor_names),
-            "tickers": self.panel.tickers.tolist(),
+            "factor_names": list(self.data.panel.factor_names),
+            "tickers": self.data.panel.tickers.tolist(),
             "graph_last_date": self.embedding.last_date,
+            "target_unit": self.data.targets.unit,
         }
 
     def manifest(self) -> dict[str, Any]:
         """Where this run comes from: enough to know whether another is comparable."""
+        panel, span = self.data.panel, self.data.targets.span
         packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
-        data_hash = hashlib.sha256(json.dumps(dict(self.panel.sources), sort_keys=True).encode())
+        files = json.dumps(dict(panel.sources), sort_keys=True)
         return {
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
@@ -203,17 +258,17 @@ class Experiment:
             "git_commit": git_commit(),
             "seed": self.config.seed,
             "tags": list(self.config.tags),
-            "data_hash": data_hash.hexdigest(),
-            "files": dict(self.panel.sources),
+            "data_hash": hashlib.sha256(files.encode()).hexdigest(),
+            "files": dict(panel.sources),
             "warnings": list(self.config.dataset.warnings),
             "split": {
                 name: {
                     "samples": len(signals),
-                    "first_signal_date": str(self.panel.dates[signals[0]]),
-                    "last_signal_date": str(self.panel.dates[signals[-1]]),
-                    "last_target_date": str(self.panel.dates[signals[-1] + self.targets.span]),
+                    "first_signal_date": str(panel.dates[signals[0]]),
+                    "last_signal_date": str(panel.dates[signals[-1]]),
+                    "last_target_date": str(panel.dates[signals[-1] + span]),
                 }
-                for name, signals in self.split.parts().items()
+                for name, signals in self.data.split.parts().items()
             },
         } | self.checkpoint_facts()
 

@@ -23,7 +23,7 @@ class RunDir:
     overrides.json what the command line asked for
     manifest.json  versions, commit, seed, data hashes, factor names in order, split dates
     train.log      what the terminal said, with times
-    metrics.csv    one row an epoch; test.json: the test metrics of the best epoch
+    metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
     tensorboard/   events; checkpoints/{best,last}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
     """
@@ -36,7 +36,7 @@ class RunDir:
         self.manifest_file = path / "manifest.json"
         self.log_file = path / "train.log"
         self.metrics_file = path / "metrics.csv"
-        self.test_file = path / "test.json"
+        self.evaluation_file = path / "evaluation.json"
         self.tensorboard_folder = path / "tensorboard"
         self.predictions_file = path / "predictions.parquet"
         self.predictions_folder = path / "predictions"
@@ -88,8 +88,8 @@ class RunDir:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         self._write(self.manifest_file, json.dumps(manifest, indent=2))
 
-    def write_test(self, metrics: Mapping[str, Any]) -> None:
-        self._write(self.test_file, json.dumps(metrics, indent=2))
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        self._write(self.evaluation_file, json.dumps(evaluation, indent=2, allow_nan=False))
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add an epoch; every row has the first one's columns."""

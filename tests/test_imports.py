@@ -18,7 +18,9 @@ MAY: dict[str, set[str]] = {
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "run", "data", "evaluation"},
     "evaluation": {"evaluation"},
+    "reporting": {"reporting", "evaluation", "run"},
     "experiment": {"config", "data", "models", "training", "evaluation", "run", "interface"},
+    "audit": {"experiment", "config", "data", "models", "training", "evaluation", "interface"},
 }
 MUST_NOT: dict[str, set[str]] = {
     "config": {"torch", "numpy", "pandas"},
@@ -29,6 +31,7 @@ MUST_NOT: dict[str, set[str]] = {
     "models": {"hydra", "omegaconf", "pandas", "sklearn"},
     "training": {"hydra", "omegaconf", "sklearn"},
     "evaluation": {"torch", "hydra", "omegaconf"},
+    "reporting": {"torch", "hydra", "omegaconf"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -49,6 +49,29 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     }
 
 
+def test_the_closing_table_sets_the_model_beside_the_baselines(
+    train: Train, tmp_path: Path
+) -> None:
+    _, output = train()
+    (folder,) = run_folders(tmp_path)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    names = [row["name"] for row in evaluation["table"]]
+    assert names[0] == "model"
+    assert {"zero_return", "majority_class", "yesterday_class", "reversal_1_day"} < set(names)
+    assert {"reversal_5_day", "momentum_20_day", "ridge"} < set(names)
+    assert all(f"\n{name}" in output for name in names)
+    assert evaluation["verdict"] in output
+    assert [t["name"] for t in evaluation["targets"]] == [
+        "test MAE < 0.015",
+        "test accuracy > 0.52",
+    ]
+    zero = next(row for row in evaluation["table"] if row["name"] == "zero_return")
+    tidy = pd.read_parquet(folder / "predictions.parquet")
+    assert zero["mae"] == pytest.approx(tidy["label"].abs().mean())
+    assert evaluation["oracle_rank_ic"] is None
+    assert output.rstrip().endswith(f"run folder: {folder}")
+
+
 def test_predictions_are_dated_and_labelled_by_what_happened(
     train: Train, tmp_path: Path, phase5_files: Phase5Files
 ) -> None:

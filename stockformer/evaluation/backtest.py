@@ -4,8 +4,8 @@ The strategy is qlib's `TopkDropoutStrategy` (qlib 0.9.7). The signal of the clo
 a later bar, by default the next. Holdings are not brought back to equal weight; they drift. A stock
 without a price keeps its last close as its value.
 
-T dates of the market, N stocks, S signal dates, D dates of the backtest. Money is in the currency of
-the prices, returns and costs are fractions.
+T dates of the market, N stocks, S signal dates, D dates of the backtest. Money is in the currency
+of the prices, returns and costs are fractions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stockformer.evaluation.statistics import sharpe_ratio
+
 TRADING_DAYS = 252
 BASIS_POINT = 1e-4
 
@@ -24,8 +26,8 @@ BASIS_POINT = 1e-4
 class Market:
     """Where and at what price one could trade.
 
-    dates (T,) datetime64[D]; tickers (N,); close (T, N), NaN where not traded; fill (T, N): the price
-    of a trade on that date, the close or the open; tradable (T, N) bool, see `tradable`.
+    dates (T,) datetime64[D]; tickers (N,); close (T, N), NaN where not traded; fill (T, N): the
+    price of a trade on that date, the close or the open; tradable (T, N) bool, see `tradable`.
     volume (T, N): shares traded, for `capacity`. index (T,): closes of a market index, NaN where
     unknown.
     """
@@ -40,13 +42,10 @@ class Market:
 
     def __post_init__(self) -> None:
         cells = (len(self.dates), len(self.tickers))
-        shapes = {name: (getattr(self, name), cells) for name in ("close", "fill", "tradable")}
-        if self.volume is not None:
-            shapes["volume"] = (self.volume, cells)
-        if self.index is not None:
-            shapes["index"] = (self.index, cells[:1])
-        for name, (array, expected) in shapes.items():
-            if array.shape != expected:
+        for name in ("close", "fill", "tradable", "volume", "index"):
+            array = getattr(self, name)
+            expected = cells[:1] if name == "index" else cells
+            if array is not None and array.shape != expected:
                 raise ValueError(f"market: {name} has shape {array.shape}, expected {expected}")
         if not (np.isfinite(self.fill) & np.isfinite(self.close))[self.tradable].all():
             raise ValueError("market: a tradable stock has no close or no price to fill at")
@@ -75,7 +74,7 @@ class Settings:
     def __post_init__(self) -> None:
         rules = {
             "k": self.k >= 1,
-            "n_drop": 1 <= self.n_drop,
+            "n_drop": self.n_drop >= 1,
             "rebalance_days": self.rebalance_days >= 1,
             "delay": self.delay >= 0,
             "capital": self.capital > 0,
@@ -96,9 +95,9 @@ class Backtest:
     trades: one row a trade; date, ticker, side, shares, price (slippage included), value, cost.
     positions: one row a stock held after the day's trades; date, ticker, shares, close, value.
     equity, by date: account = cash + value; net_return = account / previous account - 1;
-    gross_return = net_return + cost + slippage; turnover = bought and sold value; cost and slippage;
-    the last three as fractions of the previous account. n_held; benchmark: return of the equal
-    weighted universe; index: that of the market index, NaN where there is none.
+    gross_return = net_return + cost + slippage; turnover (bought and sold value), cost and slippage
+    as fractions of the previous account; n_held; benchmark: return of the equal-weighted universe;
+    index: that of the market index, NaN where there is none.
     """
 
     settings: Settings
@@ -112,7 +111,7 @@ def tradable(
 ) -> np.ndarray:
     """(T, N) bool: traded that day, and not locked at a price limit.
 
-    Locked is a day without a range (high = low) that moved more than locked_move from the last close.
+    Locked is a day without a range (high = low), more than locked_move away from the last close.
     """
     last = _carried_forward(close)
     previous = np.vstack([np.full((1, close.shape[1]), np.nan), last[:-1]])
@@ -150,42 +149,32 @@ def topk_dropout(
     """Trade a signal (S, N) of known dates; the higher, the more it is wanted, NaN is no opinion.
 
     The first rebalancing is on the signal date at `offset`, then one every rebalance_days signal
-    dates. A stock that was not traded on the signal date has no signal. What cannot be traded on its
-    day is left: a sale is decided again at the next rebalancing, the cash of a buy is kept. The
-    ledger runs from the first trade to the last; signals whose trade date is past the market's end
-    are left out. Raises ValueError where nothing can be traded or the labels do not fit the market.
+    dates. A stock that was not traded on the signal date has no signal. What cannot be traded on
+    its day is left: a sale is decided again at the next rebalancing, the cash of a buy is kept. The
+    ledger runs from the first rebalancing to the trade date of the last signal; signals to trade
+    past the market's end are left out. Raises ValueError where no signal is left or the labels do
+    not fit the market.
     """
     rows = _signal_rows(signal, signal_dates, market, settings)
     signal_at = dict(zip(rows + settings.delay, range(len(rows)), strict=True))
     trade_rows = [row for row in signal_at if row < len(market.dates)][offset:]
-    if not trade_rows:
-        raise ValueError(f"backtest: no signal to trade from offset {offset} of {len(rows)} on")
+    if offset < 0 or not trade_rows:
+        raise ValueError(f"backtest: {len(rows)} signals leave none to trade at offset {offset}")
     rebalance = set(trade_rows[:: settings.rebalance_days])
     days = np.arange(trade_rows[0], trade_rows[-1] + 1)
-    slippage = settings.slippage_basis_points * BASIS_POINT
-    ledger = _Ledger(
-        days=days,
-        shares=np.zeros((len(days), len(market.tickers))),
-        traded=np.zeros((len(days), len(market.tickers))),
-        cash=np.zeros(len(days)),
-    )
-    shares, cash = np.zeros(len(market.tickers)), settings.capital
+    traded = np.zeros((len(days), len(market.tickers)))
+    cash = np.full(len(days), settings.capital)
+    shares = np.zeros(len(market.tickers))
     for day, row in enumerate(days):
+        cash[day] = cash[day - 1] if day else settings.capital
         if row in rebalance:
             known = np.isfinite(market.close[row - settings.delay])
             opinion = np.where(known, signal[signal_at[row]], np.nan)
-            sell, buy = dropout(opinion, shares > 0, settings.k, settings.n_drop)
-            sell_now, buy_now = (stocks[market.tradable[row, stocks]] for stocks in (sell, buy))
-            proceeds = shares[sell_now] @ market.fill[row, sell_now] * (1 - slippage)
-            cash += proceeds * (1 - settings.sell_cost)
-            # What cannot be bought today keeps its part of the cash, as in qlib.
-            budget = cash * settings.cash_share / len(buy) if len(buy) else 0.0
-            ledger.traded[day, sell_now] = -shares[sell_now]
-            ledger.traded[day, buy_now] = budget / (market.fill[row, buy_now] * (1 + slippage))
-            cash -= budget * len(buy_now) * (1 + settings.buy_cost)
-            shares = shares + ledger.traded[day]
-        ledger.shares[day], ledger.cash[day] = shares, cash
-    return _account(ledger, market, settings)
+            traded[day], cash[day] = _rebalance(
+                opinion, shares, cash[day], market=market, row=row, settings=settings
+            )
+            shares = shares + traded[day]
+    return _backtest(days, traded, cash, market, settings)
 
 
 def over_offsets(
@@ -215,22 +204,25 @@ def figures(backtest: Backtest) -> dict[str, float]:
     index_total_return is NaN without an index over all the dates.
     """
     equity = backtest.equity
-    net, excess = equity["net_return"], equity["net_return"] - equity["benchmark"]
-    wealth = np.concatenate(([1.0], (1 + net).cumprod()))
-    return {
-        "n_dates": float(len(equity)),
+    net, benchmark, index = (
+        equity[name].to_numpy() for name in ("net_return", "benchmark", "index")
+    )
+    wealth = np.concatenate(([1.0], np.cumprod(1 + net)))
+    values = {
+        "n_dates": len(net),
         "total_return": wealth[-1] - 1,
         "annual_return": wealth[-1] ** (TRADING_DAYS / len(net)) - 1,
-        "annual_volatility": net.std() * np.sqrt(TRADING_DAYS),
-        "annual_sharpe": _annual_ratio(net),
-        "max_drawdown": float((wealth / np.maximum.accumulate(wealth) - 1).min()),
+        "annual_volatility": net.std(ddof=1) * np.sqrt(TRADING_DAYS) if len(net) > 1 else np.nan,
+        "annual_sharpe": sharpe_ratio(net) * np.sqrt(TRADING_DAYS),
+        "max_drawdown": (wealth / np.maximum.accumulate(wealth) - 1).min(),
         "turnover": equity["turnover"].mean(),
         "cost": (equity["cost"] + equity["slippage"]).mean(),
-        "benchmark_total_return": (1 + equity["benchmark"]).prod() - 1,
-        "annual_excess_return": excess.mean() * TRADING_DAYS,
-        "annual_information_ratio": _annual_ratio(excess),
-        "index_total_return": (1 + equity["index"]).prod(skipna=False) - 1,
+        "benchmark_total_return": np.prod(1 + benchmark) - 1,
+        "annual_excess_return": (net - benchmark).mean() * TRADING_DAYS,
+        "annual_information_ratio": sharpe_ratio(net - benchmark) * np.sqrt(TRADING_DAYS),
+        "index_total_return": np.prod(1 + index) - 1,
     }
+    return {name: float(value) for name, value in values.items()}
 
 
 def sector_exposure(backtest: Backtest, sectors: Mapping[str, str]) -> pd.DataFrame:
@@ -243,7 +235,7 @@ def sector_exposure(backtest: Backtest, sectors: Mapping[str, str]) -> pd.DataFr
     if unknown:
         raise ValueError(f"sector_exposure: no sector for {unknown}")
     sector = positions["ticker"].map(sectors).rename("sector")
-    value = positions.groupby(["date", sector])["value"].sum().unstack(fill_value=0.0)
+    value = positions.groupby(["date", sector])["value"].sum().unstack(fill_value=0)
     return value.reindex(backtest.equity.index, fill_value=0.0).div(
         backtest.equity["account"], axis=0
     )
@@ -253,7 +245,7 @@ def capacity(backtest: Backtest, market: Market, share_of_volume: float = 0.05) 
     """The capital at which trades reach that share of their day's volume.
 
     Trades grow in proportion to the capital. all_trades: the largest capital at which every trade
-    stays within the share; most_trades: at which 95 % of them do. Raises ValueError without volumes.
+    stays within the share; most_trades: at which 95 % of them do. Raises ValueError without volume.
     """
     if market.volume is None:
         raise ValueError("capacity: the market has no volumes")
@@ -268,37 +260,25 @@ def capacity(backtest: Backtest, market: Market, share_of_volume: float = 0.05) 
 def largest_imbalance(backtest: Backtest) -> float:
     """The worst day's disagreement of the frames, as a fraction of the starting capital.
 
-    Cash is recomputed from the trades alone, shares from their running sum and the account from
-    cash and positions; each must equal what the ledger says.
+    Cash is recomputed from the trades alone, holdings from their running sum and the account from
+    cash, shares and closes; each must equal what the ledger says.
     """
     trades, positions, equity = backtest.trades, backtest.positions, backtest.equity
-    sign = np.where(trades["side"] == "buy", 1.0, -1.0)
-    spent = (sign * trades["value"] + trades["cost"]).groupby(trades["date"]).sum()
+    bought = trades["shares"].where(trades["side"] == "buy", -trades["shares"])
+    spent = (bought * trades["price"] + trades["cost"]).groupby(trades["date"]).sum()
     cash = backtest.settings.capital - spent.reindex(equity.index, fill_value=0.0).cumsum()
-    value = positions.groupby("date")["value"].sum().reindex(equity.index, fill_value=0.0)
+    value = (positions["shares"] * positions["close"]).groupby(positions["date"]).sum()
+    account = cash + value.reindex(equity.index, fill_value=0.0)
     held = positions.pivot(index="date", columns="ticker", values="shares")
-    bought = (sign * trades["shares"]).groupby([trades["date"], trades["ticker"]]).sum().unstack()
-    running = bought.reindex(equity.index).fillna(0.0).cumsum()
-    close = positions.groupby("ticker")["close"].max()
-    off_shares = (held.reindex(equity.index).fillna(0.0) - running).abs().max() * close
-    gaps = [
+    running = bought.groupby([trades["date"], trades["ticker"]]).sum().unstack()
+    held, running = (frame.reindex(equity.index) for frame in (held, running))
+    missing_shares = (held.fillna(0.0) - running.fillna(0.0).cumsum()).abs().max()
+    gaps = (
         (cash - equity["cash"]).abs().max(),
-        (value - equity["value"]).abs().max(),
-        (cash + value - equity["account"]).abs().max(),
-        off_shares.max(),
-    ]
+        (account - equity["account"]).abs().max(),
+        (missing_shares * positions.groupby("ticker")["close"].max()).max(),
+    )
     return float(max(gaps) / backtest.settings.capital)
-
-
-@dataclass(frozen=True)
-class _Ledger:
-    """The run in arrays: days (D,) rows of the market; shares after trading and traded, signed,
-    both (D, N); cash (D,) after trading."""
-
-    days: np.ndarray
-    shares: np.ndarray
-    traded: np.ndarray
-    cash: np.ndarray
 
 
 def _signal_rows(
@@ -321,58 +301,78 @@ def _signal_rows(
     return np.searchsorted(market.dates, signal_dates)
 
 
-def _account(ledger: _Ledger, market: Market, settings: Settings) -> Backtest:
-    """The frames of a run."""
-    dates = pd.DatetimeIndex(market.dates[ledger.days], name="date")
+def _rebalance(
+    signal: np.ndarray,
+    shares: np.ndarray,
+    cash: float,
+    *,
+    market: Market,
+    row: int,
+    settings: Settings,
+) -> tuple[np.ndarray, float]:
+    """Shares traded (N,), sales negative, and the cash left, on one date of the market."""
+    slippage = settings.slippage_basis_points * BASIS_POINT
+    sell, buy = dropout(signal, shares > 0, settings.k, settings.n_drop)
+    sell_now, buy_now = (stocks[market.tradable[row, stocks]] for stocks in (sell, buy))
+    fill = market.fill[row]
+    traded = np.zeros_like(shares)
+    traded[sell_now] = -shares[sell_now]
+    cash += shares[sell_now] @ fill[sell_now] * (1 - slippage) * (1 - settings.sell_cost)
+    # What cannot be bought today keeps its part of the cash, as in qlib.
+    budget = cash * settings.cash_share / max(1, len(buy))
+    traded[buy_now] = budget / (fill[buy_now] * (1 + slippage))
+    return traded, cash - budget * len(buy_now) * (1 + settings.buy_cost)
+
+
+def _backtest(
+    days: np.ndarray, traded: np.ndarray, cash: np.ndarray, market: Market, settings: Settings
+) -> Backtest:
+    """The frames of a run from its rows of the market (D,), trades (D, N) and cash (D,)."""
+    dates = pd.DatetimeIndex(market.dates[days], name="date")
     mark = _carried_forward(market.close)
-    value = ledger.shares * np.where(ledger.shares > 0, mark[ledger.days], 0.0)
-    slip = np.sign(ledger.traded) * settings.slippage_basis_points * BASIS_POINT
+    shares = np.cumsum(traded, axis=0)
+    value = shares * np.where(shares > 0, mark[days], 0.0)
     # What is not traded may have no price to fill at.
-    fill = np.where(ledger.traded != 0, market.fill[ledger.days], 0.0)
-    price = fill * (1 + slip)
-    traded_value = np.abs(ledger.traded) * price
-    cost = traded_value * np.where(ledger.traded > 0, settings.buy_cost, settings.sell_cost)
-    account = ledger.cash + value.sum(axis=1)
+    fill = np.where(traded != 0, market.fill[days], 0.0)
+    price = fill * (1 + np.sign(traded) * settings.slippage_basis_points * BASIS_POINT)
+    traded_value = np.abs(traded) * price
+    cost = traded_value * np.where(traded > 0, settings.buy_cost, settings.sell_cost)
+    account = cash + value.sum(axis=1)
     previous = np.concatenate(([settings.capital], account[:-1]))
+    net_return = account / previous - 1
+    costs = cost.sum(axis=1) / previous
+    slippage = (np.abs(traded) * np.abs(price - fill)).sum(axis=1) / previous
     equity = pd.DataFrame(
         {
             "account": account,
-            "cash": ledger.cash,
+            "cash": cash,
             "value": value.sum(axis=1),
-            "net_return": account / previous - 1,
+            "net_return": net_return,
+            "gross_return": net_return + costs + slippage,
             "turnover": traded_value.sum(axis=1) / previous,
-            "cost": cost.sum(axis=1) / previous,
-            "slippage": (np.abs(ledger.traded) * np.abs(price - fill)).sum(axis=1) / previous,
-            "n_held": (ledger.shares > 0).sum(axis=1),
-            "benchmark": _equal_weight_return(market, mark, ledger.days),
-            "index": _index_return(market, ledger.days),
+            "cost": costs,
+            "slippage": slippage,
+            "n_held": (shares > 0).sum(axis=1),
+            "benchmark": _equal_weight_return(market, mark, days),
+            "index": _index_return(market, days),
         },
         index=dates,
     )
-    equity.insert(4, "gross_return", equity["net_return"] + equity["cost"] + equity["slippage"])
-    day, stock = np.nonzero(ledger.traded)
-    trades = pd.DataFrame(
-        {
-            "date": dates[day],
-            "ticker": market.tickers[stock],
-            "side": np.where(ledger.traded[day, stock] > 0, "buy", "sell"),
-            "shares": np.abs(ledger.traded[day, stock]),
-            "price": price[day, stock],
-            "value": traded_value[day, stock],
-            "cost": cost[day, stock],
-        }
-    )
-    day, stock = np.nonzero(ledger.shares)
-    positions = pd.DataFrame(
-        {
-            "date": dates[day],
-            "ticker": market.tickers[stock],
-            "shares": ledger.shares[day, stock],
-            "close": mark[ledger.days][day, stock],
-            "value": value[day, stock],
-        }
-    )
+    side = np.where(traded > 0, "buy", "sell")
+    amounts = {"shares": np.abs(traded), "price": price, "value": traded_value, "cost": cost}
+    trades = _cells({"side": side} | amounts, traded != 0, dates, market.tickers)
+    held = {"shares": shares, "close": mark[days], "value": value}
+    positions = _cells(held, shares > 0, dates, market.tickers)
     return Backtest(settings=settings, trades=trades, positions=positions, equity=equity)
+
+
+def _cells(
+    columns: dict[str, np.ndarray], where: np.ndarray, dates: pd.DatetimeIndex, tickers: np.ndarray
+) -> pd.DataFrame:
+    """One row a cell (D, N) that is wanted: its date, its ticker and its value in each column."""
+    day, stock = np.nonzero(where)
+    labels = {"date": dates[day], "ticker": tickers[stock]}
+    return pd.DataFrame(labels | {name: values[day, stock] for name, values in columns.items()})
 
 
 def _equal_weight_return(market: Market, mark: np.ndarray, days: np.ndarray) -> np.ndarray:
@@ -392,9 +392,3 @@ def _index_return(market: Market, days: np.ndarray) -> np.ndarray:
 def _carried_forward(prices: np.ndarray) -> np.ndarray:
     """Each stock's last known price; NaN before its first."""
     return pd.DataFrame(prices).ffill().to_numpy()
-
-
-def _annual_ratio(returns: pd.Series) -> float:
-    """Mean over standard deviation, times sqrt(252); NaN where the returns do not vary."""
-    deviation = returns.std()
-    return float(returns.mean() / deviation * np.sqrt(TRADING_DAYS)) if deviation > 0 else np.nan

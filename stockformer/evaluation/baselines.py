@@ -3,10 +3,11 @@
 Every baseline answers on exactly the model's signal dates, steps and valid cells, from what was
 known at the close of the signal date, and learns only from the training signal days.
 
-Return forecast. A ranking baseline (reversal, momentum) has a score, not a return; one coefficient a
-step, fitted by least squares through the origin on the training cells, turns it into one, so its MAE
-means something. The learned ones forecast a percentile rank, turned into a return by the training
-return per unit of rank. Neither changes the order of stocks. The class baselines forecast zero.
+Return forecast. A ranking baseline (reversal, momentum) has a score, not a return; one coefficient
+a step, fitted by least squares through the origin on the training cells, turns it into one, so its
+MAE means something. The learned ones forecast a percentile rank, turned into a return by the
+training return per unit of rank. Neither changes the order of stocks. The class baselines forecast
+zero.
 
 Probability of "up". For a forecast r it is Phi(Phi^-1(s) + r / sd), s the share of "up" and sd the
 standard deviation of the return in the training cells: a forecast of zero answers with the training
@@ -33,7 +34,7 @@ SMALLEST_COEFFICIENT = 1e-6
 SIGNIFICANCE = 0.05
 
 BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1}
-"""The compared metrics, in the order of the verdict, and whether more (1) or less (-1) is better."""
+"""The compared metrics in the order of the verdict; 1 where more is better, -1 where less is."""
 
 NAMES = {"rank_ic": "rank IC", "mae": "MAE", "accuracy": "accuracy"}
 
@@ -76,15 +77,15 @@ def all_baselines(
     """Every baseline on the model's signal dates, steps and cells, by name.
 
     Ridge is among them where there are factors; LightGBM too, if wanted and installed (the extra
-    `gbm`). Raises ValueError
-    where the tickers differ, a signal date is not in the history, a training day is not before the
-    first signal date, or a step has no training cell.
+    `gbm`), one thread of it, three seeds. Raises ValueError where the tickers or the number of
+    steps differ, a signal date is not in the history, a training day is not before the first signal
+    date, or a step has no training cell.
     """
     rows = _rows(model, history)
     learners: dict[str, Learner] = {"ridge": _ridge} if history.factors.shape[-1] else {}
     if learners and with_lightgbm and find_spec("lightgbm"):
         learners["lightgbm"] = _lightgbm
-    rank = _factor_ranks(history.factors)
+    rank = _factor_ranks(history.factors, np.union1d(history.training_days, rows))
     steps = [
         _forecasts(history, rank, learners, rows, step) for step in range(model.prediction.shape[1])
     ]
@@ -123,14 +124,16 @@ def comparison_table(model: Predictions, baselines: dict[str, Predictions]) -> p
 def verdict(table: pd.DataFrame) -> str:
     """One sentence: does the model of `comparison_table` beat all baselines, and by how much.
 
-    Beating a baseline means a better mean with a paired p under 0.05. Each metric is told beside the
-    best baseline that it does not beat, or the best of all where it beats every one.
+    Beating a baseline means a better mean with a paired p under 0.05. Each metric is told beside
+    the best baseline that it does not beat, or the best of all where it beats every one.
     """
     won = [NAMES[metric] for metric in BETTER if _beaten(table, metric).all()]
+    lost = [name for name in NAMES.values() if name not in won]
     told = "; ".join(_told(table, metric) for metric in BETTER)
     if not won:
         return f"The model does not beat the baselines: {told}."
-    return f"The model beats every baseline on {' and '.join(won)}: {told}."
+    but = f" but not on {' or '.join(lost)}" if lost else ""
+    return f"The model beats every baseline on {' and '.join(won)}{but}: {told}."
 
 
 Learner = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -141,20 +144,25 @@ def _rows(model: Predictions, history: History) -> np.ndarray:
     """(S,) rows of the history on which the model forecasts."""
     if not np.array_equal(model.tickers, history.tickers):
         raise ValueError("baselines: the history has other tickers than the model's predictions")
+    if history.label.shape[1] != model.prediction.shape[1]:
+        raise ValueError(
+            f"baselines: the history's targets have {history.label.shape[1]} steps, the model's"
+            f" predictions {model.prediction.shape[1]}"
+        )
     known = np.isin(model.signal_dates, history.dates)
     if not known.all():
         raise ValueError(
             f"baselines: signal date {model.signal_dates[~known][0]} is not in the history"
         )
+    for step in range(model.prediction.shape[1]):
+        if not history.training_cells(step).any():
+            raise ValueError(f"baselines: step {step + 1} has no valid cell on the training days")
     rows = np.searchsorted(history.dates, model.signal_dates)
     if history.training_days.max() >= rows.min():
         raise ValueError(
             f"baselines: training day {history.dates[history.training_days.max()]} is not before"
             f" the first signal date {history.dates[rows.min()]}"
         )
-    for step in range(model.prediction.shape[1]):
-        if not history.training_cells(step).any():
-            raise ValueError(f"baselines: step {step + 1} has no valid cell on the training days")
     return rows
 
 
@@ -232,11 +240,14 @@ def _percentile_ranks(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num((ranks - 0.5) / np.maximum(count, 1) - 0.5, nan=0.0)
 
 
-def _factor_ranks(factors: np.ndarray) -> np.ndarray:
-    """(T, N, F) float32 percentile ranks, a day at a time to keep the working memory small."""
-    ranks = np.empty(factors.shape, dtype=np.float32)
-    for day, values in enumerate(factors):
-        ranks[day] = _percentile_ranks(values.T).T
+def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """(T, N, F) float32 percentile ranks of those days, 0 on others.
+
+    One day at a time, to keep the working memory small.
+    """
+    ranks = np.zeros(factors.shape, dtype=np.float32)
+    for day in days:
+        ranks[day] = _percentile_ranks(factors[day].T).T
     return ranks
 
 
@@ -255,13 +266,13 @@ def _ridge(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) 
     """Ridge regression in closed form; no intercept, as ranks are centred within each day."""
     gram = (inputs.T @ inputs).astype(np.float64)
     gram[np.diag_indices_from(gram)] += RIDGE_ALPHA
-    weights = np.linalg.solve(gram, inputs.T.astype(np.float64) @ target)
+    weights = np.linalg.solve(gram, inputs.T @ target.astype(inputs.dtype))
     return forecast_inputs @ weights
 
 
 def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) -> np.ndarray:
     """The mean of three boosted models that differ in their seed; the same on every run."""
-    import lightgbm
+    import lightgbm  # noqa: PLC0415 - optional, the extra gbm
 
     forecasts = []
     for seed in range(3):
@@ -281,7 +292,7 @@ def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarra
             n_jobs=1,
             verbose=-1,
         )
-        forecasts.append(booster.fit(inputs, target).predict(forecast_inputs))
+        forecasts.append(np.asarray(booster.fit(inputs, target).predict(forecast_inputs)))
     return np.mean(forecasts, axis=0)
 
 
@@ -302,7 +313,7 @@ def _beaten(table: pd.DataFrame, metric: str) -> np.ndarray:
 
 
 def _told(table: pd.DataFrame, metric: str) -> str:
-    """A metric of the model beside the best baseline that it does not beat, else the best of all."""
+    """A metric of the model beside the best baseline it does not beat, else the best of all."""
     beaten = _beaten(table, metric)
     values = table[metric].fillna(0.0).to_numpy()
     shown = np.flatnonzero(beaten.all() | ~beaten) + 1

@@ -20,7 +20,8 @@ FEW_DATES = 120
 class MeanTest:
     """A mean with its Newey-West standard error and the two-sided test that it is zero.
 
-    t and p are NaN where the series does not vary or holds fewer than two days.
+    t and p are NaN with fewer than two days, and where every day is zero; on days that all hold the
+    same other number t is infinite.
     """
 
     mean: float
@@ -34,9 +35,9 @@ class MeanTest:
 def newey_west(series: np.ndarray | pd.Series, horizon: int) -> MeanTest:
     """Test of a zero mean that allows for autocorrelation.
 
-    Bartlett weights with lag max(horizon - 1, floor(4 (n / 100)^(2/9))) (Newey and West 1987, 1994),
-    variance scaled by n / (n - 1), Student-t quantiles with n - 1 degrees of freedom. The horizon is
-    the number of days a target spans: targets of consecutive signal dates overlap for horizon - 1.
+    Bartlett weights with lag max(horizon - 1, floor(4 (n / 100)^(2/9))) (Newey and West 1987,
+    1994), variance scaled by n / (n - 1), Student-t quantiles with n - 1 degrees of freedom. The
+    horizon is the number of days a target spans: consecutive targets share horizon - 1 of them.
     """
     if horizon < 1:
         raise ValueError(f"newey_west: horizon must be >= 1, got {horizon}")
@@ -52,9 +53,10 @@ def newey_west(series: np.ndarray | pd.Series, horizon: int) -> MeanTest:
         variance += 2 * (1 - distance / (lag + 1)) * (centred[distance:] @ centred[:-distance])
     standard_error = float(np.sqrt(variance / n / (n - 1)))
     mean = float(values.mean())
-    if np.ptp(values) == 0 or standard_error == 0:
-        return MeanTest(mean, n, lag, 0.0, np.nan, np.nan)
-    t = mean / standard_error
+    if np.ptp(values) == 0:
+        standard_error = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = float(np.divide(mean, standard_error))
     return MeanTest(mean, n, lag, standard_error, t, float(2 * stats.t.sf(abs(t), n - 1)))
 
 
@@ -98,8 +100,9 @@ def paired_comparison(a: pd.Series, b: pd.Series, horizon: int) -> MeanTest:
     """
     if not a.index.equals(b.index):
         raise ValueError(
-            f"paired_comparison: the series are on different dates ({len(a)} from"
-            f" {a.index.min()} to {a.index.max()}, {len(b)} from {b.index.min()} to {b.index.max()})"
+            "paired_comparison: the series are on different dates"
+            f" ({len(a)} from {a.index.min()} to {a.index.max()},"
+            f" {len(b)} from {b.index.min()} to {b.index.max()})"
         )
     return newey_west(a - b, horizon)
 
@@ -159,8 +162,8 @@ def deflated_sharpe_ratio(returns: np.ndarray | pd.Series, trial_sharpes: np.nda
     """Probability that the picked trial's Sharpe ratio is more than the luck of having picked it.
 
     returns: the picked trial's daily returns, on the series on which the pick was made.
-    trial_sharpes (N,): the daily Sharpe ratio, not annualised, of every completed trial on that same
-    series, the picked one included. NaN where the returns do not vary.
+    trial_sharpes (N,): the daily Sharpe ratio, not annualised, of every completed trial on that
+    same series, the picked one included. NaN where the returns do not vary.
     """
     values = _without_missing(returns)
     sharpe = sharpe_ratio(values)

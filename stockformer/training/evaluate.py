@@ -48,11 +48,14 @@ class Evaluator:
         return Evaluation(predictions, meter.means("") | score(predictions))
 
     def predictions(
-        self, signals: np.ndarray, returns: np.ndarray, probability: np.ndarray
+        self, signals: np.ndarray, forecast: np.ndarray, probability: np.ndarray
     ) -> Predictions:
-        """What was said on `signals` (S,), dated, beside what happened. Arrays are (S, H, N)."""
+        """What was said on `signals` (S,), dated, beside what happened.
+
+        forecast (S, H, N) in the target's unit, probability (S, H, N) of "up".
+        """
         dates = self.panel.dates
-        broken = ~np.isfinite(returns + probability).all(axis=(1, 2))
+        broken = ~np.isfinite(forecast + probability).all(axis=(1, 2))
         if broken.any():
             raise FloatingPointError(
                 f"the model's predictions are not finite on {broken.sum()} dates, first "
@@ -65,9 +68,9 @@ class Evaluator:
             target_start=dates[signals[:, None] + steps],
             target_end=dates[signals[:, None] + steps + 1],
             tickers=self.panel.tickers,
-            prediction=returns,
+            prediction=forecast * self.targets.unit,
             probability=probability,
-            label=np.where(valid, self.targets.values[signals], np.nan),
+            label=np.where(valid, self.targets.returns[signals], np.nan),
             up=self.targets.up[signals],
             valid=valid,
         )

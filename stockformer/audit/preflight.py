@@ -1,0 +1,149 @@
+"""The checks before an expensive run, each timed, and what the run will cost."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from omegaconf import DictConfig
+
+from stockformer.experiment import Data, Experiment, build
+from stockformer.interface import Batch, Forecast
+from stockformer.training.trainer import peak_memory_mib
+
+log = logging.getLogger(__name__)
+
+TIMED_STEPS = 5  # after two that warm up
+
+
+class CheckFailed(ValueError):
+    """A check that did not pass; the message says what to do."""
+
+
+class Preflight:
+    """Runs the checks of `python validate.py` in order; the first that fails ends them."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.number = 1  # the configuration was composed and checked before we are here
+
+    def run(self) -> None:
+        """Raises CheckFailed, naming the check, its cause and what to do."""
+        config = self.config
+        log.info("ok  1  the configuration composes and is consistent")
+        with self.check("the data: files, shapes, dates and tickers") as say:
+            data = Data.read(config)
+            days, stocks, factors = data.panel.factors.shape
+            say(f"{days} days, {stocks} stocks, {factors} factors")
+        with self.check("a batch loads") as say:
+            batch: Batch = next(iter(data.loader("train", pin_memory=False)))
+            say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
+            if not batch.valid.any():
+                raise ValueError("the first batch has no valid target: look at the prices")
+        with self.check("the model builds and reaches the device") as say:
+            experiment = Experiment(config, data)
+            parameters = sum(p.numel() for p in experiment.model.parameters())
+            say(f"{parameters:,} parameters on {experiment.device}")
+        with self.check("forward: shapes and finite values"):
+            forecast = self.forward(experiment, batch)
+        with self.check("backward: every parameter that should learn does"):
+            self.backward(experiment, forecast, batch)
+        with self.check("time and memory of the run asked for") as say:
+            say(self.estimate(experiment, batch))
+        log.info("ALL CHECKS PASSED - Ready to train")
+
+    @contextmanager
+    def check(self, name: str) -> Iterator[Callable[[str], None]]:
+        """One line: number, name, what was found, seconds."""
+        self.number += 1
+        found: list[str] = []
+        started = time.perf_counter()
+        try:
+            yield found.append
+        except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+            log.error("FAILED  %d  %s", self.number, name)
+            raise CheckFailed(f"check {self.number}, {name}: {error}") from error
+        seconds = time.perf_counter() - started
+        log.info("ok  %d  %s: %s  (%.2f s)", self.number, name, "".join(found) or "fine", seconds)
+
+    def forward(self, experiment: Experiment, batch: Batch) -> Forecast:
+        experiment.model.train()
+        forecast: Forecast = experiment.model(batch.to(experiment.device))
+        expected = {"returns": batch.target.shape, "logits": (*batch.target.shape, 2)}
+        for name, shape in expected.items():
+            output = getattr(forecast, name)
+            if output.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(output.shape)}, expected {tuple(shape)}")
+            if not output.isfinite().all():
+                raise ValueError(f"{name} is not finite: look at the inputs, or lower model.width")
+        return forecast
+
+    def backward(self, experiment: Experiment, forecast: Forecast, batch: Batch) -> None:
+        loss = experiment.loss(forecast, batch.to(experiment.device)).total
+        if not loss.isfinite():
+            raise ValueError(f"the loss is {loss.item()}; look at the targets")
+        experiment.model.zero_grad()
+        loss.backward()
+        idle = []
+        for name, parameter in experiment.model.named_parameters():
+            gradient = parameter.grad
+            if gradient is not None and not gradient.isfinite().all():
+                raise ValueError(f"the gradient of {name} is not finite; lower optimizer.lr")
+            if gradient is None or not gradient.any():
+                idle.append(name)
+        if idle:
+            raise ValueError(f"no gradient reaches {', '.join(idle)}: the model cannot learn them")
+
+    def estimate(self, experiment: Experiment, batch: Batch) -> str:
+        """Seconds from real steps, timed once warm; memory is the most held while at it."""
+        split, size = experiment.data.split, self.config.trainer.batch_size
+        # A learning rate of almost nothing: only the time matters here.
+        optimizer = build(self.config.optimizer, params=experiment.model.parameters())
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-12
+        step = seconds_of(lambda: self.step(experiment, optimizer, batch))
+        with torch.inference_mode():
+            experiment.model.eval()
+            on_device = batch.to(experiment.device)
+            evaluation = seconds_of(lambda: experiment.model(on_device))
+        steps, evaluations = (
+            -(-len(signals) // size) for signals in (split.train, split.validation)
+        )
+        epochs = self.config.trainer.max_epoch
+        total = epochs * (steps * step + evaluations * evaluation)
+        return (
+            f"{step:.3f} s a step, {steps} steps an epoch, at most {epochs} epochs: about "
+            f"{human_time(total)} and {peak_memory_mib(experiment.device) / 1024:.1f} GiB"
+        )
+
+    def step(self, experiment: Experiment, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+        on_device = batch.to(experiment.device)
+        experiment.model.train()
+        optimizer.zero_grad(set_to_none=True)
+        experiment.loss(experiment.model(on_device), on_device).total.backward()
+        optimizer.step()
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    """The median over some runs of `action`, after two that warm up."""
+    seconds = []
+    for _ in range(2 + TIMED_STEPS):
+        started = time.perf_counter()
+        action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[2:])
+
+
+def human_time(seconds: float) -> str:
+    """12 s, 3 min 20 s, 1 h 5 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"

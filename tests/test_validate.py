@@ -1,0 +1,63 @@
+"""`python validate.py`: every check on its line, and the culprit by name where one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_data import Phase5Files
+
+Validate = Callable[..., tuple[int, str]]
+SMALL = ("dataset=nifty200_phase5", "model.width=8", "model.layers=1", "dataset.lookback=5")
+
+
+@pytest.fixture
+def validate(command: Validate, phase5_files: Phase5Files) -> Validate:
+    def call(*arguments: str) -> tuple[int, str]:
+        data = f"paths.data_dir={phase5_files.data_dir}"
+        return command("validate", data, *SMALL, *arguments)
+
+    return call
+
+
+def test_everything_in_order_says_so_and_leaves_nothing(validate: Validate, tmp_path: Path) -> None:
+    status, output = validate()
+    assert status == 0, output
+    assert output.rstrip().endswith("ALL CHECKS PASSED - Ready to train")
+    assert [line[:5] for line in output.splitlines() if line.startswith("ok")] == [
+        f"ok  {number}" for number in range(1, 8)
+    ]
+    assert "steps an epoch, at most 20 epochs: about" in output
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+BROKEN = {
+    "trainer.max_epochs=3": "Did you mean 'trainer.max_epoch'?",
+    "paths.data_dir=nowhere": "check 2, the data: files, shapes, dates and tickers: data folder",
+    "dataset.source.returns_key=other": "flow.npz: cannot be read as a NumPy array: no array 'other'",
+    "dataset.lookback=60": "too few for dataset.lookback=60",
+    "dataset.factors=[KMIDD]": "KMID",
+    "trainer.device=cuda:7": "trainer.device=cuda:7: not available on this machine",
+    "loss.regression_weight=0.0": "no gradient reaches head_return.0.weight",
+}
+
+
+@pytest.mark.parametrize("override", BROKEN)
+def test_a_broken_set_up_is_named_with_status_1(validate: Validate, override: str) -> None:
+    status, output = validate(override)
+    assert status == 1
+    assert BROKEN[override] in output
+    assert "ALL CHECKS PASSED" not in output
+    assert "Traceback" not in output
+
+
+def test_a_graph_file_with_holes_fails_where_the_model_is_built(
+    validate: Validate, phase5_files: Phase5Files
+) -> None:
+    np.save(phase5_files.root / "128_corr_struc2vec_adjgat.npy", np.full((7, 8), np.nan))
+    status, output = validate("graph=file")
+    assert status == 1
+    assert "check 4, the model builds and reaches the device" in output
+    assert "values are not finite" in output

@@ -1,0 +1,22 @@
+"""The checks before an expensive run, with train.py's overrides: python validate.py model.width=64
+
+Ends with "ALL CHECKS PASSED - Ready to train", or says what failed and what to do.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from stockformer.cli import command
+
+
+def validate(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    from stockformer.audit.preflight import Preflight  # noqa: PLC0415 (torch, after checks)
+
+    Preflight(config).run()
+
+
+main = command(validate, run_folder=False)
+
+if __name__ == "__main__":
+    main()
