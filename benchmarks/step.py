@@ -77,6 +77,7 @@ def main() -> None:
     loss = MaskedLoss(
         horizon=HORIZON,
         wavelet="sym2",
+        error="absolute",
         low_band_return=False,
         regression_weight=1.0,
         classification_weight=1.0,

@@ -20,7 +20,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_NAME = "config"
@@ -150,6 +150,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "optimizer.lr": ABOVE_0,
     "optimizer.weight_decay": AT_LEAST_0,
+    "loss.error": (lambda v: v in ("absolute", "squared"), "must be absolute or squared"),
     "split.train": (lambda v: 0 < v < 1, "must be a share between 0 and 1"),
     "split.test": (lambda v: 0 < v < 1, "must be a share between 0 and 1"),
     "split.context": (lambda v: v in ("inside", "across"), "must be inside or across"),
@@ -181,7 +182,12 @@ def check_command_line(overrides: Sequence[str]) -> None:
                 groups = [str(o.input_line) for o in single if _selects_a_group(o)]
                 reference = compose(CONFIG_NAME, groups)
                 _check_names(parsed, reference)
-                check(compose(CONFIG_NAME, [str(o.input_line) for o in single]), reference)
+                lines = [str(o.input_line) for o in single]
+                config = compose(CONFIG_NAME, lines, return_hydra_config=True)
+                check_direction(config)
+                with open_dict(config):
+                    del config["hydra"]
+                check(config, reference)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_plain(error)) from error
 
@@ -197,6 +203,18 @@ def check(config: DictConfig, reference: DictConfig) -> None:
         if not _same_type(value, default):
             raise ValueError(f"{key}={value!r}: must be {_type_name(default)}, as in {default!r}")
     check_values(config)
+
+
+def check_direction(config: DictConfig) -> None:
+    """A search must go the way its metric gets better. `config` includes Hydra's own node."""
+    wanted = "maximize" if config.trainer.monitor is Monitor.rank_ic else "minimize"
+    direction = config.hydra.sweeper.get("direction")  # only a search has one
+    name = getattr(direction, "name", direction)
+    if name not in (None, wanted):
+        raise ValueError(
+            f"hydra.sweeper.direction={name}: trainer.monitor={config.trainer.monitor.name} needs "
+            f"hydra.sweeper.direction={wanted}"
+        )
 
 
 def check_values(config: DictConfig) -> None:

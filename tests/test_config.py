@@ -72,6 +72,15 @@ def test_every_choice_of_a_sweep_is_checked() -> None:
         check_command_line(["trainer.batch_size=8,0", "optimizer.lr=1e-3,1e-4"])
 
 
+def test_a_search_must_go_the_way_its_metric_gets_better() -> None:
+    check_command_line(["search=optuna"])
+    check_command_line(
+        ["search=optuna", "trainer.monitor=rank_ic", "hydra.sweeper.direction=maximize"]
+    )
+    with pytest.raises(ValueError, match=r"rank_ic needs hydra\.sweeper\.direction=maximize"):
+        check_command_line(["search=optuna", "trainer.monitor=rank_ic"])
+
+
 def test_the_dataset_selects_split_and_target_and_the_command_line_wins() -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         chosen = compose(CONFIG_NAME, ["dataset=nifty200_phase5"])

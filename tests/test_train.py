@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from small_data import Phase5Files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -134,6 +135,22 @@ def test_a_job_that_fails_leaves_the_others_running_and_the_status_says_so(
     states = [json.loads((f / "status.json").read_text()) for f in run_folders(tmp_path)]
     assert [s["state"] for s in states] == ["failed", "finished"]
     assert "too few" in states[0]["reason"]
+
+
+def test_a_search_goes_on_past_a_trial_that_fails_and_says_why(
+    train: Train, tmp_path: Path
+) -> None:
+    status, output = train(
+        *("-m", "search=optuna", "hydra.sweeper.n_trials=4", "trainer.max_epoch=1"),
+        "optimizer.lr=choice(1e-3,1e30)",
+    )
+    assert status == 0, output
+    states = [json.loads((f / "status.json").read_text())["state"] for f in run_folders(tmp_path)]
+    assert set(states) == {"failed", "finished"}
+    assert len(states) == 4
+    assert "Failed experiment: " in output
+    (results,) = tmp_path.glob("multirun/*/*/optimization_results.yaml")
+    assert math.isfinite(yaml.safe_load(results.read_text())["best_value"])
 
 
 def test_a_taken_folder_is_refused_and_left_as_it_is(train: Train, tmp_path: Path) -> None:

@@ -24,9 +24,13 @@ class LossParts:
     classification: Tensor
 
 
-class MaskedLoss(nn.Module):
-    """MAE and cross-entropy over the valid cells of both tasks: a missing return is no "down".
+ERRORS = {"absolute": torch.abs, "squared": torch.square}
 
+
+class MaskedLoss(nn.Module):
+    """Error and cross-entropy over the valid cells of both tasks: a missing return is no "down".
+
+    error: "absolute" (MAE) or "squared", of the target as it is trained on.
     low_band_return: also train the low band's own return head on the low band of the target. The
     target days are few, so that band mixes them; it is off unless asked for.
     """
@@ -36,18 +40,22 @@ class MaskedLoss(nn.Module):
         *,
         horizon: int,
         wavelet: str,
+        error: str,
         low_band_return: bool,
         regression_weight: float,
         classification_weight: float,
     ) -> None:
         super().__init__()
+        if error not in ERRORS:
+            raise ValueError(f"loss.error={error!r}: must be one of {', '.join(ERRORS)}")
+        self.error = ERRORS[error]
         self.low_band_return = low_band_return
         self.weights = (regression_weight, classification_weight)
         self.register_buffer("target_low", target_band(horizon, wavelet), persistent=False)
 
     def forward(self, forecast: Forecast, batch: Batch) -> LossParts:
         valid = batch.valid
-        regression = masked_mean((forecast.returns - batch.target).abs(), valid)
+        regression = masked_mean(self.error(forecast.returns - batch.target), valid)
         classification = masked_mean(per_cell_cross_entropy(forecast.logits, batch.up), valid)
         if forecast.logits_low is not None:
             low = per_cell_cross_entropy(forecast.logits_low, batch.up)
@@ -56,7 +64,7 @@ class MaskedLoss(nn.Module):
             target = torch.einsum("kh,bhn->bkn", self.target_low, batch.target)
             # A band needs every day it mixes: one missing day leaves the stock out.
             whole = valid.all(dim=1, keepdim=True).expand_as(valid)
-            regression = regression + masked_mean((forecast.returns_low - target).abs(), whole)
+            regression = regression + masked_mean(self.error(forecast.returns_low - target), whole)
         total = self.weights[0] * regression + self.weights[1] * classification
         return LossParts(total, regression, classification)
 

@@ -12,8 +12,9 @@ from stockformer.interface import Batch, Forecast
 from stockformer.training.losses import LossMeter, LossParts, MaskedLoss, PublishedLoss
 
 
-def masked_loss(**changes: bool | float) -> MaskedLoss:
-    settings = {"low_band_return": False, "regression_weight": 1.0, "classification_weight": 1.0}
+def masked_loss(**changes: str | bool | float) -> MaskedLoss:
+    settings = {"error": "absolute", "low_band_return": False}
+    settings |= {"regression_weight": 1.0, "classification_weight": 1.0}
     return MaskedLoss(horizon=2, wavelet="sym2", **(settings | changes))  # type: ignore[arg-type]
 
 
@@ -61,6 +62,14 @@ def test_what_stands_in_a_missing_cell_changes_nothing() -> None:
     other = replace(other, up=torch.where(batch.valid, batch.up, 1 - batch.up))
     one, two = (masked_loss(low_band_return=True)(forecast, b).total for b in (batch, other))
     torch.testing.assert_close(one, two)
+
+
+def test_the_error_may_be_squared_and_nothing_else() -> None:
+    forecast, batch = case()
+    expected = ((forecast.returns - batch.target)[batch.valid] ** 2).mean()
+    torch.testing.assert_close(masked_loss(error="squared")(forecast, batch).regression, expected)
+    with pytest.raises(ValueError, match="loss.error='cubed': must be one of absolute, squared"):
+        masked_loss(error="cubed")
 
 
 def test_no_valid_cell_is_a_zero_loss_with_a_zero_gradient() -> None:
