@@ -71,7 +71,7 @@ class Data:
         panel = panel.with_factors(factors, panel.factor_names)
         targets = next_returns(panel, config.target.horizon)
         split: Split = build(
-            config.split, days=len(panel.dates), lookback=dataset.lookback, span=targets.span
+            config.split, dates=panel.dates, lookback=dataset.lookback, span=targets.span
         )
         targets = standardise(targets, config.target.transform.value, split.train)
         calendar = CALENDARS[dataset.calendar.value](panel.dates)

@@ -20,6 +20,7 @@ OPTIONS = sorted(
     for path in config_folder().glob("*/*.yaml")
     if path.parent.name != "hydra"
 )
+NEEDS = {"split=dates": ["split.validation_start=2024-01-01", "split.test_start=500"]}
 REFUSED = {
     "trainer.max_epochs=3": "unknown key 'trainer.max_epochs'. Did you mean 'trainer.max_epoch'?",
     "+trainer.max_epochs=3": "Did you mean 'trainer.max_epoch'?",
@@ -49,9 +50,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_config_composes_and_its_targets_exist_with_these_keys(option: str) -> None:
-    check_command_line([option])
+    lines = [option, *NEEDS.get(option, [])]
+    check_command_line(lines)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose(CONFIG_NAME, [option])
+        config = compose(CONFIG_NAME, lines)
     for group in ("split", "graph", "model", "loss", "optimizer", "scheduler"):
         node = config[group]
         assert allowed_target(node._target_)

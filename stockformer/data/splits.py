@@ -1,4 +1,11 @@
-"""Which signal days train, validate and test. A target never lies in two splits."""
+"""Which signal days train, validate and test. A target never lies in two parts.
+
+Every split is called alike: its settings, then the facts dates (T,), lookback and span, the number
+of rows a target reaches past its signal day. A part is a range of rows: a signal day belongs to it
+if it lies there and its target ends there too, so the last `span` days of a range are purged.
+context: "across" lets a window of `lookback` days reach back over its part's start, "inside" does
+not (as published: each part loses its first days).
+"""
 
 from __future__ import annotations
 
@@ -20,28 +27,89 @@ class Split:
 
 
 def by_ratio(
-    *, train: float, test: float, context: str, days: int, lookback: int, span: int
+    *, train: float, test: float, context: str, dates: np.ndarray, lookback: int, span: int
 ) -> Split:
-    """Cut `days` rows into three consecutive ranges by share; validation is what is left.
+    """Consecutive shares of all days; validation is what lies between."""
+    days = len(dates)
+    bounds = (0, round(train * days), days - round(test * days), days)
+    return _cut(bounds, dates, lookback, span, context)
 
-    A signal day belongs to the range it lies in if its target ends there too: the last `span` days
-    of a range are purged. Its window of `lookback` days may reach back across the range's start
-    (context "across") or may not ("inside", as published). Raises ValueError for an empty part.
+
+def by_dates(
+    *,
+    validation_start: str | int,
+    test_start: str | int,
+    counted_by: str,
+    context: str,
+    dates: np.ndarray,
+    lookback: int,
+    span: int,
+) -> Split:
+    """Parts that begin on given days: ISO dates, or rows counted from 0.
+
+    counted_by "target" assigns a sample by the first day of its target instead of its signal day.
     """
-    first_test = days - round(test * days)
-    first_validation = round(train * days)
-    ranges = {
-        "train": (0, first_validation),
-        "validation": (first_validation, first_test),
-        "test": (first_test, days),
-    }
+    starts = [_row(start, dates) for start in (validation_start, test_start)]
+    bounds = (0, *starts, len(dates))
+    return _cut(bounds, dates, lookback, span, context, early=int(counted_by == "target"))
+
+
+def walk_forward(
+    *,
+    fold: int,
+    first_train: int,
+    first_test: int,
+    test_days: int,
+    validation_days: int,
+    train_days: int | None,
+    dates: np.ndarray,
+    lookback: int,
+    span: int,
+) -> Split:
+    """Fold `fold` (from 0): test signal days [s, s + test_days), s = first_test + fold * test_days.
+
+    Training begins at row first_train (expanding), or covers the last train_days before its end
+    (rolling); validation is cut from the end of the days before s, with a purge of its own.
+    """
+    start = first_test + fold * test_days
+    if fold < 0 or start + span >= len(dates):
+        folds = max(0, -(-(len(dates) - span - first_test) // test_days))
+        raise ValueError(f"split.fold={fold}: there are {folds} folds, 0 to {folds - 1}")
+    validation = start - span - validation_days
+    first = first_train if train_days is None else max(first_train, validation - span - train_days)
+    # The test days' targets may reach past the fold: nothing is trained on them.
+    end = min(start + test_days + span, len(dates))
+    return _cut((first, validation, start, end), dates, lookback, span, "across")
+
+
+def _cut(
+    bounds: tuple[int, int, int, int],
+    dates: np.ndarray,
+    lookback: int,
+    span: int,
+    context: str,
+    early: int = 0,
+) -> Split:
+    """Rows from each bound to the next, purged; `early`: how much sooner a part's signals begin."""
     parts = {}
-    for name, (start, end) in ranges.items():
-        first = max(start, lookback - 1) if context == "across" else start + lookback - 1
+    for name, start, end in zip(("train", "validation", "test"), bounds, bounds[1:]):
+        if context == "across":
+            first = max(start - early, lookback - 1)
+        else:
+            first = start + lookback - 1
         parts[name] = np.arange(first, end - span)
         if not len(parts[name]):
             raise ValueError(
-                f"split: no {name} samples in rows {start} to {end - 1} of {days}: too few for "
-                f"dataset.lookback={lookback} and a target {span} days ahead"
+                f"split: no {name} samples in rows {start} to {end - 1} of {len(dates)}: too few "
+                f"for dataset.lookback={lookback} and a target {span} days ahead"
             )
     return Split(**parts)
+
+
+def _row(day: str | int, dates: np.ndarray) -> int:
+    if isinstance(day, int):
+        return day
+    try:
+        return int(np.searchsorted(dates, np.datetime64(day, "D")))
+    except ValueError as error:
+        raise ValueError(f"split: {day!r} is neither an ISO date nor a row") from error

@@ -36,7 +36,7 @@ def targets(panel: Panel) -> Targets:
 def split(panel: Panel) -> Split:
     days = len(panel.dates)
     return by_ratio(
-        train=0.75, test=0.125, context="inside", days=days, lookback=LOOKBACK, span=HORIZON
+        train=0.75, test=0.125, context="inside", dates=panel.dates, lookback=LOOKBACK, span=HORIZON
     )
 
 
