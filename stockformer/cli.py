@@ -74,13 +74,17 @@ def describe(config: DictConfig, choices: dict[str, Any]) -> str:
         choice = choices.get(str(group)) or ""
         values = node.items() if isinstance(node, DictConfig) else [("", node)]
         shown = [
-            f"{key}={value.name if isinstance(value, Enum) else value}" if key else f"{value}"
-            for key, value in values
+            f"{key}={plain(value)}" if key else plain(value)
+            for key, value in ((str(name), value) for name, value in values)
             if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
         ]
         lines.append(f"├─ {str(group):10}{choice:16}{'  '.join(shown)}".rstrip())
     lines[-1] = lines[-1].replace("├", "└", 1)
     return "\n".join(lines)
+
+
+def plain(value: float | str | Enum) -> str:
+    return value.name if isinstance(value, Enum) else str(value)
 
 
 class Terminal(logging.Handler):

@@ -27,7 +27,7 @@ CONFIG_NAME = "config"
 
 # What `_target_` may name: anything defined in these rooms, and exactly these of others.
 OUR_TARGETS = re.compile(
-    r"stockformer\.(data\.(sources\.\w+|splits|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
+    r"stockformer\.(data\.(sources\.\w+|splits|processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
 OTHER_TARGETS = {
     "torch.optim.Adam",
@@ -83,6 +83,9 @@ class Scale(Enum):
 @dataclass(kw_only=True)
 class TargetConfig:
     horizon: int
+    offset: int
+    excess: bool
+    median_class: bool
     transform: Scale
 
 
@@ -93,7 +96,6 @@ class DatasetConfig:
     calendar: Calendar
     graph_file: str
     factors: list[str]
-    factor_scale: Scale
     warnings: list[str]
     source: dict[str, Any]
 
@@ -113,6 +115,7 @@ class Config:
     dataset: DatasetConfig
     split: Any
     target: TargetConfig
+    processors: Any
     graph: Any
     model: Any
     loss: Any
@@ -140,6 +143,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": AT_LEAST_0,
     "dataset.lookback": (lambda v: v >= 2, "must be at least 2 days"),
     "target.horizon": AT_LEAST_1,
+    "target.offset": AT_LEAST_0,
     "model.width": AT_LEAST_1,
     "model.layers": AT_LEAST_1,
     "model.heads": AT_LEAST_1,

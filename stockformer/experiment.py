@@ -26,7 +26,7 @@ from stockformer.data import alpha158
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.graph import Embedding
 from stockformer.data.panel import Panel
-from stockformer.data.processors import cross_sectional
+from stockformer.data.processors import State
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
@@ -56,6 +56,7 @@ class Data:
     targets: Targets
     split: Split
     windows: Windows
+    states: dict[str, State]
 
     @classmethod
     def read(cls, config: DictConfig) -> Data:
@@ -66,21 +67,28 @@ class Data:
             panel = panel.with_factors(*alpha158.compute(panel.prices, list(dataset.factors)))
         if not panel.factor_names:
             raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
-        scaled = cross_sectional(panel.factors, dataset.factor_scale.value, axis=1)
-        factors = np.nan_to_num(scaled).astype(np.float32, copy=False)
-        panel = panel.with_factors(factors, panel.factor_names)
-        targets = next_returns(panel, config.target.horizon)
+        target = config.target
+        targets = next_returns(
+            panel,
+            horizon=target.horizon,
+            offset=target.offset,
+            excess=target.excess,
+            median_class=target.median_class,
+        )
         split: Split = build(
             config.split, dates=panel.dates, lookback=dataset.lookback, span=targets.span
         )
-        targets = standardise(targets, config.target.transform.value, split.train)
+        targets = standardise(targets, target.transform.value, split.train)
+        seen = training_days(split, targets)
+        states = {}
+        for name, node in config.processors.items():
+            processor = build(node)
+            states[name] = processor.fit(panel, targets, seen)
+            panel = processor.apply(panel, states[name])
+        require_known(panel)
         calendar = CALENDARS[dataset.calendar.value](panel.dates)
         windows = Windows(panel, targets, calendar, dataset.lookback)
-        return cls(config, panel, targets, split, windows)
-
-    def training_days(self) -> slice:
-        """The rows anything fitted may see: up to the last training target, no further."""
-        return slice(0, int(self.split.train[-1]) + self.targets.span + 1)
+        return cls(config, panel, targets, split, windows, states)
 
     def loader(self, part: str, pin_memory: bool) -> DataLoader[Batch]:
         """Batches of one part of the split; training ones in an order the seed decides."""
@@ -121,7 +129,8 @@ class Experiment:
 
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
-        config, panel, seen = self.config, self.data.panel, self.data.training_days()
+        config, panel = self.config, self.data.panel
+        seen = training_days(self.data.split, self.data.targets)
         embedding: Embedding = build(config.graph).fit(
             panel.returns[seen], panel.dates[seen], config.model.width, config.seed
         )
@@ -242,6 +251,10 @@ class Experiment:
             "tickers": self.data.panel.tickers.tolist(),
             "graph_last_date": self.embedding.last_date,
             "target_unit": self.data.targets.unit,
+            "processors": {
+                name: {key: array.tolist() for key, array in state.items()}
+                for name, state in self.data.states.items()
+            },
         }
 
     def manifest(self) -> dict[str, Any]:
@@ -271,6 +284,22 @@ class Experiment:
                 for name, signals in self.data.split.parts().items()
             },
         } | self.checkpoint_facts()
+
+
+def training_days(split: Split, targets: Targets) -> slice:
+    """The rows anything fitted may see: up to the last training target, no further."""
+    return slice(0, int(split.train[-1]) + targets.span + 1)
+
+
+def require_known(panel: Panel) -> None:
+    """Inputs must be numbers: a model cannot be told "unknown" but by what stands for it."""
+    unknown = ~np.isfinite(panel.factors).all(axis=(0, 1))
+    if unknown.any():
+        names = [name for name, some in zip(panel.factor_names, unknown) if some]
+        raise ValueError(
+            f"factors with unknown or infinite cells after processing: {names[:5]}; end the "
+            "processors with a fill, e.g. processors=rank"
+        )
 
 
 def build(node: DictConfig, **facts: Any) -> Any:

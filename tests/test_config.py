@@ -54,8 +54,9 @@ def test_every_config_composes_and_its_targets_exist_with_these_keys(option: str
     check_command_line(lines)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose(CONFIG_NAME, lines)
-    for group in ("split", "graph", "model", "loss", "optimizer", "scheduler"):
-        node = config[group]
+    groups = ("split", "graph", "model", "loss", "optimizer", "scheduler")
+    nodes = [config[group] for group in groups]
+    for node in [*nodes, config.dataset.source, *config.processors.values()]:
         assert allowed_target(node._target_)
         parameters = inspect.signature(get_object(node._target_)).parameters
         assert set(node) - {"_target_"} <= set(parameters)

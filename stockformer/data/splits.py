@@ -9,6 +9,7 @@ not (as published: each part loses its first days).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,7 @@ def walk_forward(
 
 
 def _cut(
-    bounds: tuple[int, int, int, int],
+    bounds: Sequence[int],
     dates: np.ndarray,
     lookback: int,
     span: int,

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stockformer.data.cross_section import cross_sectional
 from stockformer.data.panel import Panel
-from stockformer.data.processors import cross_sectional
+
+WIDEST = 3.0  # z-scores of targets are cut there: one jump is not worth ten other stocks
+LOCKED_MOVE = 0.04  # a day without a range and with a larger move is locked at its limit
 
 
 @dataclass(frozen=True)
 class Targets:
     """What follows each of T signal dates, H steps ahead, for N stocks.
 
-    returns (T, H, N) float64: step h of row t is the return from the close of t+h to that of t+h+1
-    (h from 0), a fraction, 0 where not valid. values (T, H, N): what a model is trained on, the
-    returns or a transform of them across stocks; unit: return per unit of it. up, valid (T, H, N)
-    bool. `valid` is the one mask of both tasks and of all metrics.
+    returns (T, H, N) float64: a fraction, 0 where not valid. values (T, H, N): what a model is
+    trained on, the returns or a transform of them across stocks; unit: return per unit of it.
+    up, valid (T, H, N) bool; `valid` is the one mask of both tasks and of all metrics.
+    start, end (H,): the target runs from the close of row t + start to that of row t + end.
     """
 
     returns: np.ndarray
     values: np.ndarray
     up: np.ndarray
     valid: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
     unit: float = 1.0
 
     @property
@@ -32,19 +38,37 @@ class Targets:
 
     @property
     def span(self) -> int:
-        """Rows a target reaches past its signal date; it drives the purge."""
-        return self.horizon
+        """Rows a target reaches past its signal date; it drives the purge everywhere."""
+        return int(self.end[-1])
 
 
-def next_returns(panel: Panel, horizon: int) -> Targets:
-    """The next `horizon` daily returns of each stock; class "up" where the return is above zero."""
+def next_returns(
+    panel: Panel, *, horizon: int, offset: int, excess: bool, median_class: bool
+) -> Targets:
+    """The daily returns of the `horizon` days that begin `offset` days after the signal's close.
+
+    excess: less the mean of the universe that day. Class "up": the return is above zero, or, with
+    median_class, above the day's median across stocks. Not valid: unknown returns, stocks that are
+    no members on the signal date, and stocks locked at their limit on the day whose close the
+    target starts from, because nobody could have bought them.
+    """
     days, stocks = panel.returns.shape
+    start = offset + np.arange(horizon)
+    locked = _locked(panel)
     returns = np.full((days, horizon, stocks), np.nan)
-    for step in range(horizon):
-        returns[: days - 1 - step, step] = panel.returns[1 + step :]
+    for step, first in enumerate(start):
+        known = panel.returns[first + 1 :]
+        tradable = ~locked[first : days - 1]
+        returns[: days - 1 - first, step] = np.where(tradable, known, np.nan)
+    if panel.member is not None:
+        returns[~np.broadcast_to(panel.member[:, None], returns.shape)] = np.nan
     valid = np.isfinite(returns)
-    returns[~valid] = 0.0
-    return Targets(returns=returns, values=returns, up=returns > 0, valid=valid)
+    if excess:
+        returns -= _over_stocks(np.nanmean, returns, valid)
+    above = _over_stocks(np.nanmedian, returns, valid) if median_class else 0.0
+    up = valid & (returns > above)
+    returns = np.where(valid, returns, 0.0)
+    return Targets(returns=returns, values=returns, up=up, valid=valid, start=start, end=start + 1)
 
 
 def standardise(targets: Targets, transform: str, training_days: np.ndarray) -> Targets:
@@ -56,8 +80,26 @@ def standardise(targets: Targets, transform: str, training_days: np.ndarray) -> 
     if transform == "none":
         return targets
     known = np.where(targets.valid, targets.returns, np.nan)
-    values = np.nan_to_num(cross_sectional(known, transform, axis=2))
+    values = np.nan_to_num(cross_sectional(known, transform, axis=2, widest=WIDEST))
     seen_values, seen_returns = values[training_days], targets.returns[training_days]
     power = float((seen_values**2).sum())
     unit = float((seen_values * seen_returns).sum()) / power if power else 1.0
     return replace(targets, values=values, unit=unit)
+
+
+def _locked(panel: Panel) -> np.ndarray:
+    """(T, N) whether a stock traded at one price only, far from the day before's."""
+    if not {"high", "low"} <= set(panel.prices):
+        return np.zeros(panel.returns.shape, dtype=bool)
+    flat = panel.prices["high"] == panel.prices["low"]
+    return flat & (np.abs(np.nan_to_num(panel.returns)) > LOCKED_MOVE)
+
+
+def _over_stocks(
+    statistic: Callable[..., np.ndarray], returns: np.ndarray, valid: np.ndarray
+) -> np.ndarray:
+    """(T, H, 1) the statistic of each day's known returns; 0 on days without any."""
+    out = np.zeros((*returns.shape[:2], 1))
+    some = valid.any(axis=-1)
+    out[some, 0] = statistic(returns[some], axis=-1)
+    return out

@@ -33,7 +33,7 @@ class Windows(Dataset[Batch]):
         self.up = torch.from_numpy(targets.up.astype(np.int64))
         self.valid = torch.from_numpy(targets.valid)
         self.past = torch.arange(1 - lookback, 1)
-        self.span = torch.arange(1 - lookback, 1 + targets.horizon)
+        self.span = torch.cat([self.past, torch.from_numpy(targets.end)])
         self.signals = torch.arange(0)
 
     def part(self, signals: np.ndarray) -> Windows:

@@ -61,12 +61,11 @@ class Evaluator:
                 f"the model's predictions are not finite on {broken.sum()} dates, first "
                 f"{dates[signals[broken][0]]}; lower optimizer.lr"
             )
-        steps = np.arange(self.targets.horizon)
         valid = self.targets.valid[signals]
         return Predictions(
             signal_dates=dates[signals],
-            target_start=dates[signals[:, None] + steps],
-            target_end=dates[signals[:, None] + steps + 1],
+            target_start=dates[signals[:, None] + self.targets.start],
+            target_end=dates[signals[:, None] + self.targets.end],
             tickers=self.panel.tickers,
             prediction=forecast * self.targets.unit,
             probability=probability,

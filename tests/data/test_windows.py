@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import torch
 from stockformer.data.calendar import published_calendar, real_calendar
 from stockformer.data.panel import Panel
 from stockformer.data.processors import fill_forward_then_zero
-from stockformer.data.targets import next_returns
+from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
 
 
@@ -25,8 +27,13 @@ def small_panel() -> Panel:
     )
 
 
+def returns_of(panel: Panel, **changes: int | bool) -> Targets:
+    settings = {"horizon": 1, "offset": 0, "excess": False, "median_class": False}
+    return next_returns(panel, **(settings | changes))  # type: ignore[arg-type]
+
+
 def test_a_target_is_the_return_after_the_signal_day_and_missing_is_not_down() -> None:
-    targets = next_returns(small_panel(), horizon=2)
+    targets = returns_of(small_panel(), horizon=2)
     assert targets.values[0].tolist() == [[0.1, -0.1], [0.0, 0.0]]
     assert targets.valid[0].tolist() == [[True, True], [True, False]]
     assert targets.up[0].tolist() == [[True, False], [False, False]]
@@ -36,7 +43,7 @@ def test_a_target_is_the_return_after_the_signal_day_and_missing_is_not_down() -
 
 def test_a_window_ends_on_its_signal_day() -> None:
     panel = small_panel()
-    windows = Windows(panel, next_returns(panel, 1), real_calendar(panel.dates), lookback=2)
+    windows = Windows(panel, returns_of(panel, horizon=1), real_calendar(panel.dates), lookback=2)
     batch = windows.part(np.array([2, 3]))[[1, 0]]
     assert batch.signal.tolist() == [3, 2]
     assert batch.factors[0, :, :, 0].tolist() == [[4, 5], [6, 7]]
@@ -48,7 +55,7 @@ def test_a_window_ends_on_its_signal_day() -> None:
 
 def test_parts_share_the_panel() -> None:
     panel = small_panel()
-    windows = Windows(panel, next_returns(panel, 1), real_calendar(panel.dates), lookback=2)
+    windows = Windows(panel, returns_of(panel, horizon=1), real_calendar(panel.dates), lookback=2)
     part = windows.part(np.array([2]))
     assert part.factors.data_ptr() == windows.factors.data_ptr()
     assert windows.factors.numpy().base is panel.factors.base or np.shares_memory(
@@ -91,3 +98,58 @@ def test_a_panel_that_does_not_fit_together_is_refused(
     fields = {name: getattr(small_panel(), name) for name in Panel.__dataclass_fields__}
     with pytest.raises(ValueError, match=message):
         Panel(**(fields | change))
+
+
+def test_a_target_may_begin_later_and_its_span_says_so() -> None:
+    targets = returns_of(small_panel(), horizon=2, offset=1)
+    assert targets.span == 3
+    assert targets.values[0].tolist() == [[0.0, 0.0], [0.3, -0.3]]
+    assert targets.valid[0].tolist() == [[True, False], [True, True]]
+    assert (targets.start.tolist(), targets.end.tolist()) == ([1, 2], [2, 3])
+
+
+def test_excess_and_median_classes_are_of_the_day() -> None:
+    targets = returns_of(small_panel(), excess=True)
+    np.testing.assert_allclose(targets.returns[3, 0], [-0.05, 0.05])
+    assert targets.up[3, 0].tolist() == [False, True]
+    targets = returns_of(small_panel(), median_class=True)
+    assert targets.up[3, 0].tolist() == [False, True]
+    assert not targets.up[1, 0, 1]
+
+
+def test_a_stock_locked_where_its_target_starts_is_not_valid() -> None:
+    panel = small_panel()
+    high = np.ones((5, 2))
+    low = np.full((5, 2), 0.9)
+    low[3, 0] = 1.0  # one price only on a day of +30 %
+    low[2, 0] = 1.0  # likewise on a day without a move
+    targets = returns_of(replace(panel, prices={"high": high, "low": low}))
+    assert targets.valid[3, 0].tolist() == [False, True]
+    assert targets.valid[2, 0, 0]
+
+
+def test_a_stock_counts_only_while_it_is_a_member() -> None:
+    member = np.ones((5, 2), dtype=bool)
+    member[3, 1] = False
+    targets = returns_of(replace(small_panel(), member=member))
+    assert targets.valid[3, 0].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("transform", ["zscore", "rank"])
+def test_a_transformed_target_keeps_the_order_and_knows_its_unit(transform: str) -> None:
+    random = np.random.default_rng(0)
+    panel = replace(
+        small_panel(),
+        dates=np.arange(50).astype("datetime64[D]"),
+        tickers=np.arange(40).astype(str),
+        returns=random.normal(0.001, 0.02, (50, 40)),
+        factors=np.zeros((50, 40, 1), dtype=np.float32),
+    )
+    plain = returns_of(panel)
+    scaled = standardise(plain, transform, np.arange(30))
+    order = plain.returns[:49, 0].argsort(axis=1)
+    assert np.array_equal(scaled.values[:49, 0].argsort(axis=1), order)
+    assert scaled.values[:49].std() == pytest.approx(1, abs=0.05)
+    assert scaled.unit == pytest.approx(0.02, rel=0.1)
+    future = replace(panel, returns=np.where(np.arange(50)[:, None] > 31, 9.0, panel.returns))
+    assert standardise(returns_of(future), transform, np.arange(30)).unit == scaled.unit

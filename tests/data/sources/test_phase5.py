@@ -29,7 +29,7 @@ def panel(shared: Path) -> Panel:
 
 @pytest.fixture(scope="module")
 def targets(panel: Panel) -> Targets:
-    return next_returns(panel, HORIZON)
+    return next_returns(panel, horizon=HORIZON, offset=0, excess=False, median_class=False)
 
 
 @pytest.fixture(scope="module")
