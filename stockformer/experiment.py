@@ -61,8 +61,12 @@ class Data:
     @classmethod
     def read(cls, config: DictConfig) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
+        return cls.prepare(config, build(config.dataset.source))
+
+    @classmethod
+    def prepare(cls, config: DictConfig, panel: Panel, split: Split | None = None) -> Data:
+        """What is made of a source's panel: factors, targets, split (if not given) and windows."""
         dataset = config.dataset
-        panel: Panel = build(dataset.source)
         if dataset.factors:
             panel = panel.with_factors(*alpha158.compute(panel.prices, list(dataset.factors)))
         if not panel.factor_names:
@@ -75,9 +79,10 @@ class Data:
             excess=target.excess,
             median_class=target.median_class,
         )
-        split: Split = build(
+        split = split or build(
             config.split, dates=panel.dates, lookback=dataset.lookback, span=targets.span
         )
+        assert split is not None
         targets = standardise(targets, target.transform.value, split.train)
         seen = training_days(split, targets)
         states = {}
@@ -266,6 +271,7 @@ class Experiment:
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
             "platform": platform.platform(),
+            "dataset": self.config.dataset.name,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "git_commit": git_commit(),

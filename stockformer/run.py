@@ -26,6 +26,7 @@ class RunDir:
     metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
     tensorboard/   events; checkpoints/{best,last}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
+    report.html    what analyze.py makes of all this
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +41,7 @@ class RunDir:
         self.tensorboard_folder = path / "tensorboard"
         self.predictions_file = path / "predictions.parquet"
         self.predictions_folder = path / "predictions"
+        self.report_file = path / "report.html"
 
     @classmethod
     def claim(cls, path: Path) -> Self:

@@ -17,12 +17,12 @@ from stockformer.evaluation.baselines import (
     verdict,
 )
 from stockformer.evaluation.metrics import Predictions, score
+from stockformer.evaluation.statistics import FEW_DATES
 
 VERSION = 1
 """Of evaluation.json; a reader refuses one it does not know."""
 
 FIRST_TARGETS = {"mae": ("test MAE < 0.015", 0.015), "accuracy": ("test accuracy > 0.52", 0.52)}
-TOO_FEW_DATES = 120
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def summarise(
     table = comparison_table(predictions, all_baselines(predictions, history))
     scores = score(predictions)
     said = list(notes)
-    if scores["n_dates"] < TOO_FEW_DATES:
-        said.append(f"under {TOO_FEW_DATES} test dates intervals and p-values are too narrow")
+    if scores["n_dates"] < FEW_DATES:
+        said.append(f"under {FEW_DATES} test dates intervals and p-values are too narrow")
     best = None
     if oracle is not None:
         rows = np.searchsorted(history.dates, predictions.signal_dates)

@@ -1,0 +1,185 @@
+"""A report's figures: each a pure function of a frame. Colours are made for light and dark alike.
+
+Titles and captions stand in the page, not in the figure, and text, grid and background follow the
+page's style sheet, so that one figure serves light, dark and print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from stockformer.reporting.quantities import METRICS, Quantity
+
+TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
+PARTS = {"train": TRAIN, "validation": VALIDATION}
+HEIGHT = 270
+DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
+FEW = 40
+"""Up to so many points each has a marker."""
+FONT = "system-ui, sans-serif"
+TRANSPARENT = "rgba(0,0,0,0)"
+
+
+def training_curve(
+    metrics: pd.DataFrame, name: str, quantity: Quantity, tested_epoch: int | None
+) -> go.Figure:
+    """`train_{name}` and `validation_{name}` by epoch, those there are, or `name` itself.
+
+    metrics: indexed by epoch. The tested epoch, if any, is marked.
+    """
+    columns = {f"{part}_{name}": part for part in PARTS} | {name: "train"}
+    figure = _figure("epoch (number)", quantity.axis)
+    for column, part in columns.items():
+        if column in metrics:
+            hover = f"epoch %{{x}}: %{{y:{quantity.format}}}"
+            figure.add_scatter(
+                x=metrics.index.to_numpy(),
+                y=metrics[column].to_numpy(),
+                name=part,
+                mode="lines+markers" if len(metrics) <= FEW else "lines",
+                marker={"size": 5},
+                line={"color": PARTS[part], "width": 2},
+                hovertemplate=f"{hover}<extra>{part}</extra>",
+            )
+    if tested_epoch is not None:
+        figure.add_vline(tested_epoch, line={"color": REFERENCE, "width": 1.5, "dash": "dot"})
+    last = int(metrics.index.max())
+    whole = {"dtick": 1} if last <= 12 else {}  # few epochs would get ticks at 1.5
+    figure.update_xaxes(range=[0.5, last + 0.5], **whole)
+    figure.update_layout(showlegend=len(figure.data) > 1)
+    return figure
+
+
+def learning_rate(metrics: pd.DataFrame) -> go.Figure:
+    """The step size of the optimizer by epoch, on a logarithmic axis."""
+    rate = Quantity("learning rate", "log scale", 7)
+    figure = training_curve(metrics, "learning_rate", rate, None)
+    figure.update_traces(line_shape="hv", hovertemplate="epoch %{x}: %{y:.2e}<extra></extra>")
+    decades = np.log10(metrics["learning_rate"][metrics["learning_rate"] > 0])
+    low, high = decades.min(), decades.max()
+    figure.update_yaxes(type="log", range=[low - 0.5, high + 0.5], dtick=1, tickformat=".0e")
+    return figure
+
+
+def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
+    """A bar a signal date, and their mean. days: `metrics.daily`."""
+    quantity = METRICS[name]
+    figure = _dated_figure(days, quantity.axis)
+    figure.add_bar(
+        x=days.index.to_numpy(),
+        y=days[name].to_numpy(),
+        width=0.8 * DAY,
+        marker={"color": TEST, "line": {"width": 0}},
+        hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{quantity.format}}}<extra></extra>",
+    )
+    if days[name].notna().any():
+        mean = float(days[name].mean())
+        figure.add_hline(mean, line={"color": VALIDATION, "width": 2, "dash": "dash"})
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
+    """The running sum over signal dates; a date without the metric adds nothing."""
+    quantity = METRICS[name]
+    figure = _dated_figure(days, f"cumulated {quantity.title} (sum)")
+    figure.add_scatter(
+        x=days.index.to_numpy(),
+        y=days[name].fillna(0.0).cumsum().to_numpy(),
+        mode="lines+markers" if len(days) <= FEW else "lines",
+        marker={"size": 5},
+        line={"color": TEST, "width": 2},
+        hovertemplate="to %{x|%a %Y-%m-%d}: %{y:+.2f}<extra></extra>",
+    )
+    figure.add_hline(0, line={"color": REFERENCE, "width": 1})
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
+    """What came of small and of large forecasts: mean outcome in bins of equally many forecasts.
+
+    cells: prediction and label, returns as fractions, a row a scored cell.
+    """
+    edges = np.unique(np.quantile(cells["prediction"], np.linspace(0, 1, bins + 1)))
+    bin_of = np.searchsorted(edges[1:-1], cells["prediction"], side="left")
+    groups = cells.groupby(bin_of)[["prediction", "label"]]
+    binned = groups.mean().assign(n=groups.size())
+    figure = _figure("predicted return (fraction)", "realised return (mean, fraction)")
+    ends = binned["prediction"].iloc[[0, -1]].to_numpy()
+    _reference(figure, ends, "as predicted")
+    _binned(figure, binned["prediction"], binned["label"], binned["n"], "+.4f")
+    return figure
+
+
+def calibration(table: pd.DataFrame) -> go.Figure:
+    """How often "up" came true against its probability. table: `metrics.calibration`."""
+    some = table[table["n"] > 0]
+    figure = _figure('probability of "up" (forecast)', "went up (share of forecasts)")
+    ends = np.array([some["lower"].min(), some["upper"].max()])
+    _reference(figure, ends, "calibrated")
+    _binned(figure, some["probability"], some["frequency"], some["n"], ".3f")
+    return figure
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    # Ticks that are not seen keep the labels of two axes apart in their corner.
+    ticks = {"ticks": "outside", "ticklen": 6, "tickcolor": TRANSPARENT}
+    axis = {"automargin": True, "zeroline": False, "showline": False} | ticks
+    return go.Figure(
+        layout={
+            "template": {},  # Plotly's own would bring its colours, 7 kB a figure
+            "height": HEIGHT,
+            "margin": {"l": 8, "r": 12, "t": 28, "b": 8},
+            "font": {"family": FONT, "size": 12},
+            "hoverlabel": {"font": {"family": FONT}},
+            "paper_bgcolor": TRANSPARENT,
+            "plot_bgcolor": TRANSPARENT,
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "xaxis": axis | {"title": {"text": x, "standoff": 8}},
+            "yaxis": axis | {"title": {"text": y, "standoff": 8}},
+        }
+    )
+
+
+def _dated_figure(days: pd.DataFrame, y: str) -> go.Figure:
+    figure = _figure("signal date (day)", y)
+    margin = pd.Timedelta(days=1)
+    figure.update_xaxes(range=[days.index.min() - margin, days.index.max() + margin])
+    if len(days) <= 8:  # few days would get ticks within the day
+        figure.update_xaxes(dtick=DAY, tickformat="%b %-d")
+    return figure
+
+
+def _reference(figure: go.Figure, ends: Sequence[float] | np.ndarray, name: str) -> None:
+    """The diagonal: what is forecast comes true."""
+    line = {"color": REFERENCE, "width": 1.5, "dash": "dash"}
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name=name, hoverinfo="skip")
+
+
+def _binned(
+    figure: go.Figure, x: pd.Series, y: pd.Series, n: pd.Series, number_format: str
+) -> None:
+    """A marker a bin, its area the number of forecasts in it."""
+    figure.add_scatter(
+        x=x.to_numpy(),
+        y=y.to_numpy(),
+        customdata=n.to_numpy(),
+        mode="lines+markers",
+        name="test dates",
+        line={"color": TEST, "width": 1.5},
+        marker={
+            "color": TEST,
+            "size": 4 + 10 * np.sqrt(n / n.max()).to_numpy(),
+            "line": {"width": 0},
+            "opacity": 1,
+        },
+        hovertemplate=(
+            f"forecast %{{x:{number_format}}}<br>came true %{{y:{number_format}}}<br>"
+            "%{customdata:,} forecasts<extra></extra>"
+        ),
+    )

@@ -1,0 +1,97 @@
+"""What each number is called, its unit, and how precisely it is told: the same in every report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number's name, its unit, and the decimals that mean something.
+
+    around_zero: zero is "nothing there", so the sign is shown and a test against zero makes sense.
+    """
+
+    title: str
+    unit: str
+    decimals: int
+    around_zero: bool = False
+
+    @property
+    def axis(self) -> str:
+        return f"{self.title} ({self.unit})"
+
+    @property
+    def format(self) -> str:
+        """As Python and Plotly (d3) both understand it."""
+        return f"{'+' if self.around_zero else ''}.{self.decimals}f"
+
+    def tell(self, value: float) -> str:
+        return MISSING if math.isnan(value) else format(value, self.format)
+
+
+METRICS = {
+    "rank_ic": Quantity("rank IC", "correlation", 4, around_zero=True),
+    "ic": Quantity("IC", "correlation", 4, around_zero=True),
+    "mae": Quantity("MAE", "return, fraction", 5),
+    "rmse": Quantity("RMSE", "return, fraction", 5),
+    "accuracy": Quantity("accuracy", "share of stocks", 3),
+    "balanced_accuracy": Quantity("balanced accuracy", "share of stocks", 3),
+    "brier": Quantity("Brier score", "squared probability", 4),
+    "precision_at_k": Quantity("precision at 10", "share of stocks", 3),
+    "top_k_return": Quantity("mean of the top 10", "return, fraction", 5, around_zero=True),
+    "top_minus_bottom": Quantity("top minus bottom fifth", "return, fraction", 5, around_zero=True),
+    "rank_ic_std": Quantity("deviation of the rank IC", "over dates", 4),
+    "rank_icir": Quantity("rank ICIR", "mean / deviation, not annualised", 3, around_zero=True),
+    "ic_std": Quantity("deviation of the IC", "over dates", 4),
+    "icir": Quantity("ICIR", "mean / deviation, not annualised", 3, around_zero=True),
+    "n_dates": Quantity("test dates", "number", 0),
+    "n_ranked_dates": Quantity("test dates with a rank IC", "number", 0),
+}
+"""Names of `evaluation.metrics.score`, in the order in which they are told."""
+
+COMPARED = {
+    "rank_ic": "rank IC",
+    "t": "t",
+    "p": "p",
+    "rank_ic_t": "rank IC\nt",
+    "rank_ic_p": "rank IC\np",
+    "mae": "MAE",
+    "mae_t": "MAE\nt",
+    "mae_p": "MAE\np",
+    "accuracy": "accuracy",
+    "accuracy_t": "accuracy\nt",
+    "accuracy_p": "accuracy\np",
+}
+"""Columns of `evaluation.baselines.comparison_table` that are shown, in order, with headings."""
+
+
+def tell_count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def tell_interval(quantity: Quantity, lower: float, upper: float) -> str:
+    if math.isnan(lower):
+        return MISSING
+    return f"{quantity.tell(lower)} to {quantity.tell(upper)}"
+
+
+def tell_t(t: float) -> str:
+    return MISSING if math.isnan(t) else f"{t:+.2f}"
+
+
+def tell_p(p: float) -> str:
+    """A probability that would round to zero is told as a bound."""
+    if math.isnan(p):
+        return MISSING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def tell_compared(column: str, value: float) -> str:
+    """A cell of a comparison table, by its column."""
+    if column in METRICS:
+        return METRICS[column].tell(value)
+    return tell_p(value) if column.endswith("p") else tell_t(value)

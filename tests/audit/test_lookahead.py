@@ -1,0 +1,252 @@
+"""The look-ahead audit passes what is clean and catches leaks planted in every room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from small_data import Phase5Files
+
+import stockformer.experiment as house
+from stockformer.audit.lookahead import Audit, Leak
+from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.data import alpha158, processors
+from stockformer.data.calendar import CALENDARS
+from stockformer.data.panel import Panel
+from stockformer.data.targets import Targets
+from stockformer.data.windows import Windows
+
+CUTS = 3
+Patch = pytest.MonkeyPatch
+
+
+def config_of(files: Phase5Files, *lines: str) -> DictConfig:
+    small = ("model.width=8", "model.layers=1", "dataset.lookback=5", "trainer.device=cpu")
+    data = f"paths.data_dir={files.data_dir}"
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(CONFIG_NAME, ["dataset=nifty200_phase5", data, *small, *lines])
+
+
+def audit(files: Phase5Files, *lines: str) -> list[Leak]:
+    return Audit(config_of(files, *lines)).run(CUTS)
+
+
+CLEAN = [
+    (),
+    ("split=ratio", "target.transform=zscore", "target.offset=1"),
+    ("processors=rank",),
+    ("processors=robust", "target.transform=rank"),
+    ("processors=zscore", "target.excess=true", "target.median_class=true"),
+    ("graph=file",),
+    ("graph=learned", "dataset.calendar=published", "model.calendar_slots=[5,50]"),
+]
+
+
+@pytest.mark.parametrize("lines", CLEAN, ids=" ".join)
+def test_no_false_alarm(phase5_files: Phase5Files, lines: tuple[str, ...]) -> None:
+    assert audit(phase5_files, *lines) == []
+
+
+def leak_in_factor(change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., None]:
+    """Plant `change(factors, returns)` where factors are prepared."""
+
+    def plant(patch: Patch) -> None:
+        clean = processors.Fill.apply
+
+        def apply(self: Any, panel: Panel, state: Any) -> Panel:
+            panel = clean(self, panel, state)
+            changed = change(panel.factors.astype(np.float64), np.nan_to_num(panel.returns))
+            return panel.with_factors(changed.astype(np.float32), panel.factor_names)
+
+        patch.setattr(processors.Fill, "apply", apply)
+
+    return plant
+
+
+def centred_window(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    padded = np.pad(factors, ((1, 1), (0, 0), (0, 0)), mode="edge")
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def future_fill(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    filled = factors.copy()
+    filled[::7] = np.roll(factors, -1, axis=0)[::7]
+    return filled
+
+
+def label_among_inputs(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    changed = factors.copy()
+    changed[:-1, :, 0] = returns[1:]
+    return changed
+
+
+def whole_sample_scaling(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    return (factors - factors.mean(axis=(0, 1))) / factors.std(axis=(0, 1))
+
+
+def rank_over_time(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    return factors.argsort(axis=0).argsort(axis=0) / len(factors)
+
+
+def whole_sample_cut(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    return np.clip(factors, *np.quantile(factors, (0.2, 0.8)))
+
+
+def scaled_by_the_last_value(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    return factors / (np.abs(factors[-1]) + 1)
+
+
+def backward_smoothing(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    smooth = factors.copy()
+    for row in range(len(smooth) - 2, -1, -1):
+        smooth[row] = 0.5 * smooth[row] + 0.5 * smooth[row + 1]
+    return smooth
+
+
+def tomorrows_cross_section(factors: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    return factors - np.roll(factors, -1, axis=0).mean(axis=1, keepdims=True)
+
+
+def whole_sample_graph(patch: Patch) -> None:
+    patch.setattr(house, "training_days", lambda split, targets: slice(0, None))
+
+
+def whole_sample_selection(patch: Patch) -> None:
+    clean = processors.Fill.fit
+
+    def fit(self: Any, panel: Panel, targets: Targets, seen: slice) -> Any:
+        clean(self, panel, targets, seen)
+        return {"kept": np.argsort(-np.abs(panel.factors.sum(axis=(0, 1))))}
+
+    patch.setattr(processors.Fill, "fit", fit)
+
+
+def target_one_day_early(patch: Patch) -> None:
+    clean = house.next_returns
+
+    def early(panel: Panel, **settings: Any) -> Targets:
+        targets = clean(panel, **settings)
+        rolled = {name: np.roll(getattr(targets, name), 1, axis=0) for name in ("returns", "valid")}
+        return replace(targets, **rolled)
+
+    patch.setattr(house, "next_returns", early)
+
+
+def unit_of_all_days(patch: Patch) -> None:
+    clean = house.standardise
+
+    def standardise(targets: Targets, transform: str, days: np.ndarray) -> Targets:
+        return clean(targets, transform, np.arange(len(targets.values)))
+
+    patch.setattr(house, "standardise", standardise)
+
+
+def calendar_from_the_future(patch: Patch) -> None:
+    clean = CALENDARS["real"]
+    patch.setitem(CALENDARS, "real", lambda dates: np.roll(clean(dates), -1, axis=0))
+
+
+def days_left_in_the_sample(patch: Patch) -> None:
+    def countdown(dates: np.ndarray) -> np.ndarray:
+        return np.stack([np.arange(len(dates))[::-1], np.zeros(len(dates), dtype=int)], axis=1)
+
+    patch.setitem(CALENDARS, "real", countdown)
+
+
+def window_one_day_late(patch: Patch) -> None:
+    clean = Windows.__init__
+
+    def late(self: Windows, *arguments: Any) -> None:
+        clean(self, *arguments)
+        for name in ("returns", "trend"):
+            setattr(self, name, torch.roll(getattr(self, name), -1, dims=0))
+
+    patch.setattr(Windows, "__init__", late)
+
+
+PLANTED: dict[str, tuple[Callable[[Patch], None], str, tuple[str, ...]]] = {
+    "centred window": (leak_in_factor(centred_window), "factor STD5", ()),
+    "future fill": (leak_in_factor(future_fill), "factor STD5", ()),
+    "label among the inputs": (leak_in_factor(label_among_inputs), "factor STD5", ()),
+    "whole-sample scaling": (leak_in_factor(whole_sample_scaling), "factor STD5", ()),
+    "rank over time": (leak_in_factor(rank_over_time), "factor STD5", ()),
+    "whole-sample cut": (leak_in_factor(whole_sample_cut), "factor STD5", ()),
+    "scaled by the last value": (leak_in_factor(scaled_by_the_last_value), "factor STD5", ()),
+    "backward smoothing": (leak_in_factor(backward_smoothing), "factor STD5", ()),
+    "tomorrow's cross-section": (leak_in_factor(tomorrows_cross_section), "factor STD5", ()),
+    "whole-sample graph": (whole_sample_graph, "graph embedding", ()),
+    "whole-sample fit": (whole_sample_graph, "state of processor", ("processors=robust",)),
+    "whole-sample selection": (whole_sample_selection, "state of processor fill", ()),
+    "target one day early": (target_one_day_early, "target known already", ()),
+    "unit of all days": (unit_of_all_days, "unit of the target", ("target.transform=zscore",)),
+    "calendar from the future": (calendar_from_the_future, "window's calendar", ()),
+    "days left in the sample": (days_left_in_the_sample, "window's calendar", ()),
+    "window one day late": (window_one_day_late, "window's returns", ()),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_leak_is_caught_and_named(
+    phase5_files: Phase5Files, monkeypatch: Patch, name: str
+) -> None:
+    plant, what, lines = PLANTED[name]
+    plant(monkeypatch)
+    leaks = audit(phase5_files, *lines)
+    assert any(leak.what.startswith(what) for leak in leaks), leaks
+
+
+def test_a_leak_is_named_by_factor_date_and_ticker(
+    phase5_files: Phase5Files, monkeypatch: Patch
+) -> None:
+    leak_in_factor(label_among_inputs)(monkeypatch)
+    leak = next(leak for leak in audit(phase5_files) if leak.what == "factor STD5")
+    date, ticker, before, after = leak.cells[0]
+    assert date == leak.cut
+    assert ticker in Phase5Files.tickers
+    assert before != after
+    assert f"factor STD5: 7 values up to {leak.cut} changed" in str(leak)
+
+
+def test_a_constant_factor_does_not_pass_for_clean(
+    phase5_files: Phase5Files, monkeypatch: Patch
+) -> None:
+    leak_in_factor(lambda factors, returns: np.ones_like(factors))(monkeypatch)
+    with pytest.raises(ValueError, match="STD5, KLEN, MA60 constant or empty"):
+        audit(phase5_files)
+
+
+def test_alpha158_from_prices_is_clean_and_a_leak_in_it_is_caught(
+    phase5_files: Phase5Files, monkeypatch: Patch
+) -> None:
+    random = np.random.default_rng(0)
+    clean_build = house.build
+
+    def with_prices(node: Any, **facts: Any) -> Any:
+        built = clean_build(node, **facts)
+        if not isinstance(built, Panel):
+            return built
+        close = 100 * np.exp(np.nan_to_num(built.returns).cumsum(axis=0))
+        spread = 1 + 0.01 * random.random((4, *close.shape))
+        names = ("open", "high", "low", "close")
+        prices = dict(zip(names, (close * spread[0], close * 1.02, close * 0.98, close)))
+        return replace(built, prices={**prices, "volume": 1e6 * spread[3]})
+
+    panel = with_prices(config_of(phase5_files).dataset.source)
+    monkeypatch.setattr("stockformer.audit.lookahead.build", lambda node: panel)
+    lines = ("dataset.factors=[KMID,ROC5,STD20,RSV20,CORR20,VMA5]", "processors=rank")
+    assert audit(phase5_files, *lines) == []
+    clean = alpha158.compute
+
+    def leaking(prices: Any, names: Any) -> Any:
+        values, names = clean(prices, names)
+        values[..., 2] = np.roll(values[..., 2], -1, axis=0)
+        return values, names
+
+    monkeypatch.setattr(alpha158, "compute", leaking)
+    assert any(leak.what == "factor STD20" for leak in audit(phase5_files, *lines))

@@ -1,0 +1,101 @@
+"""A run folder as a run would have left it, written by the run's own writers, to read and break."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from stockformer.evaluation.baselines import comparison_table, verdict
+from stockformer.evaluation.metrics import Predictions, score
+from stockformer.evaluation.summary import Summary
+from stockformer.run import RunDir
+
+TICKERS = np.array(["AAA", "B-B", "M&M", "<b>x", "360ONE", "NA", "ZZZ"])
+CONFIG = "seed: 0\npaths:\n  data_dir: /data/<old> & new\n"
+OVERRIDES = ["seed=0", "paths.data_dir='/data/<old> & new'"]
+
+
+def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
+    """Two steps, seven stocks, a little skill, a cell in ten masked."""
+    random = np.random.default_rng(seed)
+    label = random.normal(0, 0.02, (dates, 2, len(TICKERS)))
+    valid = random.random(label.shape) > 0.1
+    signal_dates = np.datetime64("2024-03-01") + np.arange(dates)
+    start = signal_dates[:, None] + np.arange(2)
+    prediction = 0.2 * label + random.normal(0, 0.01, label.shape)
+    return Predictions(
+        signal_dates=signal_dates,
+        target_start=start,
+        target_end=start + 1,
+        tickers=TICKERS,
+        prediction=prediction,
+        probability=1 / (1 + np.exp(-50 * prediction)),
+        label=np.where(valid, label, np.nan),
+        up=valid & (label > 0),
+        valid=valid,
+    )
+
+
+def summary(predictions: Predictions) -> Summary:
+    """The run's judgement, with two baselines and an oracle."""
+    baselines = {
+        "zero_return": replace(predictions, prediction=np.zeros_like(predictions.prediction)),
+        "reversal_1_day": replace(predictions, prediction=-predictions.prediction),
+    }
+    table = comparison_table(predictions, baselines)
+    notes = ["survivorship: M&M & others", "few dates"]
+    return Summary(score(predictions), table, verdict(table), 0.5, notes)
+
+
+def write_epochs(run: RunDir, epochs: int = 3) -> None:
+    for epoch in range(1, epochs + 1):
+        names = ("loss", "regression_loss", "classification_loss")
+        row = {f"{part}_{name}": 1 / epoch for part in ("train", "validation") for name in names}
+        row |= {"validation_mae": 0.02, "validation_accuracy": 0.5, "validation_rank_ic": np.nan}
+        run.append_metrics({"epoch": epoch} | row | {"learning_rate": 1e-3, "seconds": 1.5})
+
+
+def manifest() -> dict[str, object]:
+    part = {
+        "samples": 15,
+        "first_signal_date": "2024-03-01",
+        "last_signal_date": "2024-03-15",
+        "last_target_date": "2024-03-17",
+    }
+    return {
+        "git_commit": "0123abcd+changes",
+        "versions": {"torch": "2.6", "python": "3.11"},
+        "warnings": ["survivorship: M&M & others", "contaminated"],
+        "split": {"train": part, "test": part},
+        "tickers": TICKERS.tolist(),
+        "factor_names": ["KLEN", "STD5"],
+        "files": {"label.csv": "f00d"},
+        "seed": 0,
+        "device": "cpu",
+    }
+
+
+def finished_run(path: Path, age: float = 0.0) -> Path:
+    """A whole run; `age` is how many seconds ago it ended."""
+    with RunDir.claim(path) as run:
+        run.write_config(CONFIG, OVERRIDES)
+        run.write_manifest(manifest())
+        write_epochs(run)
+        predictions = some_predictions()
+        run.write_predictions(predictions.frame())
+        run.write_evaluation({"epoch": 2} | summary(predictions).as_json())
+    written = run.status_file.stat().st_mtime - age
+    os.utime(run.status_file, (written, written))
+    return path
+
+
+def failed_run(path: Path, reason: BaseException) -> Path:
+    """A run that ended with `reason` in its fourth epoch."""
+    with suppress(type(reason)), RunDir.claim(path) as run:
+        write_epochs(run)
+        raise reason
+    return path

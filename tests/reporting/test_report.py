@@ -1,0 +1,138 @@
+"""The page says what the run says, all of it safe to open, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from subprocess import run as call
+
+import pytest
+from reporting.run_folder import TICKERS, failed_run, finished_run
+
+from stockformer.reporting import report, run_reader
+
+
+class Page(HTMLParser):
+    """Text by tag, every attribute that can make a browser fetch something, and the figures."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: dict[str, list[str]] = {}
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.attributes += attributes
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts[self.open[-1]][-1] += data
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = finished_run(tmp_path_factory.mktemp("tree") / "run")
+    return report.write_report(run_reader.read_run(folder), None).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
+    assert page.texts["h1"][0].startswith("The model ")
+    assert page.texts["h2"] == ["Against the baselines", "On the test dates", "Training", "Origin"]
+    names = page.texts["th"]
+    assert {"model", "zero return", "reversal 1 day", "test accuracy > 0.52"} <= set(names)
+    assert "top minus bottom fifth" in names
+    cells = page.texts["td"]
+    assert any(re.fullmatch(r"[+-]\d\.\d{4}", cell) for cell in cells)
+    assert "nan" not in " ".join(cells).lower()
+    assert {"met", "not met"} & set(cells)
+    remarks = page.texts["li"]
+    assert "oracle" in remarks[0]
+    assert remarks[1:] == ["survivorship: M&M & others", "few dates", "contaminated"]
+
+
+def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
+    shown = "\n".join(page.texts["pre"])
+    assert ", ".join(TICKERS) in shown
+    assert "data_dir: /data/<old> & new" in shown
+    assert """python train.py seed=0 'paths.data_dir='"'"'/data/<old> & new'"'"''""" in shown
+    assert "git checkout 0123abcd\n" in shown
+    assert "changes that are not in this commit" in shown
+    for raw in ("<b>x", "<old>", "M&M"):
+        assert raw not in html
+
+
+def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> None:
+    assert len(html.encode()) < 6.5e6
+    assert html.count("plotly.js v") == 1
+    assert not {"src", "href", "srcset", "action"} & {name for name, _ in page.attributes}
+    style = "".join(page.texts["style"])
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(v for n, v in page.attributes if n == "content" and v and "default-src" in v)
+    assert policy.startswith("default-src 'none';")
+    own = [script for script in page.texts["script"] if "plotly.js v" not in script]
+    assert not [script for script in own if "http" in script]
+
+
+def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
+    drawn = [json.loads(s) for s in page.texts["script"] if s.startswith('{"data"')]
+    assert len(drawn) == 12
+    for figure in drawn:
+        for axis in ("xaxis", "yaxis"):
+            assert re.fullmatch(r".+ \(.+\)", figure["layout"][axis]["title"]["text"])
+
+
+def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
+    failed_run(tmp_path / "run", FloatingPointError("loss is nan on <M&M>; lower optimizer.lr"))
+    page = Page(report.render(run_reader.read_run(tmp_path / "run")))
+    (headline,) = page.texts["h1"]
+    assert headline.startswith("No verdict: the run failed on ")
+    assert headline.endswith("FloatingPointError: loss is nan on <M&M>; lower optimizer.lr")
+    said = "\n".join(page.texts["p"])
+    assert "has not been tested" in said
+    assert "no test predictions" in said
+    assert "3 epochs." in said
+    assert "did not write down where it comes from" in said
+
+
+def test_predictions_without_a_comparison_are_still_shown(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    (folder / "evaluation.json").unlink()
+    page = Page(report.render(run_reader.read_run(folder)))
+    assert "finished without a comparison" in page.texts["h1"][0]
+    assert "model" in page.texts["th"]
+    assert "zero return" not in page.texts["th"]
+
+
+def test_reports_need_no_torch() -> None:
+    code = "import sys, stockformer.reporting.report as r; assert 'torch' not in sys.modules"
+    assert call([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+
+
+@pytest.mark.parametrize(
+    ("commit", "first"),
+    [
+        ("12ab", "git checkout 12ab"),
+        ("12ab+changes", "# the checkout had changes that are not in this commit"),
+        ("not a git checkout", "# the code's commit is not known: not a git checkout"),
+    ],
+)
+def test_how_to_make_a_run_again(commit: str, first: str) -> None:
+    lines = report.reproduction(commit, ["tags=[a b]"])
+    assert lines[0] == first
+    assert lines[-1] == "python train.py 'tags=[a b]'"

@@ -1,0 +1,44 @@
+"""The terminal has the page's table in 80 characters, and takes no text of a run for markup."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from reporting.run_folder import failed_run, finished_run
+from rich.console import Console
+
+from stockformer.reporting import run_reader, terminal
+
+
+def shown(path: Path, color: bool = False) -> str:
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=color, highlight=False)
+    for piece in terminal.summary(run_reader.read_run(path)):
+        console.print(piece, soft_wrap=True)
+    return file.getvalue()
+
+
+def test_the_table_fits_and_nothing_is_cut(tmp_path: Path) -> None:
+    lines = shown(finished_run(tmp_path / "run")).splitlines()
+    assert lines[0].startswith("The model ")
+    table = [line for line in lines if line.startswith(("model", "zero return", "reversal"))]
+    assert len(table) == 3
+    assert len({len(line.rstrip()) for line in table}) <= 2  # the model has no MAE p
+    assert all(len(line) <= 80 and "…" not in line for line in table)
+    assert any(line.startswith("target test MAE < 0.015: ") for line in lines)
+    assert "note: survivorship: M&M & others" in lines
+
+
+def test_colour_only_where_it_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    folder = finished_run(tmp_path / "run")
+    assert "\x1b" not in shown(folder)
+    assert "\x1b" in shown(folder, color=True)
+
+
+def test_a_reason_in_brackets_is_no_markup(tmp_path: Path) -> None:
+    failed_run(tmp_path / "run", ValueError("[red] of [/] shape [3]"))
+    assert "ValueError: [red] of [/] shape [3]" in shown(tmp_path / "run")

@@ -1,0 +1,107 @@
+"""`python analyze.py` from the command line's own main."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from reporting.run_folder import failed_run, finished_run
+
+from stockformer.run import RunDir
+
+Command = Callable[..., tuple[int, str]]
+
+
+def reports(tree: Path) -> list[Path]:
+    return sorted(tree.rglob("*.html"))
+
+
+def test_the_newest_run_of_both_trees_is_the_default(command: Command, tmp_path: Path) -> None:
+    finished_run(tmp_path / "outputs/2024-01-02/10-00-00-0", age=60)
+    newest = finished_run(tmp_path / "multirun/2024-01-01/10-00-00-0/3", age=5)
+    finished_run(tmp_path / "elsewhere/run")
+    status, output = command("analyze")
+    assert status == 0, output
+    assert reports(tmp_path) == [newest / "report.html"]
+    assert output.startswith("The model ")
+    assert "reversal 1 day" in output
+    assert output.splitlines()[-1] == f"report: {newest.relative_to(tmp_path)}/report.html"
+
+
+def test_what_train_leaves_is_what_analyze_reads(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    assert train("trainer.max_epoch=1")[0] == 0
+    status, output = command("analyze")
+    assert status == 0, output
+    (report,) = reports(tmp_path)
+    page = report.read_text()
+    assert "M&amp;M" in page
+    assert output.splitlines()[0] in html.unescape(page)
+
+
+def test_run_and_output_can_be_named(command: Command, tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "mine")
+    before = sorted(folder.rglob("*"))
+    status, output = command("analyze", "run=mine", "output=there.html")
+    assert status == 0, output
+    assert reports(tmp_path) == [tmp_path / "there.html"]
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_run_still_going_or_interrupted_is_said_to_be(command: Command, tmp_path: Path) -> None:
+    with RunDir.claim(tmp_path / "outputs/day/time"):
+        status, output = command("analyze")
+    assert status == 0, output
+    assert "No verdict: the run has been going since " in output
+    failed_run(tmp_path / "outputs/day/time-2", KeyboardInterrupt())
+    status, output = command("analyze")
+    assert status == 0, output
+    assert "No verdict: the run was interrupted on " in output
+
+
+def test_help_is_for_people(command: Command) -> None:
+    for word in ("--help", "-h"):
+        status, output = command("analyze", word)
+        assert status == 0
+        assert "run=FOLDER" in output
+        assert "output=FILE.html" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["rum=x"], "argument 'rum=x' not understood; valid are, each once: run=FOLDER, output="),
+        (["outputs"], "argument 'outputs' not understood"),
+        (["run="], "argument 'run=' not understood"),
+        (["run=a", "run=b"], "argument 'run=b' not understood"),
+        ([], "no run found under outputs or multirun; train one with python train.py"),
+        (["run=nowhere"], "nowhere: no such folder"),
+        (["run=file"], "file: not a folder"),
+        (["run=empty"], "empty: not a run folder (status.json is missing); name another"),
+        (["run=tree"], "tree: not a run folder (status.json is missing); it holds 2, such as run="),
+        (["run=broken"], "broken/manifest.json: damaged, or not written by train.py"),
+        (["run=tree/1", "output=tree/1/metrics.csv"], "must end in .html"),
+        (["run=tree/1", "output=nowhere/report.html"], "nowhere/report.html: cannot be written"),
+        (["run=tree/1", "output=folder.html"], "folder.html: cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_that_says_why(
+    command: Command, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.html").mkdir()
+    if "tree" in str(arguments):
+        finished_run(tmp_path / "tree/0")
+        finished_run(tmp_path / "tree/1")
+    if "broken" in str(arguments):
+        (finished_run(tmp_path / "broken") / "manifest.json").write_text("{")
+    status, output = command("analyze", *arguments)
+    assert status == 1
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if "error: " in line]
+    assert reason in line
+    assert not list(tmp_path.rglob("*.tmp"))
