@@ -1,0 +1,157 @@
+"""A simulated market: prices with a planted, known, cross-sectional next-day signal.
+
+It is there to see at once whether a model can learn what there is to learn, which no real market
+tells: the best attainable rank IC, the oracle's, is known. Nothing here says anything about a real
+market. N stocks, T dates.
+
+Returns are a market, a sector and a stock's own shock, each with GARCH(1,1) volatility (Bollerslev,
+Journal of Econometrics 31, 1986), plus the expected return planted the day before. That is a sum of
+three effects of what anybody could observe up to that close:
+
+flow       minus today's cross-sectional z-score of the return, times today's volume surprise: a
+           move on high volume reverts, on low volume goes on. An interaction: no linear model of
+           one day's factors sees more than its small constant part.
+lag        the volume surprise of four to seven days ago, summed: later than a day's factors look.
+spillover  today's mean z-score of the stock's sector: what the others did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from stockformer.data.panel import Panel
+
+GARCH = (0.05, 0.10, 0.85)  # constant, last squared shock, last variance: unit variance on average
+WIDEST = 3.0  # cross-sectional z-scores are cut there
+SURPRISE_DAYS = 5  # volume surprise: log of today's volume over the mean of so many days
+LAG = (4, 7)
+FIRST_SIGNAL = 15  # days before the planted signal starts
+# Typical sizes of the effects as they come, so that `weights` compare them.
+FLOW_SIZE, LAG_SIZE, SPILLOVER_SIZE = 1.12, 1.0, 0.42
+FLOW_CONSTANT = 0.3
+
+
+def load(
+    *,
+    stocks: int,
+    days: int,
+    sectors: int,
+    seed: int,
+    start: str,
+    market_volatility: float,
+    sector_volatility: float,
+    stock_volatility: float,
+    missing_share: float,
+    listing_days: list[int],
+    signal_strength: float,
+    weights: Mapping[str, float],
+) -> Panel:
+    """Simulate OHLCV and the oracle: row t of it is the expected return of day t+1.
+
+    Volatilities are daily, as fractions; missing_share of the cells is not traded; one stock lists
+    on each of the rows `listing_days`. signal_strength: the planted effects' size in cross-sectional
+    standard deviations of the return; weights: of `flow`, `lag` and `spillover`. The same settings
+    give the same bits, and more days leave the earlier ones as they are.
+    """
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
+    facts, market, sector_shocks, own, volume_noise, gap, upper, lower, absent = streams
+    sector = np.arange(stocks) % sectors
+    beta = facts.uniform(0.8, 1.2, stocks)
+    nervous = np.exp(facts.normal(0, 0.15, stocks))
+    usual_volume = np.exp(facts.normal(np.log(1e6), 0.6, stocks))
+    close = np.exp(facts.normal(np.log(200), 0.7, stocks))
+    listed = np.zeros(stocks, dtype=int)
+    listed[facts.choice(stocks, len(listing_days), replace=False)] = listing_days
+
+    fields = ("open", "high", "low", "close", "volume")
+    prices = {name: np.full((days, stocks), np.nan) for name in fields}
+    returns, oracle = np.full((days, stocks), np.nan), np.full((days, stocks), np.nan)
+    zscores, surprises = np.zeros((days, stocks)), np.zeros((days, stocks))
+    variances = [np.ones(()), np.ones(sectors), np.ones(stocks)]
+    expected, activity, dispersion = np.zeros(stocks), np.zeros(stocks), np.zeros(days)
+    for t in range(days):
+        noise = (
+            market.standard_normal(),
+            sector_shocks.standard_normal(sectors),
+            own.standard_normal(stocks),
+        )
+        shocks = [np.sqrt(h) * e for h, e in zip(variances, noise)]
+        busy = nervous * np.sqrt(variances[2])
+        variances = [GARCH[0] + GARCH[1] * x**2 + GARCH[2] * h for x, h in zip(shocks, variances)]
+        move = (
+            expected
+            + market_volatility * beta * shocks[0]
+            + sector_volatility * shocks[1][sector]
+            + stock_volatility * nervous * shocks[2]
+        )
+        previous, close = close, close * (1 + np.maximum(move, -0.5))
+        activity = 0.4 * activity + 0.45 * volume_noise.standard_normal(stocks)
+        excitement = 0.35 * (np.minimum(np.abs(move) / 0.018, 3) - 0.8)
+        opened = previous * (1 + 0.15 * move + 0.0024 * busy * gap.standard_normal(stocks))
+        above = 1 + 0.0064 * busy * np.abs(upper.standard_normal(stocks))
+        below = 1 + 0.0064 * busy * np.abs(lower.standard_normal(stocks))
+        day = {
+            "open": opened,
+            "high": np.maximum(opened, close) * above,
+            "low": np.minimum(opened, close) / below,
+            "close": close,
+            "volume": np.round(usual_volume * np.exp(activity + excitement)),
+        }
+        traded = (absent.random(stocks) >= missing_share) & (t >= listed)
+        for name, values in day.items():
+            prices[name][t, traded] = values[traded]
+        if t:
+            returns[t] = prices["close"][t] / prices["close"][t - 1] - 1
+        if t >= FIRST_SIGNAL:
+            zscores[t] = _zscore(returns[t])
+            surprises[t] = _surprise(prices["volume"][t + 1 - SURPRISE_DAYS : t + 1])
+            dispersion[t] = np.nanstd(returns[t])
+            recent = dispersion[max(FIRST_SIGNAL, t - 9) : t + 1].mean()
+            signal = _signal(zscores[: t + 1], surprises[: t + 1], sector, weights)
+            expected = signal_strength * recent * signal
+        oracle[t] = np.where(np.isfinite(returns[t]), expected, np.nan)
+    return Panel(
+        dates=_business_days(start, days),
+        tickers=np.array([f"SIM{i + 1:03d}" for i in range(stocks)]),
+        returns=returns,
+        factors=np.empty((days, stocks, 0), dtype=np.float32),
+        factor_names=(),
+        prices=prices,
+        oracle=oracle,
+    )
+
+
+def _signal(
+    zscores: np.ndarray, surprises: np.ndarray, sector: np.ndarray, weights: Mapping[str, float]
+) -> np.ndarray:
+    """(N,) the weighted effects of what is known, (t+1, N) each, at the close of its last row."""
+    last = zscores[-1]
+    flow = -last * (np.clip(surprises[-1] / 0.4, -2, 2) + FLOW_CONSTANT) / FLOW_SIZE
+    lag = surprises[-1 - LAG[1] : -LAG[0]].sum(axis=0) / LAG_SIZE
+    means = np.bincount(sector, weights=last) / np.bincount(sector)
+    effects = {"flow": flow, "lag": lag, "spillover": means[sector] / SPILLOVER_SIZE}
+    if effects.keys() != weights.keys():
+        raise ValueError(f"demo: weights are of {list(effects)}, got {list(weights)}")
+    total: np.ndarray = sum((weights[name] * e for name, e in effects.items()), np.zeros(len(last)))
+    return total
+
+
+def _zscore(values: np.ndarray) -> np.ndarray:
+    """Across stocks, cut at 3, 0 where unknown."""
+    scaled = (values - np.nanmean(values)) / np.nanstd(values)
+    return np.nan_to_num(scaled.clip(-WIDEST, WIDEST))
+
+
+def _surprise(volume: np.ndarray) -> np.ndarray:
+    """(days, N) -> (N,): log of the last day's volume over the mean of the known ones."""
+    known = np.isfinite(volume)
+    mean = np.where(known, volume, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    ratio = np.where(known[-1], volume[-1] / np.where(mean > 0, mean, 1.0), 1.0)
+    return np.log(np.maximum(ratio, 1e-3)).clip(-1.5, 1.5)
+
+
+def _business_days(start: str, days: int) -> np.ndarray:
+    first = np.busday_offset(start, 0, roll="forward")
+    return np.asarray(np.busday_offset(first, np.arange(days))).astype("datetime64[D]")
