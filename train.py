@@ -4,13 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from stockformer.cli import command
+from stockformer.cli import announce, command
 from stockformer.run import RunDir
 
 
 def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
     """The best validation value of `trainer.monitor`."""
     with RunDir.claim(folder) as run:
+        announce(config)
         from stockformer.experiment import Data, Experiment  # noqa: PLC0415 (torch, after checks)
 
         return Experiment(config, Data.read(config)).train(run, overrides)

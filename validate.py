@@ -7,10 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from stockformer.cli import command
+from stockformer.cli import announce, command
 
 
 def validate(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    announce(config)
     from stockformer.audit.preflight import Preflight  # noqa: PLC0415 (torch, after checks)
 
     Preflight(config).run()

@@ -16,12 +16,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stockformer.config import CONFIG_NAME, check_command_line, check_values, config_folder
+from stockformer.config import CONFIG_NAME, check_values, config_folder
+from stockformer.overrides import check_command_line
 
 log = logging.getLogger(__name__)
 
 # What a user can mend, said in one line; anything else is our mistake and shows its traceback.
 USER_ERRORS = (ValueError, OSError, ArithmeticError)
+# They would compose another configuration than the one that is checked, or unpickle one.
+REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
 Job = Callable[[DictConfig, Path, list[str]], float | None]
 
 
@@ -34,14 +37,13 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
 
     def job(config: DictConfig) -> float | None:
         start_log()
-        check_values(config)  # of a sweep only some combinations were checked before
         hydra_config = HydraConfig.get()
-        log.info("%s", describe(config, hydra_config.runtime.choices))
         folder = Path(hydra_config.runtime.output_dir)
         try:
             return function(config, folder, list(hydra_config.overrides.task))
         except USER_ERRORS as error:
             if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
+                log.error("job %s failed: %s", hydra_config.job.num, error)
                 raise
             sys.exit(f"error: {error}")
 
@@ -54,8 +56,13 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             sys.argv.append("hydra.run.dir=.")
         arguments = get_args_parser().parse_args()
         try:
+            for name in REFUSED_OPTIONS:
+                if getattr(arguments, name):
+                    raise ValueError(f"--{name.replace('_', '-')} is not supported")
+            if arguments.multirun and not run_folder:
+                raise ValueError("-m: this command checks one configuration at a time")
             if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
-                check_command_line(arguments.overrides)
+                check_command_line(arguments.overrides, multirun=arguments.multirun)
             hydra.main(
                 version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
             )(job)()
@@ -65,6 +72,12 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             sys.exit("interrupted")
 
     return main
+
+
+def announce(config: DictConfig) -> None:
+    """Check a job's values, of a sweep only some were before, and say what they are."""
+    check_values(config)
+    log.info("%s", describe(config, HydraConfig.get().runtime.choices))
 
 
 def describe(config: DictConfig, choices: dict[str, Any]) -> str:
@@ -78,7 +91,7 @@ def describe(config: DictConfig, choices: dict[str, Any]) -> str:
             for key, value in ((str(name), value) for name, value in values)
             if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
         ]
-        lines.append(f"├─ {str(group):10}{choice:16}{'  '.join(shown)}".rstrip())
+        lines.append(f"├─ {group!s:10}{choice:16}{'  '.join(shown)}".rstrip())
     lines[-1] = lines[-1].replace("├", "└", 1)
     return "\n".join(lines)
 

@@ -1,31 +1,26 @@
-"""What a run may be asked for: the schema, and every check that needs no data and no torch.
+"""What a run may be asked for: the schema, the rules of its values, and what may be built.
 
-The composed configuration is checked whole, before anything is read. A config group's YAML file is
-its schema: it lists every key, so a key that none of the chosen files has is a mistake, with `+`
-too. Groups whose values alone vary are typed dataclasses on top of that.
+A config group's YAML file lists every key it has. Groups whose values alone vary are typed
+dataclasses on top of that. `overrides.py` checks a command line against all of it.
 """
 
 from __future__ import annotations
 
-import difflib
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
 CONFIG_NAME = "config"
 
-# What `_target_` may name: anything defined in these rooms, and exactly these of others.
+# What `_target_` may name: what these rooms define (`experiment.build` sees that it is theirs, not
+# imported there), and exactly these of others.
 OUR_TARGETS = re.compile(
     r"stockformer\.(data\.(sources\.\w+|splits|processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
@@ -45,6 +40,10 @@ class Monitor(Enum):
     mae = "mae"
     rank_ic = "rank_ic"
     loss = "loss"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self is Monitor.rank_ic
 
 
 class Calendar(Enum):
@@ -135,12 +134,24 @@ def config_folder() -> Path:
     return folder
 
 
-AT_LEAST_1: tuple[Callable[[Any], bool], str] = (lambda v: v >= 1, "must be at least 1")
-AT_LEAST_0: tuple[Callable[[Any], bool], str] = (lambda v: v >= 0, "must not be negative")
-ABOVE_0: tuple[Callable[[Any], bool], str] = (lambda v: v > 0, "must be above 0")
-# A key that the chosen model or optimizer does not have is passed over.
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": AT_LEAST_0,
+Rule = tuple[Callable[[Any], bool], str]
+AT_LEAST_1: Rule = (lambda v: v >= 1, "must be at least 1")
+AT_LEAST_0: Rule = (lambda v: v >= 0, "must not be negative")
+ABOVE_0: Rule = (lambda v: v > 0, "must be above 0")
+SHARE: Rule = (lambda v: 0 < v < 1, "must be a share between 0 and 1")
+MAYBE_AT_LEAST_1: Rule = (
+    lambda v: v is None or (type(v) is int and v >= 1),
+    "must be null or a whole number of at least 1",
+)
+
+
+def one_of(*names: str) -> Rule:
+    return (lambda v: v in names, f"must be one of {', '.join(names)}")
+
+
+# A key that the chosen files do not have is passed over.
+RULES: dict[str, Rule] = {
+    "seed": (lambda v: 0 <= v < 2**32, "must be from 0 to 2**32 - 1"),
     "dataset.lookback": (lambda v: v >= 2, "must be at least 2 days"),
     "target.horizon": AT_LEAST_1,
     "target.offset": AT_LEAST_0,
@@ -152,12 +163,24 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: len(v) == 2 and all(type(n) is int and n >= 1 for n in v),
         "must be two sizes",
     ),
+    "loss.error": one_of("absolute", "squared"),
+    "loss.regression_weight": AT_LEAST_0,
+    "loss.classification_weight": AT_LEAST_0,
     "optimizer.lr": ABOVE_0,
     "optimizer.weight_decay": AT_LEAST_0,
-    "loss.error": (lambda v: v in ("absolute", "squared"), "must be absolute or squared"),
-    "split.train": (lambda v: 0 < v < 1, "must be a share between 0 and 1"),
-    "split.test": (lambda v: 0 < v < 1, "must be a share between 0 and 1"),
-    "split.context": (lambda v: v in ("inside", "across"), "must be inside or across"),
+    "optimizer.betas": (
+        lambda v: len(v) == 2 and all(0 <= b < 1 for b in v),
+        "must be two numbers in [0, 1)",
+    ),
+    "scheduler.patience": AT_LEAST_0,
+    "split.train": SHARE,
+    "split.test": SHARE,
+    "split.context": one_of("inside", "across"),
+    "split.counted_by": one_of("signal", "target"),
+    "split.fold": AT_LEAST_0,
+    "split.test_days": AT_LEAST_1,
+    "split.validation_days": AT_LEAST_1,
+    "split.train_days": MAYBE_AT_LEAST_1,
     "graph.neighbours": AT_LEAST_1,
     "graph.components": AT_LEAST_1,
     "graph.scale": ABOVE_0,
@@ -174,64 +197,26 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_command_line(overrides: Sequence[str]) -> None:
-    """Compose what the command line asks for and check it; of a sweep, every choice once.
-
-    Raises ValueError with one message that names the key, the rule and the value received.
-    """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            for single in _single_runs(parsed):
-                groups = [str(o.input_line) for o in single if _selects_a_group(o)]
-                reference = compose(CONFIG_NAME, groups)
-                _check_names(parsed, reference)
-                lines = [str(o.input_line) for o in single]
-                config = compose(CONFIG_NAME, lines, return_hydra_config=True)
-                check_direction(config)
-                with open_dict(config):
-                    del config["hydra"]
-                check(config, reference)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_plain(error)) from error
-
-
-def check(config: DictConfig, reference: DictConfig) -> None:
-    """Every check of a composed configuration; `reference` is the same files without overrides."""
-    known, given = _flat(reference), _flat(config)
-    for key in given.keys() - known.keys():
-        raise ValueError(unknown_key(key, known))
-    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    for key, value in given.items():
-        default = known[key]
-        if not _same_type(value, default):
-            raise ValueError(f"{key}={value!r}: must be {_type_name(default)}, as in {default!r}")
-    check_values(config)
-
-
-def check_direction(config: DictConfig) -> None:
-    """A search must go the way its metric gets better. `config` includes Hydra's own node."""
-    wanted = "maximize" if config.trainer.monitor is Monitor.rank_ic else "minimize"
-    direction = config.hydra.sweeper.get("direction")  # only a search has one
-    name = getattr(direction, "name", direction)
-    if name not in (None, wanted):
-        raise ValueError(
-            f"hydra.sweeper.direction={name}: trainer.monitor={config.trainer.monitor.name} needs "
-            f"hydra.sweeper.direction={wanted}"
-        )
-
-
 def check_values(config: DictConfig) -> None:
-    """The rules a single configuration obeys, whatever it was composed from."""
-    values = _flat(config)
-    for key, (obeyed, rule) in RULES.items():
-        if key in values and not obeyed(values[key]):
-            raise ValueError(f"{key}={values[key]!r}: {rule}")
+    """The rules a composed configuration obeys, whatever it was composed from.
+
+    Raises ValueError with one message that names the key, the value received and the rule.
+    """
+    values = flat(config)
     for key, value in values.items():
-        if key.endswith("_target_") and not allowed_target(value):
-            raise ValueError(f"{key}={value!r}: not a class this project builds")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}={value!r}: must be a finite number")
+    for key, (obeyed, rule) in RULES.items():
+        if key in values and not _obeys(values[key], obeyed):
+            raise ValueError(f"{key}={values[key]!r}: {rule}")
+    for key, target in targets(OmegaConf.to_container(config, resolve=True)):
+        if not allowed_target(target):
+            raise ValueError(f"{key}={target!r}: not a class this project builds")
     if "split.test" in values and values["split.train"] + values["split.test"] >= 1:
         raise ValueError("split.train + split.test must leave days for validation (below 1)")
+    plateau = values["scheduler._target_"].endswith("Plateau")
+    if plateau and not 0 < values["scheduler.factor"] < 1:
+        raise ValueError(f"scheduler.factor={values['scheduler.factor']}: {SHARE[1]}")
     if "model.heads" in values and values["model.width"] % values["model.heads"]:
         raise ValueError(
             f"model.width={values['model.width']}: must be a multiple of "
@@ -246,56 +231,26 @@ def allowed_target(name: Any) -> bool:
     )
 
 
-def unknown_key(key: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """The message for a key nobody knows, with the nearest that is known."""
-    by_name = {name.rsplit(".", 1)[-1]: name for name in known}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.7) or [
-        by_name[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_name, n=1)
-    ]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown key {key!r}.{hint}"
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every `_target_` in nested dicts and lists, with where it stands."""
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in children:
+        if name == "_target_":
+            yield f"{key}{name}", value
+        elif isinstance(value, (dict, list)):
+            yield from targets(value, f"{key}{name}.")
 
 
-def _single_runs(overrides: Sequence[Override]) -> Iterator[list[Override]]:
-    """Overrides without sweeps that between them try every choice of every sweep once."""
-    choices = [_choices(override) for override in overrides]
-    yield [options[0] for options in choices if options]
-    for position, options in enumerate(choices):
-        for option in options[1:]:
-            others = (c[:1] if i != position else [option] for i, c in enumerate(choices))
-            yield [override for chosen in others for override in chosen]
-
-
-def _choices(override: Override) -> list[Override]:
-    """The override as single runs would have it; none where only a sweeper can tell."""
-    if not override.is_sweep_override():
-        return [override]
-    if not override.is_discrete_sweep():
-        return []
-    prefix = str(override.input_line).split("=", 1)[0]
-    lines = [f"{prefix}={value}" for value in override.sweep_string_iterator()]
-    return list(OverridesParser.create().parse_overrides(lines))
-
-
-def _selects_a_group(override: Override) -> bool:
-    key = override.key_or_group
-    return key.startswith("hydra/") or (config_folder() / key).is_dir()
-
-
-def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
-    known = _flat(reference, nodes=True)
-    for override in overrides:
-        key = override.key_or_group
-        if not (_selects_a_group(override) or override.is_hydra_override() or key in known):
-            groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
-            raise ValueError(unknown_key(key, [*known, *groups]))
-        if override.is_delete() and key in known:
-            raise ValueError(f"{override.input_line}: a key cannot be removed; give it a value")
-
-
-def _flat(node: DictConfig, prefix: str = "", nodes: bool = False) -> dict[str, Any]:
-    """Every leaf by its dotted key, resolved; with `nodes` the branches too."""
+def flat(node: DictConfig, prefix: str = "", nodes: bool = False) -> dict[str, Any]:
+    """Every leaf by its dotted key, resolved, None where missing; with `nodes` the branches too."""
     return dict(_leaves(node, prefix, nodes))
+
+
+def _obeys(value: Any, rule: Callable[[Any], bool]) -> bool:
+    try:
+        return rule(value)
+    except TypeError:  # text compared with a number
+        return False
 
 
 def _leaves(node: DictConfig, prefix: str, nodes: bool) -> Iterator[tuple[str, Any]]:
@@ -311,29 +266,3 @@ def _leaves(node: DictConfig, prefix: str, nodes: bool) -> Iterator[tuple[str, A
                 OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
             )
             yield key, plain
-
-
-def _same_type(value: Any, default: Any) -> bool:
-    if default is None or type(value) is type(default):
-        return True
-    return type(default) is float and type(value) is int
-
-
-def _type_name(default: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(type(default), f"a {type(default).__name__}")
-
-
-def _plain(error: BaseException) -> str:
-    """The innermost cause of a Hydra or OmegaConf error as one line that names the key."""
-    outer = str(error).strip().splitlines()[0]
-    while error.__cause__ is not None:
-        error = error.__cause__
-    message = str(error).strip()
-    first = message.splitlines()[0] if message else outer
-    key = getattr(error, "full_key", None)
-    if key and key not in first:
-        first = f"{key}: {first}"
-    if "Available options" in message:  # Hydra's search path, which follows, helps nobody
-        first = " ".join(message.split("Config search path")[0].split())
-    return first if outer in first or first in outer else f"{outer}: {first}"

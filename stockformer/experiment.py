@@ -10,6 +10,7 @@ import logging
 import platform
 import subprocess
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
-from stockformer.config import allowed_target
+from stockformer.config import allowed_target, flat
 from stockformer.data import alpha158
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.graph import Embedding
@@ -43,7 +44,6 @@ from stockformer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-HIGHER_IS_BETTER = {"mae": False, "loss": False, "rank_ic": True}
 LEARNT_BY_HEART = 0.9  # accuracy on its one batch from which a debug run says "yes"
 
 
@@ -57,10 +57,12 @@ class Data:
     split: Split
     windows: Windows
     states: dict[str, State]
+    unprocessed: Panel
 
     @classmethod
     def read(cls, config: DictConfig) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
+        keep_freed_memory()  # before the large arrays are made
         return cls.prepare(config, build(config.dataset.source))
 
     @classmethod
@@ -71,7 +73,7 @@ class Data:
             panel = panel.with_factors(*alpha158.compute(panel.prices, list(dataset.factors)))
         if not panel.factor_names:
             raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
-        target = config.target
+        unprocessed, target = panel, config.target
         targets = next_returns(
             panel,
             horizon=target.horizon,
@@ -93,7 +95,7 @@ class Data:
         require_known(panel)
         calendar = CALENDARS[dataset.calendar.value](panel.dates)
         windows = Windows(panel, targets, calendar, dataset.lookback)
-        return cls(config, panel, targets, split, windows, states)
+        return cls(config, panel, targets, split, windows, states, unprocessed)
 
     def loader(self, part: str, pin_memory: bool) -> DataLoader[Batch]:
         """Batches of one part of the split; training ones in an order the seed decides."""
@@ -125,7 +127,6 @@ class Experiment:
 
     def __init__(self, config: DictConfig, data: Data) -> None:
         """Raises ValueError for anything a user can mend."""
-        keep_freed_memory()
         self.config, self.data = config, data
         self.device = choose_device(config.trainer.device)
         self.embedding, self.model = self.build_model()
@@ -179,7 +180,7 @@ class Experiment:
             stopping=EarlyStopping(
                 patience=settings.early_stopping.patience,
                 min_delta=settings.early_stopping.min_delta,
-                higher_is_better=HIGHER_IS_BETTER[settings.monitor.value],
+                higher_is_better=settings.monitor.higher_is_better,
             ),
             run=run,
             tensorboard=tensorboard,
@@ -199,7 +200,7 @@ class Experiment:
             dates=panel.dates,
             tickers=panel.tickers,
             returns=panel.returns,
-            factors=panel.factors,
+            factors=self.data.unprocessed.factors,  # unknown cells still unknown
             label=np.where(targets.valid, targets.returns, np.nan),
             up=targets.up,
             valid=targets.valid,
@@ -265,8 +266,8 @@ class Experiment:
     def manifest(self) -> dict[str, Any]:
         """Where this run comes from: enough to know whether another is comparable."""
         panel, span = self.data.panel, self.data.targets.span
+        files = {**panel.sources, **self.embedding.sources}
         packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
-        files = json.dumps(dict(panel.sources), sort_keys=True)
         return {
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
@@ -277,8 +278,8 @@ class Experiment:
             "git_commit": git_commit(),
             "seed": self.config.seed,
             "tags": list(self.config.tags),
-            "data_hash": hashlib.sha256(files.encode()).hexdigest(),
-            "files": dict(panel.sources),
+            "data_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+            "files": files,
             "warnings": list(self.config.dataset.warnings),
             "split": {
                 name: {
@@ -313,17 +314,27 @@ def build(node: DictConfig, **facts: Any) -> Any:
 
     Raises ValueError where the target is not allowed, or its constructor refuses.
     """
-    if not allowed_target(node._target_):
-        raise ValueError(f"{node._target_!r}: not a class this project builds")
-    wanted = inspect.signature(get_object(node._target_)).parameters
+    name = node._target_
+    refusal = f"_target_={name!r}: not a class this project builds"
+    if not allowed_target(name):
+        raise ValueError(refusal)
     try:
-        return instantiate(
-            node, _convert_="all", **{name: fact for name, fact in facts.items() if name in wanted}
-        )
+        target = get_object(name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{refusal}: {' '.join(str(error).split())}") from error
+    module = name.rpartition(".")[0]
+    if name.startswith("stockformer.") and getattr(target, "__module__", None) != module:
+        raise ValueError(refusal)  # only imported there, e.g. pathlib.Path
+    signature = inspect.signature(target)
+    wanted = {key: fact for key, fact in facts.items() if key in signature.parameters}
+    try:
+        signature.bind(**{str(key): None for key in node if key != "_target_"} | wanted)
+    except TypeError as error:
+        raise ValueError(f"_target_={name!r} does not take these keys: {error}") from error
+    try:
+        return instantiate(node, _convert_="all", **wanted)
     except InstantiationException as error:
-        if isinstance(error.__cause__, (ValueError, OSError, ArithmeticError)):
-            raise error.__cause__ from None
-        raise ValueError(" ".join(str(error).split())) from error
+        raise (error.__cause__ or error) from None
 
 
 def choose_device(name: str) -> torch.device:
@@ -355,10 +366,9 @@ def git_commit() -> str:
 
 
 def flat_settings(config: DictConfig) -> dict[str, str | float | bool]:
-    """What a sweep varies, by dotted key, as plain values."""
-    flat: dict[str, str | float | bool] = {"seed": config.seed}
-    for group in ("dataset", "split", "target", "graph", "model", "loss", "optimizer", "trainer"):
-        for key, value in config[group].items():
-            if isinstance(value, (str, int, float, bool)) and key != "_target_":
-                flat[f"{group}.{key}"] = value
-    return flat
+    """Everything a sweep may vary, by dotted key, as plain values; files and seeds too."""
+    settings: dict[str, str | float | bool] = {}
+    for key, value in flat(config).items():
+        plain = value.name if isinstance(value, Enum) else value
+        settings[key] = plain if isinstance(plain, (str, int, float, bool)) else str(plain)
+    return settings

@@ -28,7 +28,11 @@ class Batch:
     signal: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        # Only from pinned memory, which is only used with cuda, is it safe not to wait.
+        overlap = device.type == "cuda"
+        return Batch(
+            *(getattr(self, f.name).to(device, non_blocking=overlap) for f in fields(self))
+        )
 
     def pin_memory(self) -> Batch:
         return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))

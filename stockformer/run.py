@@ -70,14 +70,16 @@ class RunDir:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._write(self.status_file, json.dumps(self._status("finished")))
-        else:
-            reason = f"{type(error).__name__}: {error}"
-            self._write(self.status_file, json.dumps(self._status("failed", reason)))
-            log.debug("run failed", exc_info=(type(error), error, traceback))
-        logging.getLogger("stockformer").removeHandler(self._log)
-        self._log.close()
+        try:
+            if error is None:
+                self._write(self.status_file, json.dumps(self._status("finished")))
+            else:
+                log.debug("run failed", exc_info=(type(error), error, traceback))
+                reason = f"{type(error).__name__}: {error}"
+                self._write(self.status_file, json.dumps(self._status("failed", reason)))
+        finally:
+            logging.getLogger("stockformer").removeHandler(self._log)
+            self._log.close()
 
     def checkpoint(self, name: str) -> Path:
         """The file of checkpoint `best` or `last`."""
@@ -129,5 +131,11 @@ class RunDir:
     def _write(self, path: Path, text: str) -> None:
         """Whole or not at all: a reader never finds half a file."""
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        try:
+            with temporary.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -142,7 +142,7 @@ def test_a_search_goes_on_past_a_trial_that_fails_and_says_why(
 ) -> None:
     status, output = train(
         *("-m", "search=optuna", "hydra.sweeper.n_trials=4", "trainer.max_epoch=1"),
-        *("optimizer.lr=choice(1e-3,1e30)", "seed=2"),
+        *("optimizer.lr=choice(1e-3,1e30)", "seed=2", "split=ratio"),
     )
     assert status == 0, output
     statuses = [json.loads((f / "status.json").read_text()) for f in run_folders(tmp_path)]

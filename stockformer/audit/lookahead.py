@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from stockformer.cli import command
+from stockformer.cli import announce, command
 from stockformer.data.panel import Panel
 from stockformer.experiment import Data, Experiment, build, training_days
 
@@ -225,6 +225,7 @@ def drop(panel: Panel, cut: int) -> Panel:
 
 def audit(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Raises ValueError that names every leak."""
+    announce(config)
     subject = Audit(config)
     leaks = subject.run(CUTS)
     if leaks:

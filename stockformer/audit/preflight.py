@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from omegaconf import DictConfig
+from torch.nn.utils import clip_grad_norm_
 
 from stockformer.experiment import Data, Experiment, build
 from stockformer.interface import Batch, Forecast
@@ -88,36 +89,38 @@ class Preflight:
             raise ValueError(f"the loss is {loss.item()}; look at the targets")
         experiment.model.zero_grad()
         loss.backward()
+        # What a model says cannot learn with these settings, e.g. attention over a single day.
+        excused = getattr(experiment.model, "idle", ())
         idle = []
         for name, parameter in experiment.model.named_parameters():
             gradient = parameter.grad
             if gradient is not None and not gradient.isfinite().all():
                 raise ValueError(f"the gradient of {name} is not finite; lower optimizer.lr")
-            if gradient is None or not gradient.any():
+            if (gradient is None or not gradient.any()) and name not in excused:
                 idle.append(name)
         if idle:
             raise ValueError(f"no gradient reaches {', '.join(idle)}: the model cannot learn them")
 
     def estimate(self, experiment: Experiment, batch: Batch) -> str:
         """Seconds from real steps, timed once warm; memory is the most held while at it."""
-        split, size = experiment.data.split, self.config.trainer.batch_size
         # A learning rate of almost nothing: only the time matters here.
         optimizer = build(self.config.optimizer, params=experiment.model.parameters())
         for group in optimizer.param_groups:
             group["lr"] = 1e-12
-        step = seconds_of(lambda: self.step(experiment, optimizer, batch))
-        with torch.inference_mode():
-            experiment.model.eval()
-            on_device = batch.to(experiment.device)
-            evaluation = seconds_of(lambda: experiment.model(on_device))
-        steps, evaluations = (
-            -(-len(signals) // size) for signals in (split.train, split.validation)
+        step = self.seconds_of(experiment, lambda: self.step(experiment, optimizer, batch))
+        evaluation = self.seconds_of(
+            experiment,
+            lambda: experiment.evaluator.evaluate(experiment.model, experiment.loss, [batch]),
+        )
+        steps, evaluations, tests = (
+            len(experiment.loader(part)) for part in ("train", "validation", "test")
         )
         epochs = self.config.trainer.max_epoch
-        total = epochs * (steps * step + evaluations * evaluation)
+        total = epochs * (steps * step + evaluations * evaluation) + tests * evaluation
         return (
             f"{step:.3f} s a step, {steps} steps an epoch, at most {epochs} epochs: about "
-            f"{human_time(total)} and {peak_memory_mib(experiment.device) / 1024:.1f} GiB"
+            f"{human_time(total)} and {peak_memory_mib(experiment.device) / 1024:.1f} GiB, then "
+            "the baselines"
         )
 
     def step(self, experiment: Experiment, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
@@ -125,19 +128,19 @@ class Preflight:
         experiment.model.train()
         optimizer.zero_grad(set_to_none=True)
         experiment.loss(experiment.model(on_device), on_device).total.backward()
+        clip_grad_norm_(experiment.model.parameters(), self.config.trainer.gradient_clip_norm)
         optimizer.step()
 
-
-def seconds_of(action: Callable[[], object]) -> float:
-    """The median over some runs of `action`, after two that warm up."""
-    seconds = []
-    for _ in range(2 + TIMED_STEPS):
-        started = time.perf_counter()
-        action()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[2:])
+    def seconds_of(self, experiment: Experiment, action: Callable[[], object]) -> float:
+        """The median over some runs of `action`, after two that warm up."""
+        seconds = []
+        for _ in range(2 + TIMED_STEPS):
+            started = time.perf_counter()
+            action()
+            if experiment.device.type != "cpu":
+                torch.accelerator.synchronize()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds[2:])
 
 
 def human_time(seconds: float) -> str:

@@ -6,7 +6,8 @@ Every graph is called alike: `fit(returns, dates, width, seed)`, with the return
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from stockformer.data.files import Folder
 
 @dataclass(frozen=True)
 class Embedding:
-    """values (N, D) float32; learned: whether they train with the model; last_date: seen last."""
+    """values (N, D) float32; learned: whether they train with the model; last_date: seen last;
+    sources: SHA-256 of files read, by name."""
 
     values: np.ndarray
     learned: bool
     last_date: str
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 class SpectralGraph:
@@ -36,6 +39,10 @@ class SpectralGraph:
     def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
         from sklearn.manifold import spectral_embedding  # noqa: PLC0415 (slow, seldom needed)
 
+        if returns.shape[1] < 4:
+            raise ValueError(
+                f"graph=spectral needs at least 4 stocks, got {returns.shape[1]}; use graph=none"
+            )
         correlation = _correlation(returns)
         np.fill_diagonal(correlation, -np.inf)
         stocks = len(correlation)
@@ -58,7 +65,8 @@ class FileGraph:
         self.path = Path(path)
 
     def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
-        values = Folder(self.path.parent).array(self.path.name)
+        folder = Folder(self.path.parent)
+        values = folder.array(self.path.name)
         expected = (returns.shape[1], width)
         if values.shape != expected:
             raise ValueError(
@@ -71,7 +79,12 @@ class FileGraph:
                 f"{self.path}: {len(broken)} values are not finite, first in row {row}, "
                 f"column {column}; make the embedding anew or use graph=spectral"
             )
-        return Embedding(values.astype(np.float32), learned=False, last_date="unknown: from a file")
+        return Embedding(
+            values.astype(np.float32),
+            learned=False,
+            last_date="unknown: from a file",
+            sources=folder.hashes,
+        )
 
 
 class LearnedGraph:

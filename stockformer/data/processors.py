@@ -146,9 +146,7 @@ class Fill:
 
     def apply(self, panel: Panel, state: State) -> Panel:
         factors = panel.factors
-        filled = (
-            fill_forward_then_zero(factors) if self.forward else np.nan_to_num(factors, nan=0.0)
-        )
+        filled = fill_forward_then_zero(factors) if self.forward else _zero_filled(factors)
         return panel.with_factors(filled, panel.factor_names)
 
 
@@ -157,7 +155,12 @@ def fill_forward_then_zero(factors: np.ndarray) -> np.ndarray:
     known = ~np.isnan(factors)
     row = np.where(known, np.arange(len(factors))[:, None, None], 0)
     last = np.maximum.accumulate(row, axis=0)
-    return np.nan_to_num(np.take_along_axis(factors, last, axis=0), nan=0.0)
+    return _zero_filled(np.take_along_axis(factors, last, axis=0))
+
+
+def _zero_filled(factors: np.ndarray) -> np.ndarray:
+    """Infinity stays, to be refused: `nan_to_num` would make it a huge number."""
+    return np.where(np.isnan(factors), np.float32(0), factors)
 
 
 def _quantiles(factors: np.ndarray, shares: Sequence[float]) -> np.ndarray:

@@ -199,6 +199,12 @@ class Stockformer(nn.Module):
         self.head_class = mlp(width, width, 2)
         self.head_return = mlp(width, width, 1)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Parameters that cannot learn: over a single day attention has nothing to choose."""
+        only_day = self.days_low.out_features == 1
+        return ("fusion.query.weight", "fusion.query.bias") if only_day else ()
+
     def forward(self, batch: Batch) -> Forecast:
         low = torch.einsum("kl,bln->bkn", self.band_low, batch.returns)
         high = torch.einsum("kl,bln->bkn", self.band_high, batch.returns)

@@ -74,6 +74,8 @@ class Trainer:
         Raises FloatingPointError, naming epoch, step and dates, where a number is not finite.
         """
         best = math.nan
+        if self.evaluator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.evaluator.device)
         for epoch in range(1, self.max_epoch + 1):
             training = self.train_epoch(train, epoch)
             evaluation = self.evaluator.evaluate(self.model, self.loss, validation)
@@ -89,8 +91,8 @@ class Trainer:
                 break
         if math.isnan(best):
             raise FloatingPointError(
-                f"no epoch had a defined validation {self.monitor}: the model does not tell stocks "
-                "apart; choose another trainer.monitor"
+                f"no epoch had a defined validation {self.monitor}: no valid target, or forecasts "
+                "that do not tell stocks apart; look at the validation days or trainer.monitor"
             )
         return best
 
@@ -159,7 +161,7 @@ class Trainer:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory held so far, in MiB: of the device on cuda, else of the process."""
+    """The most memory held so far, in MiB: of the device on cuda, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

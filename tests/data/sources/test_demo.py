@@ -1,0 +1,126 @@
+"""The simulated market is what it says: consistent prices, a known signal, hard for ridge."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.data import alpha158
+from stockformer.data.panel import Panel
+from stockformer.data.sources import demo
+from stockformer.data.targets import next_returns
+from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.metrics import Predictions, score
+
+TEST_DAYS = 112  # as split=ratio cuts them
+
+
+@cache
+def settings() -> dict[str, Any]:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose(CONFIG_NAME, ["dataset=demo"])
+    return OmegaConf.to_container(config.dataset, resolve=True)  # type: ignore[return-value]
+
+
+def market(**changes: Any) -> Panel:
+    source = {k: v for k, v in settings()["source"].items() if k != "_target_"}
+    return demo.load(**(source | changes))
+
+
+@cache
+def oracle_and_ridge(seed: int) -> tuple[float, float]:
+    """Mean test rank IC of the oracle and of ridge on the demo's factors."""
+    panel = market(seed=seed)
+    panel = panel.with_factors(*alpha158.compute(panel.prices, settings()["factors"]))
+    targets = next_returns(panel, horizon=1, offset=0, excess=False, median_class=False)
+    rows = np.arange(len(panel.dates) - TEST_DAYS, len(panel.dates) - 1)
+    label = np.where(targets.valid, targets.returns, np.nan)
+    oracle = panel.oracle[rows][:, None]  # type: ignore[index]
+    known = Predictions(
+        signal_dates=panel.dates[rows],
+        target_start=panel.dates[rows][:, None],
+        target_end=panel.dates[rows + 1][:, None],
+        tickers=panel.tickers,
+        prediction=oracle,
+        probability=np.full(oracle.shape, 0.5),
+        label=label[rows],
+        up=targets.up[rows],
+        valid=targets.valid[rows] & np.isfinite(oracle),
+    )
+    history = History(
+        dates=panel.dates,
+        tickers=panel.tickers,
+        returns=panel.returns,
+        factors=panel.factors,
+        label=label,
+        up=targets.up,
+        valid=targets.valid,
+        training_days=np.arange(9, 524),
+    )
+    ridge = all_baselines(known, history, with_lightgbm=False)["ridge"]
+    return score(known)["rank_ic"], score(ridge)["rank_ic"]
+
+
+def test_prices_are_consistent_and_some_days_are_missing() -> None:
+    panel = market()
+    prices = panel.prices
+    traded = np.isfinite(prices["close"])
+    assert 0.97 < traded.mean() < 0.995
+    assert sorted((~traded).cumprod(axis=0).sum(axis=0))[-2:] == pytest.approx([90, 180], abs=3)
+    low, high = (prices[name][traded] for name in ("low", "high"))
+    for name in ("open", "close"):
+        assert (low <= prices[name][traded]).all()
+        assert (prices[name][traded] <= high).all()
+    assert (low > 0).all()
+    assert (prices["volume"][traded] > 0).all()
+    both = traded[1:] & traded[:-1]
+    change = prices["close"][1:] / prices["close"][:-1] - 1
+    np.testing.assert_array_equal(panel.returns[1:][both], change[both])
+    assert np.isnan(panel.returns[1:][~both]).all()
+
+
+def test_volatility_comes_in_clusters() -> None:
+    size = np.abs(np.nan_to_num(market().returns[1:])).mean(axis=1)
+    assert np.corrcoef(size[:-1], size[1:])[0, 1] > 0.15
+
+
+def test_the_same_seed_gives_the_same_bits_and_more_days_change_none() -> None:
+    one, again, longer = market(), market(), market(days=800)
+    for name in one.prices:
+        np.testing.assert_array_equal(one.prices[name], again.prices[name])
+        np.testing.assert_array_equal(one.prices[name], longer.prices[name][:750])
+    assert not np.array_equal(one.returns, market(seed=1).returns, equal_nan=True)
+    np.testing.assert_array_equal(one.oracle, longer.oracle[:750])  # type: ignore[index]
+
+
+def test_the_oracle_can_be_had_and_ridge_sees_little_of_it() -> None:
+    oracle, ridge = zip(*(oracle_and_ridge(seed) for seed in range(5)))
+    assert 0.12 < np.mean(oracle) < 0.15
+    assert 0.12 < oracle[0] < 0.15
+    assert np.mean(ridge) < 0.55 * np.mean(oracle)
+    assert ridge[0] < 0.55 * oracle[0]
+
+
+def test_without_its_signal_the_oracle_knows_nothing() -> None:
+    silent = market(signal_strength=0.0)
+    assert not np.nan_to_num(silent.oracle).any()
+
+
+@pytest.mark.parametrize("effect", ["flow", "lag", "spillover"])
+def test_every_planted_effect_can_be_had(effect: str) -> None:
+    weights = {"flow": 0.0, "lag": 0.0, "spillover": 0.0, effect: 1.0}
+    panel = market(weights=weights)
+    expected, happened = panel.oracle[20:-1], panel.returns[21:]  # type: ignore[index]
+    known = np.isfinite(expected) & np.isfinite(happened)
+    assert np.corrcoef(expected[known], happened[known])[0, 1] > 0.08
+
+
+def test_an_unknown_effect_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"weights are of \['flow', 'lag', 'spillover'\]"):
+        market(weights={"flow": 1.0})

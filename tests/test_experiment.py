@@ -1,0 +1,181 @@
+"""A run's objects together: what is evaluated, what is kept, and in which mode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from small_data import Phase5Files
+from torch import Tensor
+
+from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.data.calendar import published_calendar, real_calendar
+from stockformer.experiment import Data, Experiment
+from stockformer.interface import Batch, Forecast
+from stockformer.run import RunDir
+from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
+from stockformer.training.evaluate import Evaluation
+
+
+def config_of(files: Phase5Files, *lines: str) -> DictConfig:
+    small = ("model.width=8", "model.layers=1", "dataset.lookback=5", "trainer.device=cpu")
+    data = f"paths.data_dir={files.data_dir}"
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(CONFIG_NAME, ["dataset=nifty200_phase5", data, *small, *lines])
+
+
+def experiment_of(files: Phase5Files, *lines: str) -> Experiment:
+    config = config_of(files, *lines)
+    return Experiment(config, Data.read(config))
+
+
+def test_evaluating_the_best_checkpoint_again_gives_the_recorded_numbers(
+    phase5_files: Phase5Files, tmp_path: Path
+) -> None:
+    lines = ("trainer.max_epoch=4", "optimizer.lr=0.01")
+    with RunDir.claim(tmp_path / "run") as run:
+        experiment_of(phase5_files, *lines).train(run, [])
+    recorded = json.loads(run.evaluation_file.read_text())
+    metrics = pd.read_csv(run.metrics_file, index_col="epoch")
+    best = metrics["validation_mae"].idxmin()
+    assert recorded["epoch"] == best
+    again = experiment_of(phase5_files, *lines)
+    load_checkpoint(run.checkpoint("best"), again.model, again.data.panel.factor_names)
+    for part, expected in (
+        ("test", recorded["model"]["mae"]),
+        ("validation", metrics.loc[best, "validation_mae"]),
+    ):
+        result = again.evaluator.evaluate(again.model, again.loss, again.loader(part))
+        assert result.metrics["mae"] == expected
+    _, facts = read_checkpoint(run.checkpoint("last"))
+    assert facts["epoch"] == 4
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("mae", 2), ("rank_ic", 3), ("loss", 1)])
+def test_the_best_epoch_is_the_monitors(
+    phase5_files: Phase5Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    monitor: str,
+    best: int,
+) -> None:
+    script = iter(
+        [
+            {"loss": 0.1, "mae": 0.3, "rank_ic": -0.5},
+            {"loss": 0.2, "mae": 0.1, "rank_ic": 0.1},
+            {"loss": 0.3, "mae": 0.2, "rank_ic": 0.2},
+        ]
+    )
+    experiment = experiment_of(
+        phase5_files, "trainer.max_epoch=3", f"trainer.monitor={monitor}", "split=ratio"
+    )
+    evaluate = experiment.evaluator.evaluate
+
+    def scripted(*arguments: Any) -> Evaluation:
+        evaluation = evaluate(*arguments)
+        return Evaluation(evaluation.predictions, evaluation.metrics | next(script, {}))
+
+    monkeypatch.setattr(experiment.evaluator, "evaluate", scripted)
+    with RunDir.claim(tmp_path / "run") as run:
+        experiment.train(run, [])
+    assert read_checkpoint(run.checkpoint("best"))[1]["epoch"] == best
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(
+    phase5_files: Phase5Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(phase5_files, "trainer.max_epoch=2")
+    modes: list[tuple[bool, bool]] = []
+    forward = experiment.model.forward
+
+    def watched(batch: Batch) -> Forecast:
+        modes.append((experiment.model.training, torch.is_inference_mode_enabled()))
+        return forward(batch)
+
+    monkeypatch.setattr(experiment.model, "forward", watched)
+    with RunDir.claim(tmp_path / "run") as run:
+        experiment.train(run, [])
+    epoch = [(True, False)] * len(experiment.loader("train"))
+    epoch += [(False, True)] * len(experiment.loader("validation"))
+    assert modes == 2 * epoch + [(False, True)] * len(experiment.loader("test"))
+
+
+def test_the_gradient_is_clipped_to_its_norm(phase5_files: Phase5Files, tmp_path: Path) -> None:
+    norms = []
+    experiment = experiment_of(
+        phase5_files, "trainer.max_epoch=1", "trainer.gradient_clip_norm=0.001"
+    )
+    with RunDir.claim(tmp_path / "run") as run, pytest.MonkeyPatch.context() as patch:
+        step = torch.optim.Adam.step
+
+        def watched(optimizer: torch.optim.Adam, closure: Any = None) -> Any:
+            grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+            norms.append(torch.stack([g.norm() for g in grads if g is not None]).norm().item())
+            return step(optimizer, closure)
+
+        patch.setattr(torch.optim.Adam, "step", watched)
+        experiment.train(run, [])
+    assert norms == pytest.approx([0.001] * len(norms), rel=1e-2)
+
+
+def test_a_forecast_is_told_as_a_return(phase5_files: Phase5Files) -> None:
+    experiment = experiment_of(phase5_files, "target.transform=zscore")
+    unit = experiment.data.targets.unit
+    assert unit == pytest.approx(0.02, rel=0.2)
+    forecast = np.random.default_rng(0).normal(size=(2, 2, 7))
+    predictions = experiment.evaluator.predictions(np.array([70, 71]), forecast, forecast)
+    np.testing.assert_allclose(predictions.prediction, forecast * unit)
+    expected = phase5_files.returns[71:73]
+    np.testing.assert_allclose(predictions.label[0], expected, atol=1e-12)
+
+
+def test_predictions_that_are_not_finite_name_their_date(phase5_files: Phase5Files) -> None:
+    experiment = experiment_of(phase5_files)
+    forecast = np.zeros((2, 2, 7))
+    forecast[1, 0, 3] = np.nan
+    with pytest.raises(FloatingPointError, match=r"not finite on 1 dates, first 2023-04-11"):
+        experiment.evaluator.predictions(np.array([70, 71]), forecast, forecast)
+
+
+@pytest.mark.parametrize(
+    ("name", "calendar"), [("real", real_calendar), ("published", published_calendar)]
+)
+def test_the_calendar_is_the_configured_one(
+    phase5_files: Phase5Files, name: str, calendar: Any
+) -> None:
+    data = Data.read(config_of(phase5_files, f"dataset.calendar={name}"))
+    assert np.array_equal(data.windows.calendar.numpy(), calendar(data.panel.dates))
+
+
+def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the README promises: a module that takes only the facts it names."""
+    import stockformer.models.wavelet as room
+
+    class Mine(torch.nn.Module):
+        def __init__(self, *, width: int, horizon: int, factors: int) -> None:
+            super().__init__()
+            self.horizon = horizon
+            self.layer = torch.nn.Linear(factors, 1 + 2)
+
+        def forward(self, batch: Batch) -> Forecast:
+            out: Tensor = self.layer(batch.factors[:, -1])[:, None]
+            out = out.expand(-1, self.horizon, -1, -1)
+            return Forecast(returns=out[..., 0], logits=out[..., 1:])
+
+    Mine.__module__ = room.__name__
+    monkeypatch.setattr(room, "Mine", Mine, raising=False)
+    config = config_of(phase5_files)
+    config.model = {"_target_": f"{room.__name__}.Mine", "width": 4, "horizon": 2}
+    experiment = Experiment(config, Data.read(config))
+    batch = next(iter(experiment.loader("train")))
+    assert experiment.model(batch).returns.shape == batch.target.shape
+    config.model = {**config.model, "typo": 1}
+    with pytest.raises(ValueError, match=r"does not take these keys: .*typo"):
+        experiment.build_model()
