@@ -184,6 +184,7 @@ RULES: dict[str, Rule] = {
     "graph.neighbours": AT_LEAST_1,
     "graph.components": AT_LEAST_1,
     "graph.scale": ABOVE_0,
+    "graph.threshold": (lambda v: -1 <= v < 1, "must be a correlation below 1"),
     "trainer.max_epoch": AT_LEAST_1,
     "trainer.batch_size": AT_LEAST_1,
     "trainer.num_workers": AT_LEAST_0,

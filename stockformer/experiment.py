@@ -85,6 +85,7 @@ class Data:
             config.split, dates=panel.dates, lookback=dataset.lookback, span=targets.span
         )
         assert split is not None
+        split = split.without(panel.breaks, dataset.lookback, targets.span)
         targets = standardise(targets, target.transform.value, split.train)
         seen = training_days(split, targets)
         states = {}
@@ -96,6 +97,23 @@ class Data:
         calendar = CALENDARS[dataset.calendar.value](panel.dates)
         windows = Windows(panel, targets, calendar, dataset.lookback)
         return cls(config, panel, targets, split, windows, states, unprocessed)
+
+    def notes(self) -> list[str]:
+        """What every report on these data must say."""
+        return [*self.config.dataset.warnings, *self.panel.notes]
+
+    def history(self) -> History:
+        """What the baselines may look at; they learn from every day before the test."""
+        return History(
+            dates=self.panel.dates,
+            tickers=self.panel.tickers,
+            returns=self.panel.returns,
+            factors=self.unprocessed.factors,  # unknown cells still unknown
+            label=np.where(self.targets.valid, self.targets.returns, np.nan),
+            up=self.targets.up,
+            valid=self.targets.valid,
+            training_days=np.concatenate([self.split.train, self.split.validation]),
+        )
 
     def loader(self, part: str, pin_memory: bool) -> DataLoader[Batch]:
         """Batches of one part of the split; training ones in an order the seed decides."""
@@ -137,9 +155,7 @@ class Experiment:
         """The stock embedding, fitted on training days, and the model on its device."""
         config, panel = self.config, self.data.panel
         seen = training_days(self.data.split, self.data.targets)
-        embedding: Embedding = build(config.graph).fit(
-            panel.returns[seen], panel.dates[seen], config.model.width, config.seed
-        )
+        embedding: Embedding = build(config.graph).fit(panel, seen, config.model.width, config.seed)
         torch.manual_seed(config.seed)
         model: nn.Module = build(
             config.model,
@@ -192,22 +208,12 @@ class Experiment:
 
     def test(self, run: RunDir) -> Evaluation:
         """Judge the best epoch on the test days beside the baselines; write all of it down."""
-        panel, targets = self.data.panel, self.data.targets
+        panel = self.data.panel
         facts = load_checkpoint(run.checkpoint("best"), self.model, panel.factor_names)
         evaluation = self.evaluator.evaluate(self.model, self.loss, self.loader("test"))
         run.write_predictions(evaluation.predictions.frame())
-        history = History(
-            dates=panel.dates,
-            tickers=panel.tickers,
-            returns=panel.returns,
-            factors=self.data.unprocessed.factors,  # unknown cells still unknown
-            label=np.where(targets.valid, targets.returns, np.nan),
-            up=targets.up,
-            valid=targets.valid,
-            training_days=self.data.split.train,
-        )
         summed = summary.summarise(
-            evaluation.predictions, history, panel.oracle, list(self.config.dataset.warnings)
+            evaluation.predictions, self.data.history(), panel.oracle, self.data.notes()
         )
         run.write_evaluation({"epoch": facts["epoch"], **summed.as_json()})
         log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summed.lines()))
@@ -236,8 +242,8 @@ class Experiment:
             "%s: %d stocks, %d factors, %d days, %s to %s",
             *(self.config.dataset.name, stocks, factors, days, dates[0], dates[-1]),
         )
-        for warning in self.config.dataset.warnings:
-            log.warning("note: %s", warning)
+        for note in self.data.notes():
+            log.warning("note: %s", note)
         for name, signals in self.data.split.parts().items():
             first, last = dates[signals[0]], dates[signals[-1]]
             log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
@@ -280,7 +286,7 @@ class Experiment:
             "tags": list(self.config.tags),
             "data_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
             "files": files,
-            "warnings": list(self.config.dataset.warnings),
+            "warnings": self.data.notes(),
             "split": {
                 name: {
                     "samples": len(signals),

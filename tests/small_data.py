@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
+
+from stockformer.config import config_folder
 
 
 class Phase5Files:
@@ -39,3 +46,76 @@ class Phase5Files:
         np.savez(self.root / "flow.npz", result=self.returns)
         np.savez(self.root / "trend_indicator.npz", result=(self.returns > 0).astype(np.int32))
         self.frame(self.returns).to_csv(self.root / "label.csv", date_format="%Y-%m-%d")
+
+
+class PriceFiles:
+    """Daily prices of a few stocks on 80 business days, one CSV a stock, to be broken."""
+
+    tickers = ("000001", "1E5", "AAA", "M&M", "NA", "TRUE")
+    days = 80
+
+    def __init__(self, data_dir: Path, tickers: Sequence[str] = tickers) -> None:
+        self.data_dir, self.tickers = data_dir, tuple(tickers)
+        self.root = data_dir / "ohlcv"
+        self.root.mkdir(parents=True)
+        random = np.random.default_rng(3)
+        self.frames = {}
+        for ticker in tickers:
+            close = 100 * np.exp(random.normal(0, 0.02, self.days).cumsum())
+            first = close * np.exp(random.normal(0, 0.01, self.days))
+            self.frames[ticker] = pd.DataFrame(
+                {
+                    "Date": pd.bdate_range("2023-01-02", periods=self.days).astype(str),
+                    "Open": first.round(4),
+                    "High": (np.maximum(first, close) * 1.01).round(4),
+                    "Low": (np.minimum(first, close) * 0.99).round(4),
+                    "Close": close.round(4),
+                    "Volume": random.integers(1_000, 9_000, self.days),
+                }
+            )
+        self.write()
+
+    def path(self, ticker: str) -> Path:
+        return self.root / f"{ticker}.csv"
+
+    def write(self) -> None:
+        """One file a stock, from `frames`."""
+        for ticker in self.frames:
+            self.write_one(ticker)
+
+    def write_one(self, ticker: str) -> None:
+        self.frames[ticker].to_csv(self.path(ticker), index=False)
+
+    def long(self) -> pd.DataFrame:
+        """All stocks in one table, with a column that names them."""
+        return pd.concat([f.assign(Ticker=t) for t, f in self.frames.items()], ignore_index=True)
+
+    def edit(self, ticker: str, line: int, old: str, new: str) -> None:
+        """Replace text in one line of a stock's file; the header is line 1."""
+        lines = self.path(ticker).read_text().split("\n")
+        assert old in lines[line - 1]
+        lines[line - 1] = lines[line - 1].replace(old, new, 1)
+        self.path(ticker).write_text("\n".join(lines))
+
+
+@cache
+def _source(dataset: str, data_dir: str) -> str:
+    folder = config_folder() / "dataset"
+    own = OmegaConf.load(folder / f"{dataset}.yaml")
+    if "ohlcv" in own.get("defaults", []):
+        own = OmegaConf.merge(OmegaConf.load(folder / "ohlcv.yaml"), own)
+    own = OmegaConf.merge(own, {"paths": {"data_dir": data_dir}})
+    source = OmegaConf.to_container(own, resolve=True)["source"]
+    return json.dumps({key: value for key, value in source.items() if key != "_target_"})
+
+
+def source_settings(dataset: str, data_dir: str = "DATA", **changes: Any) -> dict[str, Any]:
+    """What the source of a data set is called with, as its file in conf/ says, but for `changes`.
+
+    quality={"strict": True} changes that key of `quality` alone.
+    """
+    settings = json.loads(_source(dataset, data_dir))
+    for key, value in changes.items():
+        assert key in settings
+        settings[key] = settings[key] | value if isinstance(value, dict) else value
+    return settings

@@ -342,6 +342,14 @@ ALPHA158: tuple[str, ...] = (
 ALPHA360: tuple[str, ...] = tuple(f"{name}{lag}" for name in LAGGED for lag in LAGS)
 
 
+SETS = {"alpha158": ALPHA158, "alpha360": ALPHA360}
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with `alpha158` and `alpha360` standing for all of theirs."""
+    return tuple(name for given in names for name in SETS.get(given, (given,)))
+
+
 def resolve(names: Sequence[str]) -> list[tuple[Factor, int]]:
     """Function and number of days of each name; ValueError for a name nobody knows."""
     known = {name: (factor, 0) for name, factor in SINGLE_DAY.items()}
@@ -363,13 +371,13 @@ def compute(
 
     prices: open, high, low, close, volume and, optionally, vwap, (T, N) each, in any one currency
         and any one unit of volume, NaN where not traded; without vwap, (high + low + close) / 3.
-    names: the factors wanted, in this order; ALPHA158 if None.
+    names: the factors wanted, in this order, or sets of them (`expand`); ALPHA158 if None.
     out: (T, N, F) float32 to write into, such as a memory map, if the result should not be in RAM.
 
     Returns the factors (T, N, F) float32, NaN where unknown or not traded, and their names (F,).
     Raises ValueError for an unknown name, a missing price or arrays whose shapes disagree.
     """
-    names = ALPHA158 if names is None else tuple(names)
+    names = ALPHA158 if names is None else expand(names)
     factors = resolve(names)
     if missing := [name for name in REQUIRED if name not in prices]:
         raise ValueError(f"factors: prices lack {missing}")

@@ -1,13 +1,88 @@
-"""Reading files of one folder: every error names the file, and everything read is hashed."""
+"""Reading files: whole, hashed, within limits, never outside their folder; errors name the file."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
-from pathlib import Path
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+
+from stockformer.data.findings import Finding, Findings
+from stockformer.data.tables import Table, day, parse_csv
+
+LARGEST = 8 << 30  # bytes of a file, once unpacked
+EXPANSION = 100  # times its size a packed file may grow: prices grow 3 to 20 times
+ALWAYS_ALLOWED = 64 << 20  # bytes that any packed file may grow to
+GZIP_MAGIC = b"\x1f\x8b"
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error)
+DAMAGED_ARRAY = (
+    *(ValueError, TypeError, SyntaxError, tokenize.TokenError),  # a header that is no header
+    *(OSError, EOFError, MemoryError, OverflowError),
+)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises ValueError if it is no file, empty, unreadable or too large."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path}: a link to {path.readlink()}, which does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, expected a file")
+    if not path.is_file():
+        raise ValueError(f"{path}: file not found, or not a file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path}: larger than {LARGEST >> 20} MiB")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    if not content:
+        raise ValueError(f"{path}: the file is empty")
+    return content
+
+
+def unpacked_limit(packed: int) -> int:
+    """The bytes a file of `packed` bytes may unpack to."""
+    return min(LARGEST, max(ALWAYS_ALLOWED, EXPANSION * packed))
+
+
+def gunzip(content: bytes, path: Path) -> bytes:
+    """Unpack, if it is gzip. Raises ValueError for a damaged, cut or exploding archive."""
+    if not content.startswith(GZIP_MAGIC):
+        return content
+    limit = unpacked_limit(len(content))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as archive:
+            plain = archive.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: gzip archive damaged or cut: {error}") from error
+    if len(plain) > limit:
+        raise ValueError(
+            f"{path}: unpacks to more than {limit >> 20} MiB, {EXPANSION} times its size"
+        )
+    if not plain:
+        raise ValueError(f"{path}: the file is empty")
+    return plain
+
+
+def inside(root: Path, name: str) -> Path:
+    """`root / name`. Raises ValueError for a name or a link that leads out of `root`."""
+    path = root / name
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if (
+        parts.is_absolute()
+        or ".." in parts.parts
+        or not path.resolve().is_relative_to(root.resolve())
+    ):
+        raise ValueError(f"{path}: leads out of {root}")
+    return path
 
 
 class Folder:
@@ -22,12 +97,7 @@ class Folder:
             )
 
     def bytes(self, name: str) -> bytes:
-        path = self.root / name
-        if not path.is_file():
-            raise ValueError(f"{path}: file not found, or not a file")
-        content = path.read_bytes()
-        if not content:
-            raise ValueError(f"{path}: the file is empty")
+        content = read_bytes(inside(self.root, name))
         self.hashes[name] = hashlib.sha256(content).hexdigest()
         return content
 
@@ -43,36 +113,72 @@ class Folder:
         """A .npy array, or the array `key` of an .npz archive; never an object array."""
         path, content = self.root / name, self.bytes(name)
         try:
-            stored = np.load(io.BytesIO(content), allow_pickle=False)
-            if key is None:
-                return np.asarray(stored)
-            if key not in stored:
-                raise ValueError(f"no array {key!r} in it, only {sorted(stored)}")
-            return np.asarray(stored[key])
-        except (ValueError, OSError, EOFError, TypeError) as error:
-            raise ValueError(f"{path}: cannot be read as a NumPy array: {error}") from error
-        except Exception as error:  # zipfile and zlib raise classes of their own on damage
+            return _npy(content) if key is None else _npz(content, key)
+        except DAMAGED_ARCHIVE as error:
             raise ValueError(f"{path}: damaged archive: {error}") from error
+        except DAMAGED_ARRAY as error:
+            raise ValueError(f"{path}: cannot be read as a NumPy array: {error}") from error
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A CSV of dates x tickers as float64, missing cells NaN, labels as they stand."""
-        path, content = self.root / name, self.bytes(name)
-        header = content.split(b"\n", 1)[0].decode("utf-8-sig", "replace").strip().split(",")[1:]
-        twice = sorted({ticker for ticker in header if header.count(ticker) > 1})
-        if twice:
-            raise ValueError(f"{path}: columns stand twice: {twice[:5]}")
+    def table(self, name: str, findings: Findings) -> pd.DataFrame | None:
+        """A CSV of dates x tickers as float64, missing cells NaN, labels as they stand.
+
+        None after an error; whatever is wrong with it is added to `findings`.
+        """
+        path, own = str(self.root / name), Findings()
         try:
-            frame = pd.read_csv(io.BytesIO(content), index_col=0, dtype={0: str})
-            values = frame.astype(np.float64)
-            dates = pd.to_datetime(frame.index, format="%Y-%m-%d")
-        except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not a table of dates x tickers: {error}") from error
-        if not dates.is_monotonic_increasing or dates.has_duplicates:
-            raise ValueError(f"{path}: dates are not strictly increasing")
-        infinite = np.argwhere(np.isinf(values.to_numpy()))
-        if len(infinite):
-            row, column = infinite[0]
-            raise ValueError(
-                f"{path}: infinite value on {dates[row]:%Y-%m-%d} for {values.columns[column]}"
-            )
-        return values.set_axis(dates, axis=0)
+            content = gunzip(self.bytes(name), self.root / name)
+        except ValueError as error:
+            findings.error("file", Finding(str(error)))
+            return None
+        table = parse_csv(content, path, ",", None, own)
+        frame = None if table is None else _wide(table, own)
+        if own.any_error():
+            message = "not a table of dates x tickers, one number a cell"
+            own.error("layout", Finding(message, path))
+        findings.extend(own)
+        return None if own.any_error() else frame
+
+
+def _wide(table: Table, findings: Findings) -> pd.DataFrame:
+    first, *names = table.names
+    dates = table.dates(first, "%Y-%m-%d", "", findings)
+    if not (np.diff(dates) > np.timedelta64(0, "D")).all():
+        findings.error("dates", Finding("dates are not strictly increasing", table.file))
+    values = np.full((len(dates), len(names)), np.nan)
+    for i, name in enumerate(names):
+
+        def finding(row: int, message: str, name: str = name) -> Finding:
+            return Finding(message, table.file, "", int(table.rows[row]), day(dates[row]), name)
+
+        values[:, i] = table.numbers(name, findings, finding)
+    return pd.DataFrame(values, index=pd.DatetimeIndex(dates), columns=names)
+
+
+def _npy(content: bytes) -> np.ndarray:
+    """The array in `content`, whose header may not promise other than what follows it."""
+    stream = io.BytesIO(content)
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    version = np.lib.format.read_magic(stream)
+    if version not in headers:
+        raise ValueError(f"version {version} of the format")
+    shape, _, dtype = headers[version](stream)
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which could run code")
+    promised, there = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
+    if promised != there:
+        raise ValueError(f"shape {shape} of {dtype} needs {promised} bytes, there are {there}")
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def _npz(content: bytes, key: str) -> np.ndarray:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if key not in members:
+            raise ValueError(f"no array {key!r} in it, only {sorted(members)}")
+        limit = unpacked_limit(len(content))
+        if members[key].file_size > limit:
+            raise ValueError(f"array {key!r} unpacks to more than {limit >> 20} MiB")
+        return _npy(archive.read(members[key]))

@@ -1,7 +1,7 @@
 """What the model is told of how stocks hang together: an embedding (N, D) with a record of its fit.
 
-Every graph is called alike: `fit(returns, dates, width, seed)`, with the returns (T, N) and dates
-(T,) it may see, which are the training ones.
+Every graph is called alike: `fit(panel, seen, width, seed)`; of what has a date it may see the rows
+`seen` alone, which are the training ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stockformer.data.files import Folder
+from stockformer.data.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -27,35 +28,38 @@ class Embedding:
 
 
 class SpectralGraph:
-    """Spectral embedding of the k-nearest-neighbour graph of return correlations.
+    """Spectral embedding of the graph of return correlations.
 
-    Belkin and Niyogi, "Laplacian eigenmaps", Neural Computation 15 (2003), by scikit-learn. Only
-    positive correlations join two stocks. Missing returns count as the stock's mean.
+    Belkin and Niyogi, "Laplacian eigenmaps", Neural Computation 15 (2003), by scikit-learn. Two
+    stocks are joined, as closely as they correlate, if one is among the other's `neighbours`
+    closest and their correlation is above `threshold`. Missing returns count as the stock's mean.
     """
 
-    def __init__(self, *, neighbours: int, components: int, scale: float) -> None:
-        self.neighbours, self.components, self.scale = neighbours, components, scale
+    def __init__(self, *, neighbours: int, threshold: float, components: int, scale: float) -> None:
+        self.neighbours, self.threshold = neighbours, threshold
+        self.components, self.scale = components, scale
 
-    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
         from sklearn.manifold import spectral_embedding  # noqa: PLC0415 (slow, seldom needed)
 
-        if returns.shape[1] < 4:
+        if len(panel.tickers) < 4:
             raise ValueError(
-                f"graph=spectral needs at least 4 stocks, got {returns.shape[1]}; use graph=none"
+                f"graph=spectral needs at least 4 stocks, got {len(panel.tickers)}; use graph=none"
             )
-        correlation = _correlation(returns)
+        correlation = _correlation(panel.returns[seen])
         np.fill_diagonal(correlation, -np.inf)
         stocks = len(correlation)
         weakest = max(0, stocks - self.neighbours)
         near = correlation >= np.sort(correlation, axis=1)[:, weakest : weakest + 1]
-        weights = np.where(near | near.T, correlation.clip(min=0), 0.0)
+        joined = (near | near.T) & (correlation > self.threshold)
+        weights = np.where(joined, correlation, 0.0)
         weights += 1e-3  # one piece: a stock without neighbours hangs by a thread
         np.fill_diagonal(weights, 0.0)
         count = min(self.components, width, stocks - 2)
         values = np.zeros((stocks, width), dtype=np.float32)
         columns = spectral_embedding(weights, n_components=count, random_state=seed)
         values[:, :count] = self.scale * columns / columns.std(axis=0)
-        return Embedding(values, learned=False, last_date=str(dates[-1]))
+        return Embedding(values, learned=False, last_date=str(panel.dates[seen][-1]))
 
 
 class FileGraph:
@@ -64,10 +68,10 @@ class FileGraph:
     def __init__(self, *, path: str) -> None:
         self.path = Path(path)
 
-    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
         folder = Folder(self.path.parent)
         values = folder.array(self.path.name)
-        expected = (returns.shape[1], width)
+        expected = (len(panel.tickers), width)
         if values.shape != expected:
             raise ValueError(
                 f"{self.path}: shape {values.shape}, expected {expected} (stocks, model.width)"
@@ -93,16 +97,35 @@ class LearnedGraph:
     def __init__(self, *, scale: float) -> None:
         self.scale = scale
 
-    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
-        values = np.random.default_rng(seed).normal(0, self.scale, (returns.shape[1], width))
-        return Embedding(values.astype(np.float32), learned=True, last_date=str(dates[-1]))
+    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+        values = np.random.default_rng(seed).normal(0, self.scale, (len(panel.tickers), width))
+        return Embedding(values.astype(np.float32), learned=True, last_date="none seen")
 
 
 class NoGraph:
     """Zeros: stocks differ by their inputs alone."""
 
-    def fit(self, returns: np.ndarray, dates: np.ndarray, width: int, seed: int) -> Embedding:
-        values = np.zeros((returns.shape[1], width), dtype=np.float32)
+    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+        values = np.zeros((len(panel.tickers), width), dtype=np.float32)
+        return Embedding(values, learned=False, last_date="none seen")
+
+
+class SectorGraph:
+    """One direction a sector: stocks of a sector share a vector, of others are at right angles."""
+
+    def __init__(self, *, scale: float) -> None:
+        self.scale = scale
+
+    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+        if panel.sectors is None:
+            raise ValueError("graph=sector: the data set has no sectors; use graph=spectral")
+        names, sector = np.unique(panel.sectors, return_inverse=True)
+        if len(names) > width:
+            raise ValueError(
+                f"graph=sector: {len(names)} sectors do not fit into model.width={width}"
+            )
+        values = np.zeros((len(sector), width), dtype=np.float32)
+        values[np.arange(len(sector)), sector] = self.scale
         return Embedding(values, learned=False, last_date="none seen")
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from stockformer.data.findings import Finding
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -15,9 +17,15 @@ class Panel:
     dates (T,) datetime64[D], strictly increasing; tickers (N,) str, unique.
     returns (T, N) float64: close-to-close simple return of the day, a fraction (0.01 = 1 %).
     factors (T, N, F) float32, named in order by factor_names.
-    prices: (T, N) float64 by field (open, high, low, close, volume), where the source has them.
+    prices: (T, N) float64 by field (open, high, low, close, volume, vwap), where the source has
+        them, in units of which only ratios within a stock mean anything.
     sources: SHA-256 of every file that was read, by file name.
     oracle (T, N): the expected next-day return, known only where the market is simulated.
+    sectors (N,) str: "" where unknown; None if the source has none.
+    member (T, N) bool: whether a stock belongs to the universe that day; None: always, all of them.
+    breaks: rows before which there was no session for so long that no window may reach across.
+    notes: what every report on this data must say.
+    findings: what the source's checks found and did not refuse.
     """
 
     dates: np.ndarray
@@ -28,19 +36,25 @@ class Panel:
     prices: Mapping[str, np.ndarray] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     oracle: np.ndarray | None = None
+    sectors: np.ndarray | None = None
+    member: np.ndarray | None = None
+    breaks: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         days, stocks = len(self.dates), len(self.tickers)
-        shapes: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
+        shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
             "returns": (self.returns, (days, stocks)),
             "factors": (self.factors, (days, stocks, len(self.factor_names))),
+            "oracle": (self.oracle, (days, stocks)),
+            "sectors": (self.sectors, (stocks,)),
+            "member": (self.member, (days, stocks)),
         }
-        for name, array in self.prices.items():
-            shapes[f"prices[{name}]"] = (array, (days, stocks))
-        if self.oracle is not None:
-            shapes["oracle"] = (self.oracle, (days, stocks))
+        for name, prices in self.prices.items():
+            shapes[f"prices[{name}]"] = (prices, (days, stocks))
         for name, (array, expected) in shapes.items():
-            if array.shape != expected:
+            if array is not None and array.shape != expected:
                 raise ValueError(f"panel: {name} has shape {array.shape}, expected {expected}")
         if not (np.diff(self.dates) > np.timedelta64(0, "D")).all():
             raise ValueError("panel: dates are not strictly increasing")

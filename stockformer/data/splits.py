@@ -26,6 +26,19 @@ class Split:
     def parts(self) -> dict[str, np.ndarray]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def without(self, breaks: Sequence[int], lookback: int, span: int) -> Split:
+        """Without the signal days whose window or target would reach across a break.
+
+        breaks: rows before which there was no session for long. ValueError if a part is left empty.
+        """
+        parts = {}
+        for name, signals in self.parts().items():
+            across = [(signals - lookback + 1 < b) & (b <= signals + span) for b in breaks]
+            parts[name] = signals[~np.any(across, axis=0)] if across else signals
+            if not len(parts[name]):
+                raise ValueError(f"split: every {name} window reaches across a gap in the dates")
+        return Split(**parts)
+
 
 def by_ratio(
     *, train: float, test: float, context: str, dates: np.ndarray, lookback: int, span: int

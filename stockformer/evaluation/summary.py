@@ -33,9 +33,9 @@ class Summary:
     scores: dict[str, float]
     table: pd.DataFrame
     verdict: str
-    first_step_rank_ic: float
     oracle_rank_ic: float | None
     notes: Sequence[str]
+    first_step_rank_ic: float  # what the oracle, of the next day, compares with
 
     def targets(self) -> list[dict[str, Any]]:
         """The first plan's targets for the prepared NIFTY-200 inputs, and whether they are met."""
@@ -112,7 +112,7 @@ def summarise(
         )
         best = score(known)["rank_ic"]
     first = score(predictions.step(1))["rank_ic"]
-    return Summary(scores, table, verdict(table), first, best, said)
+    return Summary(scores, table, verdict(table), best, said, first)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

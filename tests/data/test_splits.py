@@ -93,3 +93,13 @@ def test_dates_are_looked_up() -> None:
 def test_a_split_without_samples_is_named() -> None:
     with pytest.raises(ValueError, match="no validation samples in rows 75 to 87 of 100"):
         by_ratio(train=0.75, test=0.125, context="inside", dates=days(100), lookback=20, span=2)
+
+
+def test_no_window_or_target_reaches_across_a_break() -> None:
+    split = Split(train=np.arange(4, 60), validation=np.arange(60, 80), test=np.arange(80, 98))
+    kept = split.without((30, 31), lookback=5, span=2)
+    assert np.array_equal(np.setdiff1d(split.train, kept.train), np.arange(28, 35))
+    assert np.array_equal(kept.test, split.test)
+    assert split.without((), lookback=5, span=2).train.shape == split.train.shape
+    with pytest.raises(ValueError, match="every validation window reaches across a gap"):
+        split.without(range(60, 82, 4), lookback=5, span=2)

@@ -48,7 +48,7 @@ def summary(predictions: Predictions) -> Summary:
     }
     table = comparison_table(predictions, baselines)
     notes = ["survivorship: M&M & others", "few dates"]
-    return Summary(score(predictions), table, verdict(table), 0.5, notes)
+    return Summary(score(predictions), table, verdict(table), 0.5, notes, 0.01)
 
 
 def write_epochs(run: RunDir, epochs: int = 3) -> None:

@@ -68,7 +68,7 @@ def test_the_error_may_be_squared_and_nothing_else() -> None:
     forecast, batch = case()
     expected = ((forecast.returns - batch.target)[batch.valid] ** 2).mean()
     torch.testing.assert_close(masked_loss(error="squared")(forecast, batch).regression, expected)
-    with pytest.raises(ValueError, match="loss.error='cubed': must be one of absolute, squared"):
+    with pytest.raises(ValueError, match=r"loss\.error='cubed': must be one of absolute, squared"):
         masked_loss(error="cubed")
 
 

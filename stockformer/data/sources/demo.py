@@ -51,9 +51,9 @@ def load(
     """Simulate OHLCV and the oracle: row t of it is the expected return of day t+1.
 
     Volatilities are daily, as fractions; missing_share of the cells is not traded; one stock lists
-    on each of the rows `listing_days`. signal_strength: the planted effects' size in cross-sectional
-    standard deviations of the return; weights: of `flow`, `lag` and `spillover`. The same settings
-    give the same bits, and more days leave the earlier ones as they are.
+    on each of the rows `listing_days`. signal_strength: the planted effects' size in standard
+    deviations of the return across stocks; weights: of `flow`, `lag` and `spillover`. The same
+    settings give the same bits, and more days leave the earlier ones as they are.
     """
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
     facts, market, sector_shocks, own, volume_noise, gap, upper, lower, absent = streams

@@ -7,14 +7,19 @@ returns; factor files are matched to it by label.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stockformer.data.files import Folder
+from stockformer.data.findings import ERROR, Finding, Findings
 from stockformer.data.panel import Panel
 from stockformer.data.processors import fill_forward_then_zero
+from stockformer.data.quality import Rules, breaks, check_coverage, check_dates, check_returns
+from stockformer.data.universe import FIXED_LIST, check_tickers
 
 log = logging.getLogger(__name__)
 
@@ -31,84 +36,138 @@ def load(
     labels_file: str,
     factors_folder: str,
     factor_list: str,
+    quality: Mapping[str, Any] = MappingProxyType({}),
 ) -> Panel:
     """Read the arrays below `root` into a panel.
 
     The first row has no day before it: its return, stored as 0, is unknown. Factors are filled
-    forward, then with 0. Raises ValueError naming file, date and ticker.
+    forward, then with 0. Raises ValueError with every error found, naming file, date and ticker.
     """
-    folder = Folder(root)
-    labels = folder.table(labels_file)
-    returns = _array(folder, returns_file, returns_key, labels)
-    different = np.argwhere(~(np.abs(returns - labels.to_numpy()) <= SAME_RETURN))
-    if len(different):
-        row, column = different[0]
-        raise ValueError(
-            f"{folder.root / returns_file}: differs from {labels_file} on "
-            f"{labels.index[row]:%Y-%m-%d} for {labels.columns[column]}: other tickers or dates?"
-        )
-    trend = _array(folder, trend_file, trend_key, labels)
-    if not np.array_equal(trend != 0, returns > 0):
-        raise ValueError(
-            f"{folder.root / trend_file}: is not 1 exactly where the return is above 0"
-        )
-    names = folder.lines(f"{factors_folder}/{factor_list}")
-    _reject_label(names, labels_file)
-    factors = _factors(folder, factors_folder, names, labels)
+    rules, findings, folder = Rules(**quality), Findings(), Folder(root)
+    labels = folder.table(labels_file, findings)
+    if labels is None:  # nothing else can be placed
+        findings.refuse()
+        raise AssertionError("a table that cannot be read has an error")
+    dates = labels.index.to_numpy().astype("datetime64[D]")
+    tickers, where = labels.columns.to_numpy(dtype=str), str(folder.root / labels_file)
+    returns = _array(folder, returns_file, returns_key, labels, findings)
+    trend = _array(folder, trend_file, trend_key, labels, findings)
+    if returns is not None:
+        _compare(folder, returns_file, returns, labels_file, labels, findings)
+    if returns is not None and trend is not None and not np.array_equal(trend != 0, returns > 0):
+        message = "is not 1 exactly where the return is above 0"
+        findings.error("trend", Finding(message, str(folder.root / trend_file)))
+    names = _factor_names(folder, f"{factors_folder}/{factor_list}", labels_file, findings)
+    factors = _factors(folder, factors_folder, names, labels, findings)
+    check_tickers(tickers.tolist(), where, findings)
+    check_dates(dates, rules, findings, where)
+    check_coverage(np.isfinite(labels.to_numpy()), tickers, rules, findings, where)
+    check_returns(labels.to_numpy(), dates, tickers, rules, findings, where)
+    findings.refuse(rules.strict)
     _name_strays(folder, factors_folder, [factor_list, *(f"{name}.csv" for name in names)])
+    assert returns is not None, "an array that cannot be read has an error"
     returns[0] = np.nan
     return Panel(
-        dates=labels.index.to_numpy().astype("datetime64[D]"),
-        tickers=labels.columns.to_numpy(dtype=str),
+        dates=dates,
+        tickers=tickers,
         returns=returns,
         factors=fill_forward_then_zero(factors),
         factor_names=tuple(names),
         sources=folder.hashes,
+        breaks=tuple(breaks(dates, rules.max_gap_days).tolist()),
+        notes=(FIXED_LIST,),
+        findings=findings.result(),
     )
 
 
-def _array(folder: Folder, name: str, key: str, labels: pd.DataFrame) -> np.ndarray:
-    array = folder.array(name, key)
-    path = folder.root / name
+def _array(
+    folder: Folder, name: str, key: str, labels: pd.DataFrame, findings: Findings
+) -> np.ndarray | None:
+    """(T, N) float64; None after an error."""
+    path = str(folder.root / name)
+    try:
+        array = folder.array(name, key)
+    except ValueError as error:
+        findings.error("file", Finding(str(error)))
+        return None
     if array.shape != labels.shape:
-        raise ValueError(f"{path}: shape {array.shape}, expected {labels.shape} as in the labels")
+        message = f"shape {array.shape}, expected {labels.shape} as in the labels"
+        findings.error("shape", Finding(message, path))
+        return None
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: holds {array.dtype}, expected numbers")
+        findings.error("numbers", Finding(f"holds {array.dtype}, expected numbers", path))
+        return None
     array = array.astype(np.float64)
     unknown = np.argwhere(~np.isfinite(array))
-    if len(unknown):
-        row, column = unknown[0]
-        raise ValueError(
-            f"{path}: value {array[row, column]} on {labels.index[row]:%Y-%m-%d} for "
-            f"{labels.columns[column]}; this layout stores a number in every cell"
+    findings.each(
+        ERROR,
+        "not finite",
+        range(len(unknown)),
+        lambda i: _cell(
+            f"value {array[tuple(unknown[i])]}; this layout stores a number in every cell:",
+            *(path, unknown[i], labels),
+        ),
+    )
+    return None if len(unknown) else array
+
+
+def _compare(
+    folder: Folder,
+    returns_file: str,
+    returns: np.ndarray,
+    labels_file: str,
+    labels: pd.DataFrame,
+    findings: Findings,
+) -> None:
+    different = np.argwhere(~(np.abs(returns - labels.to_numpy()) <= SAME_RETURN))
+    if len(different):
+        first = _cell(
+            f"differs from {labels_file}",
+            *(str(folder.root / returns_file), different[0], labels),
         )
-    return array
+        message = f"{first}: other tickers or dates? {len(different)} cells do"
+        findings.error("other returns", Finding(message))
 
 
-def _reject_label(names: Sequence[str], labels_file: str) -> None:
+def _cell(message: str, path: str, cell: np.ndarray, labels: pd.DataFrame) -> Finding:
+    date, ticker = labels.index[cell[0]], labels.columns[cell[1]]
+    return Finding(message, path, date=f"{date:%Y-%m-%d}", ticker=str(ticker))
+
+
+def _factor_names(folder: Folder, path: str, labels_file: str, findings: Findings) -> list[str]:
+    """The names in order; none after an error."""
+    try:
+        names = folder.lines(path)
+    except ValueError as error:
+        findings.error("file", Finding(str(error)))
+        return []
     label = labels_file.rsplit(".", 1)[0]
     if label.lower() in (name.lower() for name in names):
-        raise ValueError(f"the label {label!r} is listed among the factors")
+        findings.error("factor list", Finding(f"the label {label!r} is listed among the factors"))
+        return []
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"the factor list is empty or names a factor twice: {names}")
+        message = f"the factor list is empty or names a factor twice: {names}"
+        findings.error("factor list", Finding(message))
+        return []
+    return names
 
 
-def _factors(folder: Folder, where: str, names: Sequence[str], labels: pd.DataFrame) -> np.ndarray:
-    """(T, N, F) float32 in the order of `names`; all findings at once."""
-    values = np.empty((*labels.shape, len(names)), dtype=np.float32)
-    findings = []
+def _factors(
+    folder: Folder, where: str, names: Sequence[str], labels: pd.DataFrame, findings: Findings
+) -> np.ndarray:
+    """(T, N, F) float32 in the order of `names`, NaN where a file has no number for it."""
+    values = np.full((*labels.shape, len(names)), np.nan, dtype=np.float32)
     for i, name in enumerate(names):
-        path = f"{where}/{name}.csv"
-        try:
-            values[..., i] = _aligned(folder.table(path), labels, str(folder.root / path))
-        except ValueError as error:
-            findings.append(str(error))
-    if findings:
-        raise ValueError("\n".join(findings))
+        table = folder.table(f"{where}/{name}.csv", findings)
+        if table is not None:
+            path = str(folder.root / f"{where}/{name}.csv")
+            values[..., i] = _aligned(table, labels, path, findings)
     return values
 
 
-def _aligned(table: pd.DataFrame, labels: pd.DataFrame, path: str) -> np.ndarray:
+def _aligned(
+    table: pd.DataFrame, labels: pd.DataFrame, path: str, findings: Findings
+) -> np.ndarray:
     """The table in the labels' order of dates and tickers."""
     for what, ours, theirs in (
         ("tickers", labels.columns, table.columns),
@@ -116,13 +175,14 @@ def _aligned(table: pd.DataFrame, labels: pd.DataFrame, path: str) -> np.ndarray
     ):
         missing, extra = ours.difference(theirs), theirs.difference(ours)
         if len(missing) or len(extra):
-            raise ValueError(
-                f"{path}: other {what} than the labels: {len(missing)} missing "
-                f"{_some(missing)}, {len(extra)} unknown {_some(extra)}"
+            message = (
+                f"other {what} than the labels: {len(missing)} missing {_some(missing)}, "
+                f"{len(extra)} unknown {_some(extra)}"
             )
+            findings.error("alignment", Finding(message, path))
     aligned = table.reindex(index=labels.index, columns=labels.columns).to_numpy()
     if np.isnan(aligned).all():
-        raise ValueError(f"{path}: no value in it")
+        findings.error("no value", Finding("no value in it", path))
     return aligned
 
 

@@ -34,7 +34,6 @@ def targets(panel: Panel) -> Targets:
 
 @pytest.fixture(scope="module")
 def split(panel: Panel) -> Split:
-    days = len(panel.dates)
     return by_ratio(
         train=0.75, test=0.125, context="inside", dates=panel.dates, lookback=LOOKBACK, span=HORIZON
     )

@@ -1,0 +1,119 @@
+"""Your own features: long files with a row a stock and day, and a price or a return beside them.
+
+CSV (plain or gzip) or Parquet. docs/data.md tells the layout and every check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stockformer.data.findings import ERROR, Finding, Findings
+from stockformer.data.panel import Panel
+from stockformer.data.quality import (
+    Rules,
+    breaks,
+    check_coverage,
+    check_dates,
+    check_returns,
+    check_single_precision,
+    checked_records,
+    close_to_close,
+)
+from stockformer.data.records import Layout
+from stockformer.data.universe import Lists
+
+PRICE, RETURN = "close", "return"  # what a row is judged by: one of them must be named
+
+
+def load(
+    *,
+    path: str,
+    columns: Mapping[str, str],
+    features: Sequence[str],
+    ratios_to_close: Sequence[str],
+    date_format: str,
+    timezone: str,
+    delimiter: str,
+    universe: Mapping[str, str],
+    quality: Mapping[str, Any],
+) -> Panel:
+    """Read features into a panel: factors are `features` as they stand, then the ratios.
+
+    columns: the files' names for date, ticker, close and return; the name of either close or return
+    may be empty. Without a return it is from close to close of consecutive sessions, NaN where
+    either is missing. ratios_to_close: columns in the unit of the price, such as moving averages;
+    the factor is value / close - 1, since levels of different stocks and years do not compare.
+    universe: of `Lists`. quality: of `Rules`. Raises ValueError with every error found.
+    """
+    rules, lists, findings = Rules(**quality), Lists(**universe), Findings()
+    own = {what: name for what, name in columns.items() if name}
+    _check_names(own, features, ratios_to_close)
+    wanted = [*features, *ratios_to_close]
+    layout = Layout(
+        columns=own | {f"feature {name}": name for name in wanted},
+        optional=(),
+        date_format=date_format,
+        timezone=timezone,
+        delimiter=delimiter,
+    )
+    records, hashes = checked_records(path, layout, rules, findings)
+    dates, arrays = records.pivot()
+    tickers = records.tickers
+    after_break = breaks(dates, rules.max_gap_days)
+    if RETURN in own:
+        returns = arrays[RETURN]
+        check_returns(returns, dates, tickers, rules, findings, path)
+    else:
+        returns = close_to_close(arrays[PRICE], after_break)
+    check_dates(dates, rules, findings, path)
+    check_coverage(np.isfinite(arrays.get(PRICE, returns)), tickers, rules, findings, path)
+    check_single_precision(returns, "the return", dates, tickers, findings, path)
+    factors = np.empty((*returns.shape, len(wanted)), np.float32)
+    for i, name in enumerate(wanted):
+        values = arrays[f"feature {name}"]
+        if name in ratios_to_close:
+            values = values / arrays[PRICE] - 1
+        check_single_precision(values, name, dates, tickers, findings, path)
+        with np.errstate(over="ignore"):
+            factors[..., i] = values
+    empty = np.flatnonzero(np.isnan(factors).all(axis=(0, 1))).tolist()
+    findings.each(
+        ERROR, "no value", empty, lambda i: Finding("no value in it", path, column=wanted[i])
+    )
+    sectors = lists.sectors(tickers, findings, hashes)
+    member = lists.members(date_format, dates, tickers, findings, hashes)
+    findings.refuse(rules.strict)
+    return Panel(
+        dates=dates,
+        tickers=tickers,
+        returns=returns,
+        factors=factors,
+        factor_names=(*features, *(f"{name}/close-1" for name in ratios_to_close)),
+        prices={PRICE: arrays[PRICE]} if PRICE in own else {},
+        sources=hashes,
+        sectors=sectors,
+        member=member,
+        breaks=tuple(after_break.tolist()),
+        notes=lists.notes(),
+        findings=findings.result(),
+    )
+
+
+def _check_names(
+    columns: Mapping[str, str], features: Sequence[str], ratios_to_close: Sequence[str]
+) -> None:
+    if not {PRICE, RETURN} & columns.keys():
+        raise ValueError("source.columns: name the column of the close or of the return")
+    if ratios_to_close and PRICE not in columns:
+        raise ValueError("source.ratios_to_close: name the column of the close (source.columns)")
+    if not [*features, *ratios_to_close]:
+        raise ValueError("source.features and source.ratios_to_close name no column")
+    taken = {name.lower() for name in columns.values()}
+    for name in [*features, *ratios_to_close]:
+        if name.lower() in taken:
+            raise ValueError(
+                f"source.features: {name!r} is the date, the ticker, or what the label is made of"
+            )

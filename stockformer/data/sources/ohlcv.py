@@ -1,0 +1,100 @@
+"""Daily prices: a folder of one file a stock, or long files with a column that names the stock.
+
+CSV (plain or gzip) or Parquet. docs/data.md tells the layouts and every check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stockformer.data.findings import Findings
+from stockformer.data.panel import Panel
+from stockformer.data.quality import (
+    Rules,
+    breaks,
+    check_coverage,
+    check_dates,
+    check_single_precision,
+    checked_records,
+    close_to_close,
+)
+from stockformer.data.records import Layout
+from stockformer.data.universe import Lists
+
+OPTIONAL = ("vwap", "adjusted", "amount")
+
+
+def load(
+    *,
+    path: str,
+    columns: Mapping[str, str],
+    date_format: str,
+    timezone: str,
+    delimiter: str,
+    universe: Mapping[str, str],
+    quality: Mapping[str, Any],
+) -> Panel:
+    """Read prices into a panel without factors.
+
+    columns: the files' names for date, ticker, open, high, low, close, volume, vwap, adjusted and
+    amount; the ticker is for long files, the last three are optional. universe: of `Lists`.
+    quality: of `Rules`. Returns are from close to close of consecutive sessions, NaN where either
+    day was not traded or a break lies between. Raises ValueError with every error found.
+    """
+    rules, lists, findings = Rules(**quality), Lists(**universe), Findings()
+    layout = Layout(
+        columns=columns,
+        optional=OPTIONAL,
+        date_format=date_format,
+        timezone=timezone,
+        delimiter=delimiter,
+    )
+    records, hashes = checked_records(path, layout, rules, findings)
+    dates, prices = records.pivot()
+    tickers = records.tickers
+    check_dates(dates, rules, findings, path)
+    check_coverage(np.isfinite(prices["close"]), tickers, rules, findings, path)
+    sectors = lists.sectors(tickers, findings, hashes)
+    member = lists.members(date_format, dates, tickers, findings, hashes)
+    prices = adjusted(prices)
+    after_break = breaks(dates, rules.max_gap_days)
+    returns = close_to_close(prices["close"], after_break)
+    check_single_precision(returns, "the return", dates, tickers, findings, path)
+    findings.refuse(rules.strict)
+    return Panel(
+        dates=dates,
+        tickers=tickers,
+        returns=returns,
+        factors=np.empty((len(dates), len(tickers), 0), np.float32),
+        factor_names=(),
+        prices=prices,
+        sources=hashes,
+        sectors=sectors,
+        member=member,
+        breaks=tuple(after_break.tolist()),
+        notes=lists.notes(),
+        findings=findings.result(),
+    )
+
+
+def adjusted(prices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Open, high, low, close, volume and vwap (T, N), as if no split or dividend had ever been.
+
+    Where there is an adjusted close, prices are scaled by adjusted / close and volume by its
+    inverse, as in qlib. vwap is amount / volume where there is an amount and no vwap.
+    """
+    prices = dict(prices)
+    amount = prices.pop("amount", None)
+    if amount is not None and "vwap" not in prices:
+        prices["vwap"] = amount / prices["volume"]
+    close = prices.pop("adjusted", None)
+    if close is None:
+        return prices
+    ratio = close / prices["close"]
+    return {
+        name: values / ratio if name == "volume" else values * ratio
+        for name, values in prices.items()
+    }
