@@ -102,6 +102,7 @@ class DatasetConfig:
 @dataclass(kw_only=True)
 class PathsConfig:
     data_dir: str
+    cache_dir: str
 
 
 @dataclass(kw_only=True)

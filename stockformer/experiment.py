@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from stockformer.config import allowed_target, flat
-from stockformer.data import alpha158
+from stockformer.data import alpha158, quality, quality_report
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.graph import Embedding
 from stockformer.data.panel import Panel
+from stockformer.data.prepare import input_paths, prepare
 from stockformer.data.processors import State
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
@@ -63,14 +64,15 @@ class Data:
     def read(cls, config: DictConfig) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
         keep_freed_memory()  # before the large arrays are made
-        return cls.prepare(config, build(config.dataset.source))
+        return cls.prepare(config, read_panel(config))
 
     @classmethod
     def prepare(cls, config: DictConfig, panel: Panel, split: Split | None = None) -> Data:
         """What is made of a source's panel: factors, targets, split (if not given) and windows."""
         dataset = config.dataset
-        if dataset.factors:
-            panel = panel.with_factors(*alpha158.compute(panel.prices, list(dataset.factors)))
+        names = alpha158.expand(dataset.factors)
+        if names and panel.factor_names != names:
+            panel = panel.with_factors(*alpha158.compute(panel.prices, names))
         if not panel.factor_names:
             raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
         unprocessed, target = panel, config.target
@@ -170,6 +172,7 @@ class Experiment:
         """Fit the model into `run`; the best validation value of the monitored metric."""
         run.write_config(OmegaConf.to_yaml(self.config), overrides)
         run.write_manifest(self.manifest())
+        run.write_quality(quality_report.html(self.quality()))
         self.describe()
         with TensorBoard(run.tensorboard_folder) as tensorboard:
             tensorboard.text("config", OmegaConf.to_yaml(self.config))
@@ -244,6 +247,9 @@ class Experiment:
         )
         for note in self.data.notes():
             log.warning("note: %s", note)
+        if panel.findings:
+            for line in self.quality().lines():
+                log.info("%s", line)
         for name, signals in self.data.split.parts().items():
             first, last = dates[signals[0]], dates[signals[-1]]
             log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
@@ -255,6 +261,10 @@ class Experiment:
         idle = [f"{name} (patience {n})" for name, n in patience.items() if n >= settings.max_epoch]
         if idle:
             log.info("with %d epochs %s cannot fire", settings.max_epoch, " and ".join(idle))
+
+    def quality(self) -> quality.Report:
+        """What a person should know of the data before believing a result on them."""
+        return quality.report(self.data.panel, self.config.dataset.name)
 
     def checkpoint_facts(self) -> dict[str, Any]:
         """What the weights need to be used again."""
@@ -297,6 +307,27 @@ class Experiment:
                 for name, signals in self.data.split.parts().items()
             },
         } | self.checkpoint_facts()
+
+
+def read_panel(config: DictConfig) -> Panel:
+    """The source's panel with its factors, from the cache if these files were prepared before."""
+    source, names = config.dataset.source, alpha158.expand(config.dataset.factors)
+    settings = cast(dict[str, Any], OmegaConf.to_container(source, resolve=True))
+    inputs = input_paths(settings)
+    if not inputs:  # a simulated market
+        return build(source)
+
+    def fill(panel: Panel, out: np.ndarray) -> None:
+        alpha158.compute(panel.prices, names, out=out)
+
+    return prepare(
+        lambda: build(source),
+        settings=settings,
+        inputs=inputs,
+        cache=Path(config.paths.cache_dir),
+        factor_names=names,
+        fill_factors=fill if names else None,
+    )
 
 
 def training_days(split: Split, targets: Targets) -> slice:

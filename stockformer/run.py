@@ -26,7 +26,7 @@ class RunDir:
     metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
     tensorboard/   events; checkpoints/{best,last}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
-    report.html    what analyze.py makes of all this
+    data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +41,7 @@ class RunDir:
         self.tensorboard_folder = path / "tensorboard"
         self.predictions_file = path / "predictions.parquet"
         self.predictions_folder = path / "predictions"
+        self.quality_file = path / "data_quality.html"
         self.report_file = path / "report.html"
 
     @classmethod
@@ -91,6 +92,9 @@ class RunDir:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         self._write(self.manifest_file, json.dumps(manifest, indent=2))
+
+    def write_quality(self, page: str) -> None:
+        self._write(self.quality_file, page)
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         self._write(self.evaluation_file, json.dumps(evaluation, indent=2, allow_nan=False))

@@ -28,7 +28,7 @@ log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with pyt
 
 CUTS = 20
 MISSING = 0.3
-PREDICTED_DAYS = 3  # signal days up to the cut whose predictions are compared
+LAST_DAYS = 3  # signal days up to the cut whose windows and predictions are compared
 NAMED = 3  # cells named of each finding
 
 
@@ -58,6 +58,7 @@ class Audit:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        # The source's panel, not the cached one: factors must be computed anew from garbage.
         self.panel: Panel = build(config.dataset.source)
         self.data = Data.prepare(config, self.panel)
         self.experiment = Experiment(config, self.data)
@@ -111,9 +112,18 @@ class Audit:
         for i, name in enumerate(mine.panel.factor_names):
             before, after = (d.panel.factors[upto, :, i] for d in (mine, theirs))
             yield from self.compare(f"factor {name}", cut, how, before, after)
+        days = np.arange(predicted - LAST_DAYS + 1, predicted + 1)
+        batches = [d.windows.part(days)[list(range(len(days)))] for d in (mine, theirs)]
         for name in ("returns", "trend", "factors", "calendar"):
-            before, after = (getattr(d.windows, name)[upto].numpy() for d in (mine, theirs))
-            yield from self.compare(f"window's {name}", cut, how, before, after)
+            before, after = (getattr(batch, name).numpy() for batch in batches)
+            if name == "calendar":  # the target days' calendar is known beforehand
+                before, after = (
+                    before[:, : -len(mine.targets.end)],
+                    after[:, : -len(mine.targets.end)],
+                )
+            yield from self.compare(f"window's {name}", cut, how, before, after, days)
+        before, after = (d.windows.calendar[upto].numpy() for d in (mine, theirs))
+        yield from self.compare("calendar", cut, how, before, after)
         for name, state in mine.states.items():
             for key, values in state.items():
                 yield from self.compare(
@@ -123,7 +133,6 @@ class Audit:
         yield from self.compare("unit of the target", cut, how, before, after)
         before, after = (e.embedding.values for e in (self.experiment, other))
         yield from self.compare("graph embedding", cut, how, before, after)
-        days = np.arange(predicted - PREDICTED_DAYS + 1, predicted + 1)
         before, after = (predictions(e, days) for e in (self.experiment, other))
         yield from self.compare("prediction", cut, how, before, after, days)
 

@@ -103,16 +103,6 @@ class Lists:
         return () if self.members_path else (FIXED_LIST,)
 
 
-def unbroken(signals: np.ndarray, breaks: np.ndarray, *, lookback: int, span: int) -> np.ndarray:
-    """The signal days whose window of `lookback` days and target `span` days ahead cross no break.
-
-    breaks: rows before which there was a long gap without sessions.
-    """
-    first, last = signals - lookback + 1, signals + span
-    crossed = np.searchsorted(breaks, last, "right") - np.searchsorted(breaks, first, "right")
-    return signals[crossed == 0]
-
-
 def _read(name: str, wanted: set[str], findings: Findings, hashes: dict[str, str]) -> Table | None:
     """The columns wanted of a CSV file; None if there is no such file, or after an error."""
     if not name:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from stockformer.data.panel import Panel
@@ -24,13 +25,12 @@ class Windows(Dataset[Batch]):
     """
 
     def __init__(self, panel: Panel, targets: Targets, calendar: np.ndarray, lookback: int) -> None:
-        returns = np.where(np.isfinite(panel.returns), panel.returns, 0.0)
-        self.returns = torch.from_numpy(returns.astype(np.float32))
-        self.trend = torch.from_numpy((returns > 0).astype(np.float32))
-        self.factors = torch.from_numpy(panel.factors)
+        returns = np.nan_to_num(panel.returns.astype(np.float32), copy=False, nan=0.0)
+        self.returns = sliding(torch.from_numpy(returns), lookback)
+        self.factors = sliding(torch.from_numpy(panel.factors), lookback)
         self.calendar = torch.from_numpy(calendar)
-        self.target = torch.from_numpy(targets.values.astype(np.float32))
-        self.up = torch.from_numpy(targets.up.astype(np.int64))
+        self.target = torch.from_numpy(targets.values)
+        self.up = torch.from_numpy(targets.up)
         self.valid = torch.from_numpy(targets.valid)
         self.past = torch.arange(1 - lookback, 1)
         self.span = torch.cat([self.past, torch.from_numpy(targets.end)])
@@ -47,14 +47,21 @@ class Windows(Dataset[Batch]):
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         signal = self.signals[positions]
-        window = signal[:, None] + self.past
+        first = signal + self.past[0]
+        returns = self.returns.index_select(0, first)
         return Batch(
-            returns=self.returns[window],
-            trend=self.trend[window],
-            factors=self.factors[window],
+            returns=returns,
+            trend=torch.gt(returns, 0, out=torch.empty_like(returns)),
+            factors=self.factors.index_select(0, first),
             calendar=self.calendar[signal[:, None] + self.span],
-            target=self.target[signal],
-            up=self.up[signal],
-            valid=self.valid[signal],
+            target=self.target.index_select(0, signal).float(),
+            up=self.up.index_select(0, signal).long(),
+            valid=self.valid.index_select(0, signal),
             signal=signal,
         )
+
+
+def sliding(values: Tensor, days: int) -> Tensor:
+    """Every window of `days` rows of values (T, ...) as a view (T - days + 1, days, ...)."""
+    shape = (len(values) - days + 1, days, *values.shape[1:])
+    return values.as_strided(shape, (values.stride(0), *values.stride()))

@@ -164,8 +164,7 @@ def window_one_day_late(patch: Patch) -> None:
 
     def late(self: Windows, *arguments: Any) -> None:
         clean(self, *arguments)
-        for name in ("returns", "trend"):
-            setattr(self, name, torch.roll(getattr(self, name), -1, dims=0))
+        self.returns = torch.cat([self.returns[1:], self.returns[-1:]])
 
     patch.setattr(Windows, "__init__", late)
 
@@ -185,8 +184,8 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str, tuple[str, ...]]] = {
     "whole-sample selection": (whole_sample_selection, "state of processor fill", ()),
     "target one day early": (target_one_day_early, "target known already", ()),
     "unit of all days": (unit_of_all_days, "unit of the target", ("target.transform=zscore",)),
-    "calendar from the future": (calendar_from_the_future, "window's calendar", ()),
-    "days left in the sample": (days_left_in_the_sample, "window's calendar", ()),
+    "calendar from the future": (calendar_from_the_future, "calendar", ()),
+    "days left in the sample": (days_left_in_the_sample, "calendar", ()),
     "window one day late": (window_one_day_late, "window's returns", ()),
 }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ def load(
     labels_file: str,
     factors_folder: str,
     factor_list: str,
-    quality: Mapping[str, Any] = MappingProxyType({}),
+    quality: Mapping[str, Any],
 ) -> Panel:
     """Read the arrays below `root` into a panel.
 
