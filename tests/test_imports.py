@@ -24,6 +24,7 @@ MAY: dict[str, set[str]] = {
     "reporting": {"reporting", "evaluation", "run"},
     "experiment": {"config", "data", "models", "training", "evaluation", "run", "interface"},
     "audit": {
+        "audit",
         "cli",
         "experiment",
         "config",

@@ -27,7 +27,7 @@ def test_everything_in_order_says_so_and_leaves_nothing(validate: Validate, tmp_
     assert status == 0, output
     assert output.rstrip().endswith("ALL CHECKS PASSED - Ready to train")
     assert [line[:5] for line in output.splitlines() if line.startswith("ok")] == [
-        f"ok  {number}" for number in range(1, 8)
+        f"ok  {number}" for number in range(1, 9)
     ]
     assert "steps an epoch, at most 20 epochs: about" in output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "data"]

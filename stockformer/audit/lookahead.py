@@ -69,15 +69,15 @@ class Audit:
         last = len(self.panel.dates) - 1 - self.data.targets.span
         return np.unique(np.linspace(first, last, count).round().astype(int))
 
-    def run(self, count: int) -> list[Leak]:
-        """Every leak found with `count` cuts, one per thing and way, the first cut that shows it.
+    def run(self, cuts: np.ndarray) -> list[Leak]:
+        """Every leak found after these rows, one per thing and way, the first cut that shows it.
 
         Raises ValueError where a factor is constant or empty: nothing can be said of it.
         """
         self.require_movement()
         found: dict[tuple[str, str], Leak] = {}
-        for cut in self.cuts(count):
-            garbled = self.rebuild(garble(self.panel, cut, np.random.default_rng(int(cut))))
+        for cut in map(int, cuts):
+            garbled = self.rebuild(garble(self.panel, cut, np.random.default_rng(cut)))
             dropped = self.rebuild(drop(self.panel, cut))
             leaks = [
                 *self.moved(garbled, cut, "replaced", cut),
@@ -236,15 +236,16 @@ def audit(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """Raises ValueError that names every leak."""
     announce(config)
     subject = Audit(config)
-    leaks = subject.run(CUTS)
+    cuts = subject.cuts(CUTS)
+    leaks = subject.run(cuts)
     if leaks:
         raise ValueError("look-ahead:\n" + "\n".join(map(str, leaks)))
     log.info(
         "no look-ahead: %d factors, windows, states, graph and predictions did not move with what "
         "came after %d cut dates, %s to %s",
         len(subject.data.panel.factor_names),
-        len(subject.cuts(CUTS)),
-        *(subject.panel.dates[row] for row in subject.cuts(CUTS)[[0, -1]]),
+        len(cuts),
+        *subject.panel.dates[cuts[[0, -1]]],
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch.nn.utils import clip_grad_norm_
 
+from stockformer.audit.lookahead import Audit
 from stockformer.experiment import Data, Experiment, build
 from stockformer.interface import Batch, Forecast
 from stockformer.training.trainer import peak_memory_mib
@@ -53,6 +54,8 @@ class Preflight:
             forecast = self.forward(experiment, batch)
         with self.check("backward: every parameter that should learn does"):
             self.backward(experiment, forecast, batch)
+        with self.check("look-ahead, one cut: nothing given to the model knows later days") as say:
+            say(self.lookahead())
         with self.check("time and memory of the run asked for") as say:
             say(self.estimate(experiment, batch))
         log.info("ALL CHECKS PASSED - Ready to train")
@@ -100,6 +103,14 @@ class Preflight:
                 idle.append(name)
         if idle:
             raise ValueError(f"no gradient reaches {', '.join(idle)}: the model cannot learn them")
+
+    def lookahead(self) -> str:
+        """The fast form of `python -m stockformer.audit.lookahead`."""
+        subject = Audit(self.config)
+        leaks = subject.run(subject.cuts(1))
+        if leaks:
+            raise ValueError("\n".join(map(str, leaks)))
+        return f"{len(subject.data.panel.factor_names)} factors did not move"
 
     def estimate(self, experiment: Experiment, batch: Batch) -> str:
         """Seconds from real steps, timed once warm; memory is the most held while at it."""

@@ -34,7 +34,8 @@ def config_of(files: Phase5Files, *lines: str) -> DictConfig:
 
 
 def audit(files: Phase5Files, *lines: str) -> list[Leak]:
-    return Audit(config_of(files, *lines)).run(CUTS)
+    subject = Audit(config_of(files, *lines))
+    return subject.run(subject.cuts(CUTS))
 
 
 CLEAN = [

@@ -31,6 +31,9 @@ FIRST_SIGNAL = 15  # days before the planted signal starts
 # Typical sizes of the effects as they come, so that `weights` compare them.
 FLOW_SIZE, LAG_SIZE, SPILLOVER_SIZE = 1.12, 1.0, 0.42
 FLOW_CONSTANT = 0.3
+FEWEST_STOCKS = (
+    10  # listed from the start: so few may lack a z-score on a day when many are missing
+)
 
 
 def load(
@@ -53,8 +56,10 @@ def load(
     Volatilities are daily, as fractions; missing_share of the cells is not traded; one stock lists
     on each of the rows `listing_days`. signal_strength: the planted effects' size in standard
     deviations of the return across stocks; weights: of `flow`, `lag` and `spillover`. The same
-    settings give the same bits, and more days leave the earlier ones as they are.
+    settings give the same bits, and more days leave the earlier ones as they are. Raises ValueError
+    for settings that make no market.
     """
+    _check(stocks, days, sectors, missing_share, listing_days)
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
     facts, market, sector_shocks, own, volume_noise, gap, upper, lower, absent = streams
     sector = np.arange(stocks) % sectors
@@ -120,7 +125,27 @@ def load(
         factor_names=(),
         prices=prices,
         oracle=oracle,
+        sectors=np.array([f"sector {i + 1}" for i in sector]),
     )
+
+
+def _check(
+    stocks: int, days: int, sectors: int, missing_share: float, listing_days: list[int]
+) -> None:
+    least = FEWEST_STOCKS + len(listing_days)
+    rules = {
+        f"stocks={stocks}": (stocks >= least, f"must be at least {least}"),
+        f"sectors={sectors}": (1 <= sectors <= stocks, f"must be 1 to stocks={stocks}"),
+        f"days={days}": (days > FIRST_SIGNAL, f"must be above {FIRST_SIGNAL}"),
+        f"missing_share={missing_share}": (0 <= missing_share <= 0.1, "must be 0 to 0.1"),
+        f"listing_days={listing_days}": (
+            all(0 <= day < days for day in listing_days),
+            f"must be rows below days={days}",
+        ),
+    }
+    for setting, (obeyed, rule) in rules.items():
+        if not obeyed:
+            raise ValueError(f"dataset.source.{setting}: {rule}")
 
 
 def _signal(

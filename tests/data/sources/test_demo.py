@@ -124,3 +124,52 @@ def test_every_planted_effect_can_be_had(effect: str) -> None:
 def test_an_unknown_effect_is_refused() -> None:
     with pytest.raises(ValueError, match=r"weights are of \['flow', 'lag', 'spillover'\]"):
         market(weights={"flow": 1.0})
+
+
+def observed_signal(panel: Panel, row: int) -> np.ndarray:
+    """The oracle's row again, by the text of the module, from prices up to that row alone."""
+    source = settings()["source"]
+    close, volume = (panel.prices[name][: row + 1] for name in ("close", "volume"))
+    change = close[1:] / close[:-1] - 1
+
+    def surprise(day: int) -> np.ndarray:
+        week = volume[day - 4 : day + 1]
+        return np.nan_to_num(np.log(week[-1] / np.nanmean(week, axis=0)).clip(-1.5, 1.5))
+
+    z = (change[-1] - np.nanmean(change[-1])) / np.nanstd(change[-1])
+    z = np.nan_to_num(z.clip(-3, 3))
+    sector = np.arange(z.size) % source["sectors"]
+    means = np.array([z[sector == s].mean() for s in range(source["sectors"])])
+    effects = {
+        "flow": -z * (np.clip(surprise(row) / 0.4, -2, 2) + 0.3) / 1.12,
+        "lag": sum(surprise(row - lag) for lag in (4, 5, 6, 7)),
+        "spillover": means[sector] / 0.42,
+    }
+    total = sum(source["weights"][name] * effect for name, effect in effects.items())
+    size = source["signal_strength"] * np.nanstd(change[-10:], axis=1).mean()
+    return np.where(np.isfinite(change[-1]), size * total, np.nan)
+
+
+def test_the_oracle_is_a_function_of_the_prices_up_to_its_day() -> None:
+    panel = market()
+    for row in (190, 300, 749):
+        again = observed_signal(panel, row)
+        np.testing.assert_allclose(panel.oracle[row], again, atol=1e-12)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("stocks", 3),
+        ("sectors", 0),
+        ("sectors", 61),
+        ("days", 10),
+        ("missing_share", 1.0),
+        ("missing_share", -0.1),
+        ("listing_days", [750]),
+        ("listing_days", [-1]),
+    ],
+)
+def test_settings_that_make_no_market_are_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"dataset.source.{setting}="):
+        market(**{setting: value})
