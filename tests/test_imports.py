@@ -1,4 +1,4 @@
-"""A room reaches only where `docs/architecture.md` says it may."""
+"""A room reaches only where the table here, the README's picture of the house, says it may."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; margin: 0.5em 0 1.5em; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.15em 0.9em 0.15em 0; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; } td:last-child { white-space: normal; overflow-wrap: anywhere; }
 img { width: 100%; image-rendering: pixelated; border: 1px solid #bbb; }
 .error { color: #b3261e; } .warning { color: #8a5a00; } .repaired { color: #33691e; }
 .key { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.3em 0 1em; }

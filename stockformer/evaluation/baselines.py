@@ -37,6 +37,7 @@ BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1}
 """The compared metrics in the order of the verdict; 1 where more is better, -1 where less is."""
 
 NAMES = {"rank_ic": "rank IC", "mae": "MAE", "accuracy": "accuracy"}
+FORMATS = {"rank_ic": ".4f", "mae": ".5f", "accuracy": ".3f"}
 
 
 @dataclass(frozen=True)
@@ -318,9 +319,10 @@ def _told(table: pd.DataFrame, metric: str) -> str:
     values = table[metric].fillna(0.0).to_numpy()
     shown = np.flatnonzero(beaten.all() | ~beaten) + 1
     best = shown[np.argmax(BETTER[metric] * values[shown])]
+    form, p = FORMATS[metric], table[f"{metric}_p"].iloc[best]
     return (
-        f"{NAMES[metric]} {table[metric].iloc[0]:.5f}"
-        f" {'beats' if beaten.all() else 'does not beat'} {values[best]:.5f} of"
-        f" {table.index[best]} (difference {values[0] - values[best]:+.5f},"
-        f" p {table[f'{metric}_p'].iloc[best]:.3f})"
+        f"{NAMES[metric]} {table[metric].iloc[0]:{form}}"
+        f" {'beats' if beaten.all() else 'does not beat'} {values[best]:{form}} of"
+        f" {str(table.index[best]).replace('_', ' ')} (difference"
+        f" {values[0] - values[best]:+{form}}, p {'< 0.001' if p < 0.001 else f'{p:.3f}'})"
     )
