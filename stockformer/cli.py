@@ -91,7 +91,7 @@ def describe(config: DictConfig, choices: dict[str, Any]) -> str:
             for key, value in ((str(name), value) for name, value in values)
             if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
         ]
-        lines.append(f"├─ {group!s:10}{choice:16}{'  '.join(shown)}".rstrip())
+        lines.append(f"├─ {group!s:11}{choice:18}{'  '.join(shown)}".rstrip())
     lines[-1] = lines[-1].replace("├", "└", 1)
     return "\n".join(lines)
 

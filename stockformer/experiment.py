@@ -283,6 +283,10 @@ class Experiment:
         """Where this run comes from: enough to know whether another is comparable."""
         panel, span = self.data.panel, self.data.targets.span
         files = {**panel.sources, **self.embedding.sources}
+        # A simulated market has no files: its settings are what it is.
+        identity = json.dumps(files, sort_keys=True) + OmegaConf.to_yaml(
+            self.config.dataset.source if not files else {}
+        )
         packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
         return {
             "versions": {name: importlib.metadata.version(name) for name in packages}
@@ -294,7 +298,7 @@ class Experiment:
             "git_commit": git_commit(),
             "seed": self.config.seed,
             "tags": list(self.config.tags),
-            "data_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+            "data_hash": hashlib.sha256(identity.encode()).hexdigest(),
             "files": files,
             "warnings": self.data.notes(),
             "split": {
@@ -367,7 +371,8 @@ def build(node: DictConfig, **facts: Any) -> Any:
     try:
         signature.bind(**{str(key): None for key in node if key != "_target_"} | wanted)
     except TypeError as error:
-        raise ValueError(f"_target_={name!r} does not take these keys: {error}") from error
+        offered = f"; a run offers {', '.join(facts)}" if facts else ""
+        raise ValueError(f"_target_={name!r} and its keys disagree: {error}{offered}") from error
     try:
         return instantiate(node, _convert_="all", **wanted)
     except InstantiationException as error:

@@ -177,5 +177,5 @@ def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.Mon
     batch = next(iter(experiment.loader("train")))
     assert experiment.model(batch).returns.shape == batch.target.shape
     config.model = {**config.model, "typo": 1}
-    with pytest.raises(ValueError, match=r"does not take these keys: .*typo"):
+    with pytest.raises(ValueError, match=r"keys disagree: .*typo"):
         experiment.build_model()

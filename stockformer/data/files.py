@@ -36,7 +36,9 @@ def read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected a file")
     if not path.is_file():
-        raise ValueError(f"{path}: file not found, or not a file")
+        raise ValueError(
+            f"{path}: file not found, or not a file (paths.data_dir says where data sets lie)"
+        )
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path}: larger than {LARGEST >> 20} MiB")
     try:

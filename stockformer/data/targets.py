@@ -54,6 +54,10 @@ def next_returns(
     """
     days, stocks = panel.returns.shape
     start = offset + np.arange(horizon)
+    if start[-1] + 1 >= days:
+        raise ValueError(
+            f"target.horizon={horizon}, target.offset={offset}: the data set has only {days} days"
+        )
     locked = _locked(panel)
     returns = np.full((days, horizon, stocks), np.nan)
     for step, first in enumerate(start):

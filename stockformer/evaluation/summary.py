@@ -69,27 +69,32 @@ class Summary:
     def lines(self) -> list[str]:
         """The closing table, for a terminal or a log."""
         lines = [f"{int(self.scores['n_dates'])} test dates:"]
-        lines += ["", f"{'':18}{'rank IC':>9}{'t':>7}{'p':>7}{'MAE':>10}{'accuracy':>10}"]
+        lines += ["", f"{'':18}{'rank IC':>9}{'t':>7}{'p':>8}{'MAE':>10}{'accuracy':>10}"]
         for name, row in self.table.iterrows():
-            cells = (row["rank_ic"], "+.4f"), (row["rank_ic_t"], "+.2f"), (row["rank_ic_p"], ".3f")
-            shown = [_shown(value, form) for value, form in cells]
+            ranked = math.isfinite(row["rank_ic"])
+            cells = ("rank_ic", "+.4f"), ("rank_ic_t", "+.2f"), ("rank_ic_p", ".3f")
+            ic, t, p = (format(row[key], form) if ranked else "-" for key, form in cells)
+            p = "<0.001" if p == "0.000" else p
             lines.append(
-                f"{name!s:18}{shown[0]:>9}{shown[1]:>7}{shown[2]:>7}{row['mae']:10.5f}"
+                f"{str(name).replace('_', ' '):18}{ic:>9}{t:>7}{p:>8}{row['mae']:10.5f}"
                 f"{row['accuracy']:10.3f}"
             )
-        if self.oracle_rank_ic is not None:
+        if self.oracle_rank_ic:
             share = self.first_step_rank_ic / self.oracle_rank_ic
-            lines.append(
-                f"{'oracle':18}{self.oracle_rank_ic:+9.4f}   the model reaches {share:.0%}"
-            )
+            reached = f"{share:.0%}" if share > 0 else "none of it"
+            lines.append(f"{'oracle':18}{self.oracle_rank_ic:+9.4f}   the model reaches {reached}")
         lines += [
             "t, p: rank IC of the model against zero; of a baseline, the model's lead over it",
             "",
-            self.verdict,
+            *self.verdict.replace("; ", ";\n").splitlines(),
         ]
-        for target in self.targets():
+        for (metric, _), target in zip(FIRST_TARGETS.items(), self.targets()):
             met = "met" if target["met"] else "not met"
-            lines.append(f"target {target['name']}: {met} ({target['value']:.4f})")
+            zero = float(self.table[metric]["zero_return"])
+            lines.append(
+                f"first target for NIFTY-200, {target['name']}: {met} ({target['value']:.4f}; "
+                f"always forecasting zero: {zero:.4f})"
+            )
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
 
@@ -120,7 +125,3 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
     }
-
-
-def _shown(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"
