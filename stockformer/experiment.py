@@ -172,8 +172,9 @@ class Experiment:
         """Fit the model into `run`; the best validation value of the monitored metric."""
         run.write_config(OmegaConf.to_yaml(self.config), overrides)
         run.write_manifest(self.manifest())
-        run.write_quality(quality_report.html(self.quality()))
-        self.describe()
+        report = quality.report(self.data.panel, self.config.dataset.name)
+        run.write_quality(quality_report.html(report))
+        self.describe(report)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
             tensorboard.text("config", OmegaConf.to_yaml(self.config))
             trainer = self.trainer(run, tensorboard)
@@ -237,7 +238,7 @@ class Experiment:
         """Batches of `train`, `validation` or `test`."""
         return self.data.loader(part, pin_memory=self.device.type == "cuda")
 
-    def describe(self) -> None:
+    def describe(self, report: quality.Report) -> None:
         """Say what is about to be trained, as a person would want to check it."""
         panel, settings, dates = self.data.panel, self.config.trainer, self.data.panel.dates
         days, stocks, factors = panel.factors.shape
@@ -248,7 +249,7 @@ class Experiment:
         for note in self.data.notes():
             log.warning("note: %s", note)
         if panel.findings:
-            for line in self.quality().lines():
+            for line in report.lines():
                 log.info("%s", line)
         for name, signals in self.data.split.parts().items():
             first, last = dates[signals[0]], dates[signals[-1]]
@@ -261,10 +262,6 @@ class Experiment:
         idle = [f"{name} (patience {n})" for name, n in patience.items() if n >= settings.max_epoch]
         if idle:
             log.info("with %d epochs %s cannot fire", settings.max_epoch, " and ".join(idle))
-
-    def quality(self) -> quality.Report:
-        """What a person should know of the data before believing a result on them."""
-        return quality.report(self.data.panel, self.config.dataset.name)
 
     def checkpoint_facts(self) -> dict[str, Any]:
         """What the weights need to be used again."""
