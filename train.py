@@ -5,12 +5,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from stockformer.cli import announce, command
-from stockformer.run import RunDir
+from stockformer.interruption import own
 
 
 def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
     """The best validation value of `trainer.monitor`."""
-    with RunDir.claim(folder) as run:
+    with own(folder, resume=config.resume is not None) as run:
         announce(config)
         from stockformer.experiment import Data, Experiment  # noqa: PLC0415 (torch, after checks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -18,11 +19,13 @@ from omegaconf import DictConfig
 
 from stockformer.config import CONFIG_NAME, check_values, config_folder
 from stockformer.overrides import check_command_line
+from stockformer.resume import asked_run, continued
+from stockformer.run import leads
 
 log = logging.getLogger(__name__)
 
 # What a user can mend, said in one line; anything else is our mistake and shows its traceback.
-USER_ERRORS = (ValueError, OSError, ArithmeticError)
+USER_ERRORS = (ValueError, OSError, ArithmeticError, MemoryError)
 # They would compose another configuration than the one that is checked, or unpickle one.
 REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
 Job = Callable[[DictConfig, Path, list[str]], float | None]
@@ -35,12 +38,17 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
     status 1, before any data are read where the configuration shows it.
     """
 
+    resumed: list[tuple[DictConfig, list[str]]] = []
+
     def job(config: DictConfig) -> float | None:
         start_log()
         hydra_config = HydraConfig.get()
         folder = Path(hydra_config.runtime.output_dir)
+        words = list(hydra_config.overrides.task)
+        if resumed:
+            config, words = resumed.pop()
         try:
-            return function(config, folder, list(hydra_config.overrides.task))
+            return function(config, folder, words)
         except USER_ERRORS as error:
             if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
                 log.error("job %s failed: %s", hydra_config.job.num, error)
@@ -52,8 +60,6 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         # Hydra's parser wants overrides in one piece: `a=1 -m b=1,2` is what people type.
         sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-        if not run_folder:
-            sys.argv.append("hydra.run.dir=.")
         arguments = get_args_parser().parse_args()
         try:
             for name in REFUSED_OPTIONS:
@@ -63,13 +69,25 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
                 raise ValueError("-m: this command checks one configuration at a time")
             if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
                 check_command_line(arguments.overrides, multirun=arguments.multirun)
+            if not (run_folder and leads()):
+                sys.argv.append("hydra.run.dir=.")  # Hydra makes the folder otherwise
+            if (run := asked_run(arguments.overrides)) is not None:
+                if arguments.multirun or not run_folder:
+                    raise ValueError("resume: only train.py resumes, and one run at a time")
+                start_log()
+                again = continued(run, arguments.overrides)
+                if again is None:
+                    return
+                resumed.append(again)
+                sys.argv.append(f"hydra.run.dir='{run}'")
             hydra.main(
                 version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
             )(job)()
         except USER_ERRORS as error:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
-            sys.exit("interrupted")
+            sys.stderr.write("interrupted\n")
+            sys.exit(128 + signal.SIGINT)
 
     return main
 
@@ -77,7 +95,9 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
 def announce(config: DictConfig) -> None:
     """Check a job's values, of a sweep only some were before, and say what they are."""
     check_values(config)
-    log.info("%s", describe(config, HydraConfig.get().runtime.choices))
+    # Of a resumed run the command line chose nothing.
+    choices = HydraConfig.get().runtime.choices if config.resume is None else {}
+    log.info("%s", describe(config, choices))
 
 
 def describe(config: DictConfig, choices: dict[str, Any]) -> str:
@@ -106,7 +126,7 @@ class Terminal(logging.Handler):
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415 (not for a config error)
 
-        super().__init__(logging.INFO)
+        super().__init__(logging.INFO if leads() else logging.ERROR)
         self.console = Console(highlight=True)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -14,8 +14,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_NAME = "config"
 
@@ -59,15 +61,46 @@ class EarlyStoppingConfig:
     min_delta: float
 
 
+class Precision(Enum):
+    """In which numbers products are computed; weights are float32 in all of them."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+    tf32 = "tf32"
+
+
+class OnNonfinite(Enum):
+    """What to do at a step whose loss or gradient is not finite."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class OnOutOfMemory(Enum):
+    """What to do when memory runs out: say what to lower, or halve the micro-batch."""
+
+    stop = "stop"
+    split = "split"
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     max_epoch: int
     batch_size: int
+    micro_batch_size: int | None
     num_workers: int
     device: str
+    precision: Precision
+    compile: bool
+    deterministic: bool
     gradient_clip_norm: float
     monitor: Monitor
     early_stopping: EarlyStoppingConfig
+    on_nonfinite: OnNonfinite
+    skip_limit: int
+    oom: OnOutOfMemory
+    keep_every: int
+    keep: int
     overfit_one_batch: bool
 
 
@@ -109,6 +142,7 @@ class PathsConfig:
 class Config:
     """A whole experiment; the nodes typed `Any` name a class by `_target_` and its parameters."""
 
+    resume: str | None
     seed: int
     tags: list[str]
     paths: PathsConfig
@@ -188,6 +222,10 @@ RULES: dict[str, Rule] = {
     "graph.threshold": (lambda v: -1 <= v < 1, "must be a correlation below 1"),
     "trainer.max_epoch": AT_LEAST_1,
     "trainer.batch_size": AT_LEAST_1,
+    "trainer.micro_batch_size": MAYBE_AT_LEAST_1,
+    "trainer.skip_limit": AT_LEAST_0,
+    "trainer.keep_every": AT_LEAST_0,
+    "trainer.keep": AT_LEAST_1,
     "trainer.num_workers": AT_LEAST_0,
     "trainer.gradient_clip_norm": ABOVE_0,
     "trainer.early_stopping.patience": AT_LEAST_1,
@@ -197,6 +235,18 @@ RULES: dict[str, Rule] = {
         "must be auto, cpu, mps, cuda or cuda:N",
     ),
 }
+
+
+def read_config(text: str) -> DictConfig:
+    """A recorded configuration, typed and checked as if it had been composed now."""
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        assert isinstance(config, DictConfig)
+        OmegaConf.to_container(config, throw_on_missing=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"recorded configuration: {' '.join(str(error).split())}") from error
+    check_values(config)
+    return config
 
 
 def check_values(config: DictConfig) -> None:

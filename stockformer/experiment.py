@@ -20,7 +20,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 
 from stockformer.config import allowed_target, flat
 from stockformer.data import alpha158, quality, quality_report
@@ -36,15 +36,22 @@ from stockformer.evaluation import summary
 from stockformer.evaluation.baselines import History
 from stockformer.interface import Batch
 from stockformer.run import RunDir
+from stockformer.training import devices
 from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator
+from stockformer.training.losses import Loss
+from stockformer.training.order import Order
+from stockformer.training.processes import Processes
+from stockformer.training.snapshots import Snapshots
+from stockformer.training.state import seed
 from stockformer.training.tensorboard import TensorBoard
 from stockformer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+EVALUATED_AT_ONCE = 4  # micro-batches: an evaluation keeps no activations
 LEARNT_BY_HEART = 0.9  # accuracy on its one batch from which a debug run says "yes"
 
 
@@ -117,28 +124,34 @@ class Data:
             training_days=np.concatenate([self.split.train, self.split.validation]),
         )
 
-    def loader(self, part: str, pin_memory: bool) -> DataLoader[Batch]:
-        """Batches of one part of the split; training ones in an order the seed decides."""
+    def loader(self, part: str, device: torch.device, processes: Processes) -> DataLoader[Batch]:
+        """This process's share of one part of the split, for `device`.
+
+        Training batches come in an order that the seed decides, the others by date.
+        """
         settings = self.config.trainer
         signals = self.split.parts()[part]
         if settings.overfit_one_batch:
             signals = self.split.train[: settings.batch_size]
-        windows = self.windows.part(signals)
-        # The order has a generator of its own: workers must not change it.
-        order_seed, worker_seed = (torch.Generator().manual_seed(self.config.seed) for _ in "ab")
-        order = (
-            RandomSampler(windows, generator=order_seed)
-            if part == "train"
-            else SequentialSampler(windows)
-        )
+        if processes.size > len(signals):
+            raise ValueError(
+                f"{processes.size} processes for {len(signals)} {part} samples: start fewer"
+            )
+        windows = self.windows.part(signals).near(device, settings.num_workers)
+        if part == "train":
+            sampler: Any = Order(len(signals), settings.batch_size, self.config.seed, processes)
+        else:
+            mine = processes.share(range(len(signals)))
+            at_once = EVALUATED_AT_ONCE * (settings.micro_batch_size or settings.batch_size)
+            sampler = [mine[first : first + at_once] for first in range(0, len(mine), at_once)]
         return DataLoader(
             windows,
-            sampler=BatchSampler(order, settings.batch_size, drop_last=False),
+            sampler=sampler,
             batch_size=None,  # the sampler's list of positions is one indexing operation
             num_workers=settings.num_workers,
             persistent_workers=settings.num_workers > 0,
-            pin_memory=pin_memory,
-            generator=worker_seed,
+            pin_memory=device.type == "cuda" and windows.signals.device.type == "cpu",
+            generator=torch.Generator(),  # the workers' seeds must not cost the model's a number
         )
 
 
@@ -148,17 +161,19 @@ class Experiment:
     def __init__(self, config: DictConfig, data: Data) -> None:
         """Raises ValueError for anything a user can mend."""
         self.config, self.data = config, data
-        self.device = choose_device(config.trainer.device)
+        self.device = devices.choose(config.trainer.device)
+        devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
+        self.processes = Processes.join(self.device)
         self.embedding, self.model = self.build_model()
-        self.loss: nn.Module = build(config.loss).to(self.device)
-        self.evaluator = Evaluator(self.data.panel, self.data.targets, self.device)
+        self.loss: Loss = build(config.loss).to(self.device)
+        self.evaluator = Evaluator(data.panel, data.targets, self.device, self.processes)
 
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
         config, panel = self.config, self.data.panel
         seen = training_days(self.data.split, self.data.targets)
         embedding: Embedding = build(config.graph).fit(panel, seen, config.model.width, config.seed)
-        torch.manual_seed(config.seed)
+        seed(config.seed)  # the same weights in every process
         model: nn.Module = build(
             config.model,
             factors=len(panel.factor_names),
@@ -166,48 +181,102 @@ class Experiment:
             graph=torch.from_numpy(embedding.values),
             learn_graph=embedding.learned,
         )
-        return embedding, model.to(self.device)
+        model.to(self.device)
+        devices.speed_up(model, self.device, config.trainer.precision.value, config.trainer.compile)
+        seed(config.seed + self.processes.rank)  # each process its own dropout
+        return embedding, model
 
     def train(self, run: RunDir, overrides: list[str]) -> float:
-        """Fit the model into `run`; the best validation value of the monitored metric."""
+        """Fit the model into `run`, from where it was if it is resumed.
+
+        Returns the best validation value of the monitored metric.
+        """
+        if self.processes.leads:
+            if run.resumed:
+                self.require_same_data(run.read_manifest())
+            self.write_down(run, overrides)
+        with TensorBoard(run.tensorboard_folder) as tensorboard:
+            trainer = self.trainer(run, tensorboard)
+            if self.processes.leads:
+                tensorboard.text("config", OmegaConf.to_yaml(self.config))
+            if run.resumed:
+                trainer.resume()
+            best = trainer.fit(self.loader("train"), self.loader("validation"))
+            if self.processes.leads:
+                if self.config.trainer.overfit_one_batch:
+                    self.tell_whether_learnt(run)
+                else:
+                    test = self.test(run)
+                    tensorboard.hyper_parameters(flat_settings(self.config), test.metrics)
+                log.info("run folder: %s", run.path)
+        return best
+
+    def write_down(self, run: RunDir, overrides: list[str]) -> None:
+        """What is about to be trained, in the run folder and on the terminal."""
+        manifest = self.manifest() | {"run": run.id}
+        if run.resumed:
+            recorded = run.read_manifest()
+            again = {name: manifest[name] for name in ("versions", "git_commit", "threads")}
+            manifest = recorded | {"resumed": [*recorded.get("resumed", []), again]}
         run.write_config(OmegaConf.to_yaml(self.config), overrides)
-        run.write_manifest(self.manifest())
+        run.write_manifest(manifest)
         report = quality.report(self.data.panel, self.config.dataset.name)
         run.write_quality(quality_report.html(report))
         self.describe(report)
-        with TensorBoard(run.tensorboard_folder) as tensorboard:
-            tensorboard.text("config", OmegaConf.to_yaml(self.config))
-            trainer = self.trainer(run, tensorboard)
-            best = trainer.fit(self.loader("train"), self.loader("validation"))
-            if self.config.trainer.overfit_one_batch:
-                self.tell_whether_learnt(run)
-            else:
-                test = self.test(run)
-                tensorboard.hyper_parameters(flat_settings(self.config), test.metrics)
-        log.info("run folder: %s", run.path)
-        return best
+
+    def require_same_data(self, recorded: dict[str, Any]) -> None:
+        """Going on with other data would be neither run."""
+        now = self.manifest()
+        for name, digest in recorded["files"].items():
+            if now["files"].get(name) != digest:
+                raise ValueError(f"{name}: not the file this run was begun with; start a new run")
+        for key in ("data_hash", "split", "factor_names", "tickers"):
+            if now[key] != recorded[key]:
+                raise ValueError(f"{key} is not what this run was begun with; start a new run")
+        for key in ("threads", "versions"):
+            if now[key] != recorded[key]:
+                log.warning(
+                    "%s: %s when the run began, now %s: it goes on, but not to the bit",
+                    *(key, recorded[key], now[key]),
+                )
 
     def trainer(self, run: RunDir, tensorboard: TensorBoard) -> Trainer:
         """The loop with its optimizer, scheduler and stopping, as configured."""
         settings = self.config.trainer
-        optimizer = build(self.config.optimizer, params=self.model.parameters())
+        # Fused ones can be told on the device that a step is not to be taken.
+        optimizer = build(self.config.optimizer, params=self.model.parameters(), fused=True)
+        scheduler = build(self.config.scheduler, optimizer=optimizer)
+        stopping = EarlyStopping(
+            patience=settings.early_stopping.patience,
+            min_delta=settings.early_stopping.min_delta,
+            higher_is_better=settings.monitor.higher_is_better,
+        )
         return Trainer(
             model=self.model,
             loss=self.loss,
             optimizer=optimizer,
-            scheduler=build(self.config.scheduler, optimizer=optimizer),
+            scheduler=scheduler,
             evaluator=self.evaluator,
-            stopping=EarlyStopping(
-                patience=settings.early_stopping.patience,
-                min_delta=settings.early_stopping.min_delta,
-                higher_is_better=settings.monitor.higher_is_better,
+            stopping=stopping,
+            snapshots=Snapshots(
+                run=run,
+                model=self.model,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                stopping=stopping,
+                every=settings.keep_every,
+                keep=settings.keep,
+                facts=self.checkpoint_facts(),
             ),
-            run=run,
             tensorboard=tensorboard,
+            processes=self.processes,
             max_epoch=settings.max_epoch,
+            micro_batch_size=settings.micro_batch_size or settings.batch_size,
             gradient_clip_norm=settings.gradient_clip_norm,
             monitor=settings.monitor.value,
-            facts=self.checkpoint_facts(),
+            on_nonfinite=settings.on_nonfinite.value,
+            skip_limit=settings.skip_limit,
+            oom=settings.oom.value,
         )
 
     def test(self, run: RunDir) -> Evaluation:
@@ -235,8 +304,9 @@ class Experiment:
         )
 
     def loader(self, part: str) -> DataLoader[Batch]:
-        """Batches of `train`, `validation` or `test`."""
-        return self.data.loader(part, pin_memory=self.device.type == "cuda")
+        """This process's batches of `train`, `validation` or `test`; the last is one's alone."""
+        processes = Processes() if part == "test" else self.processes
+        return self.data.loader(part, self.device, processes)
 
     def describe(self, report: quality.Report) -> None:
         """Say what is about to be trained, as a person would want to check it."""
@@ -374,18 +444,6 @@ def build(node: DictConfig, **facts: Any) -> Any:
         return instantiate(node, _convert_="all", **wanted)
     except InstantiationException as error:
         raise (error.__cause__ or error) from None
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu. Raises ValueError for a device this machine lacks."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next((kind for kind, there in available.items() if there), "cpu")
-    device = torch.device(name)
-    missing = device.type in available and not available[device.type]
-    if missing or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"trainer.device={name}: not available on this machine; use auto or cpu")
-    return device
 
 
 def git_commit() -> str:

@@ -34,6 +34,10 @@ class Batch:
             *(getattr(self, f.name).to(device, non_blocking=overlap) for f in fields(self))
         )
 
+    def rows(self, rows: slice) -> Batch:
+        """Some of its samples, as views."""
+        return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
+
     def pin_memory(self) -> Batch:
         return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 

@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import io
 import json
 import logging
 import os
+import socket
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from stockformer import atomic
+
 log = logging.getLogger(__name__)
 
 
-class RunDir:
-    """One run's folder, owned from `claim` on; leaving the context says how the run ended.
+def leads() -> bool:
+    """Whether this is the one process of a run, or the first of those torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
-    status.json    running, finished or failed, with the reason; its creation is the claim
+
+class LogFile(logging.FileHandler):
+    """A log that cannot be written ends the run: a full disk is no place to go on quietly."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise atomic.not_written(Path(self.baseFilename), error) from error
+        super().handleError(record)
+
+
+class RunDir:
+    """One run's folder, owned from `claim` or `reopen` on; leaving the context says how it ended.
+
+    status.json    running, finished, failed or interrupted, with the reason; its creation is the
+                   claim. lock: held by the living process that owns the folder
     config.yaml    the configuration, unresolved: what is needed to rebuild the run
     overrides.json what the command line asked for
     manifest.json  versions, commit, seed, data hashes, factor names in order, split dates
     train.log      what the terminal said, with times
     metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
-    tensorboard/   events; checkpoints/{best,last}.safetensors
+    tensorboard/   events; checkpoints/{best,last,previous,epoch-*}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
     data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
+    debug/         what is known of a number that was not finite
+    SHA256SUMS     of the settings, the manifest and the results, as sha256sum checks them
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.status_file = path / "status.json"
+        self.lock_file = path / "lock"
         self.config_file = path / "config.yaml"
         self.overrides_file = path / "overrides.json"
         self.manifest_file = path / "manifest.json"
@@ -43,6 +69,13 @@ class RunDir:
         self.predictions_folder = path / "predictions"
         self.quality_file = path / "data_quality.html"
         self.report_file = path / "report.html"
+        self.debug_file = path / "debug" / "nonfinite.json"
+        self.debug_state_file = path / "debug" / "state.safetensors"
+        self.sums_file = path / "SHA256SUMS"
+        self.resumed = False
+        self.id = ""
+        # What an interrupted run does before it leaves; says what it kept, for the log.
+        self.rescue: Callable[[], str] = lambda: ", before there was anything to keep"
 
     @classmethod
     def claim(cls, path: Path) -> Self:
@@ -52,14 +85,38 @@ class RunDir:
         if run.status_file.exists() or any(path.iterdir()):
             raise ValueError(
                 f"run folder {path} is taken or not empty; nothing was changed. Leave "
-                "hydra.run.dir to its default, or name a new folder"
+                "hydra.run.dir to its default, name a new folder, or continue it with "
+                f"resume={path}"
             )
         try:
             with run.status_file.open("x") as file:  # O_EXCL: of two starts only one gets here
+                run.id = uuid.uuid4().hex
                 json.dump(run._status("running"), file)
         except FileExistsError as error:
             raise ValueError(f"run folder {path} was just taken by another run") from error
+        run._lock()
         run._start_log()
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Own the folder of a run that has ended, or whose process is dead.
+
+        Raises ValueError where it is no run's, or in use, changing nothing.
+        """
+        run = cls.follow(path)
+        run._lock()
+        run.resumed = True
+        run.end("running", "")
+        run._start_log()
+        return run
+
+    @classmethod
+    def follow(cls, path: Path) -> Self:
+        """Read `path`, or, of several processes of one run, leave the writing to the first."""
+        run = cls(path)
+        if path.exists():
+            run.id = str(run.status().get("id", ""))
         return run
 
     def __enter__(self) -> Self:
@@ -73,18 +130,53 @@ class RunDir:
     ) -> None:
         try:
             if error is None:
-                self._write(self.status_file, json.dumps(self._status("finished")))
+                self.end("finished", "")
             else:
                 log.debug("run failed", exc_info=(type(error), error, traceback))
-                reason = f"{type(error).__name__}: {error}"
-                self._write(self.status_file, json.dumps(self._status("failed", reason)))
+                self.end("failed", f"{type(error).__name__}: {error}")
         finally:
             logging.getLogger("stockformer").removeHandler(self._log)
             self._log.close()
+            os.close(self._lock_descriptor)
+
+    def end(self, state: str, reason: str) -> None:
+        """Say how the run ended."""
+        atomic.write(self.status_file, json.dumps(self._status(state, reason)).encode())
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says. Raises ValueError where `path` is no run's folder."""
+        try:
+            status = dict(json.loads(self.status_file.read_bytes()))
+            status["state"]
+            return status
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.path} is not a run folder: it has no status.json") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{self.status_file}: cannot be read: {error}") from error
+
+    def in_use(self) -> bool:
+        """Whether a living process owns the folder; its lock goes with the process."""
+        status = self.status()
+        if status.get("process") == os.getpid() and status["state"] == "running":
+            return True  # ours; looking at the lock, as below, would let go of it
+        try:
+            with self.lock_file.open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
 
     def checkpoint(self, name: str) -> Path:
-        """The file of checkpoint `best` or `last`."""
+        """The file of checkpoint `best`, `last`, `previous` or `epoch-N`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def epoch_checkpoints(self) -> list[Path]:
+        """Those kept every so many epochs, the oldest first."""
+        folder = self.checkpoint("last").parent
+        paths = folder.glob("epoch-*.safetensors")
+        return sorted(paths, key=lambda path: int(path.stem.removeprefix("epoch-")))
 
     def write_config(self, config: str, overrides: Sequence[str]) -> None:
         self._write(self.config_file, config)
@@ -93,24 +185,40 @@ class RunDir:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         self._write(self.manifest_file, json.dumps(manifest, indent=2))
 
+    def read_config(self) -> tuple[str, list[str]]:
+        """What `write_config` was given. Raises ValueError where that is damaged or missing."""
+        config, overrides = (
+            self._read(file).decode() for file in (self.config_file, self.overrides_file)
+        )
+        return config, list(json.loads(overrides))
+
+    def read_manifest(self) -> dict[str, Any]:
+        return dict(json.loads(self._read(self.manifest_file)))
+
     def write_quality(self, page: str) -> None:
         self._write(self.quality_file, page)
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         self._write(self.evaluation_file, json.dumps(evaluation, indent=2, allow_nan=False))
 
-    def append_metrics(self, row: Mapping[str, float]) -> None:
-        """Add an epoch; every row has the first one's columns."""
-        first = not self.metrics_file.exists()
-        with self.metrics_file.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
+    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """All epochs so far; every row has the first one's columns."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic.write(self.metrics_file, text.getvalue().encode())
+
+    def write_debug(self, facts: Mapping[str, Any]) -> None:
+        """What a post-mortem found."""
+        atomic.write(self.debug_file, json.dumps(facts, indent=2).encode())
 
     def write_predictions(self, frame: Any) -> None:
         """Write the tidy table of `Predictions.frame()`, and dates x tickers, a file a step."""
-        frame.to_parquet(self.predictions_file, index=False)
+        data = io.BytesIO()
+        frame.to_parquet(data, index=False)
+        atomic.write(self.predictions_file, data.getvalue())
+        self._add_sum(self.predictions_file)
         tasks = {"regression": ("prediction", "label"), "classification": ("probability", "up")}
         up = (frame["label"] > 0).astype("Int8")
         frame = frame.assign(up=up.mask(~frame["valid"]))
@@ -121,25 +229,60 @@ class RunDir:
                 for column in columns:
                     name = "label" if column == "up" else column
                     wide = cells.pivot(index="signal_date", columns="ticker", values=column)
-                    wide.to_csv(folder / f"{name}_step{step}.csv", date_format="%Y-%m-%d")
+                    text = wide.to_csv(date_format="%Y-%m-%d")
+                    atomic.write(folder / f"{name}_step{step}.csv", text.encode())
 
     def _status(self, state: str, reason: str = "") -> dict[str, Any]:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        return {"state": state, "reason": reason, "time": now, "process": os.getpid()}
+        return {
+            "state": state,
+            "reason": reason,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "id": self.id,
+        }
+
+    def _lock(self) -> None:
+        """Hold the lock until this process ends, however it ends."""
+        self._lock_descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # Not flock: that a forked data loader would hold on to after its parent's death.
+            fcntl.lockf(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock_descriptor)
+            raise ValueError(
+                f"run folder {self.path} is in use by a process that is still running; nothing "
+                "was changed. Wait for it, or stop it"
+            ) from error
 
     def _start_log(self) -> None:
-        self._log = logging.FileHandler(self.log_file)
+        self._log = LogFile(self.log_file)
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         logging.getLogger("stockformer").addHandler(self._log)
 
     def _write(self, path: Path, text: str) -> None:
-        """Whole or not at all: a reader never finds half a file."""
-        temporary = path.with_name(f".{path.name}.tmp")
+        """Write an artefact that is written once, and its line in SHA256SUMS."""
+        atomic.write(path, text.encode())
+        self._add_sum(path)
+
+    def _add_sum(self, path: Path) -> None:
+        lines = self._sums()
+        lines[path.name] = atomic.sha256(path.read_bytes())
+        text = "".join(f"{digest}  {name}\n" for name, digest in sorted(lines.items()))
+        atomic.write(self.sums_file, text.encode())
+
+    def _sums(self) -> dict[str, str]:
+        if not self.sums_file.exists():
+            return {}
+        lines = self.sums_file.read_text(errors="replace").splitlines()
+        return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+    def _read(self, path: Path) -> bytes:
+        """Raises ValueError where the artefact is missing, or not what SHA256SUMS says it is."""
         try:
-            with temporary.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        if atomic.sha256(data) != self._sums().get(path.name):
+            raise ValueError(f"{path}: damaged or changed: not what {self.sums_file.name} says")
+        return data

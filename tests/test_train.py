@@ -45,8 +45,9 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert {"train/loss", "validation/mae", "run/learning_rate"} <= set(events.Tags()["scalars"])
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {
-        "best.safetensors",
-        "last.safetensors",
+        f"{name}.safetensors{suffix}"
+        for name in ("best", "last", "previous")
+        for suffix in ("", ".sha256")
     }
 
 

@@ -15,7 +15,9 @@ from torch.nn.utils import clip_grad_norm_
 from stockformer.audit.lookahead import Audit
 from stockformer.experiment import Data, Experiment, build
 from stockformer.interface import Batch, Forecast
-from stockformer.training.trainer import peak_memory_mib
+from stockformer.training.memory import peak_memory_mib
+from stockformer.training.processes import Processes
+from stockformer.training.progress import human_time
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Preflight:
             days, stocks, factors = data.panel.factors.shape
             say(f"{days} days, {stocks} stocks, {factors} factors")
         with self.check("a batch loads") as say:
-            batch: Batch = next(iter(data.loader("train", pin_memory=False)))
+            batch: Batch = next(iter(data.loader("train", torch.device("cpu"), Processes())))
             say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
             if not batch.valid.any():
                 raise ValueError("the first batch has no valid target: look at the prices")
@@ -115,7 +117,7 @@ class Preflight:
     def estimate(self, experiment: Experiment, batch: Batch) -> str:
         """Seconds from real steps, timed once warm; memory is the most held while at it."""
         # A learning rate of almost nothing: only the time matters here.
-        optimizer = build(self.config.optimizer, params=experiment.model.parameters())
+        optimizer = build(self.config.optimizer, params=experiment.model.parameters(), fused=True)
         for group in optimizer.param_groups:
             group["lr"] = 1e-12
         step = self.seconds_of(experiment, lambda: self.step(experiment, optimizer, batch))
@@ -135,11 +137,14 @@ class Preflight:
         )
 
     def step(self, experiment: Experiment, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-        on_device = batch.to(experiment.device)
+        settings = self.config.trainer
+        at_once = settings.micro_batch_size or settings.batch_size
         experiment.model.train()
         optimizer.zero_grad(set_to_none=True)
-        experiment.loss(experiment.model(on_device), on_device).total.backward()
-        clip_grad_norm_(experiment.model.parameters(), self.config.trainer.gradient_clip_norm)
+        for first in range(0, len(batch.signal), at_once):
+            piece = batch.rows(slice(first, first + at_once)).to(experiment.device)
+            experiment.loss(experiment.model(piece), piece).total.backward()
+        clip_grad_norm_(experiment.model.parameters(), settings.gradient_clip_norm)
         optimizer.step()
 
     def seconds_of(self, experiment: Experiment, action: Callable[[], object]) -> float:
@@ -152,12 +157,3 @@ class Preflight:
                 torch.accelerator.synchronize()
             seconds.append(time.perf_counter() - started)
         return statistics.median(seconds[2:])
-
-
-def human_time(seconds: float) -> str:
-    """12 s, 3 min 20 s, 1 h 5 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, left = divmod(minutes, 60)
-    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"

@@ -42,6 +42,25 @@ class Windows(Dataset[Batch]):
         windows.signals = torch.from_numpy(signals)
         return windows
 
+    def near(self, device: torch.device, workers: int) -> Windows:
+        """The same windows gathered on a cuda device itself, where the panel fits a quarter of it.
+
+        Loader processes could not use it there; with some the panel stays where it is.
+        """
+        if device.type != "cuda" or workers:
+            return self
+        size = 4 * len(self.returns) * self.factors[0, 0].numel()
+        if size > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        windows = copy.copy(self)
+        for name, value in vars(self).items():
+            if name in ("returns", "factors"):  # the days once, not their windows
+                days = torch.cat([value[:, 0], value[-1, 1:]])
+                setattr(windows, name, sliding(days.to(device), value.shape[1]))
+            else:
+                setattr(windows, name, value.to(device))
+        return windows
+
     def __len__(self) -> int:
         return len(self.signals)
 

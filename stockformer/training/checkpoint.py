@@ -1,49 +1,65 @@
-"""Checkpoints: one safetensors file each, so that reading one can run no code."""
+"""Checkpoints: one safetensors file each, so that reading one can run no code.
+
+It holds the model's weights under their own names, facts as JSON, and, where training can go on
+from it, the rest of the training state under names that begin with `training/`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from stockformer import atomic
 
-def save_checkpoint(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write the model's state and `facts` (JSON) to `path`: the old file or the new one, whole."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    save_file(state, temporary, metadata={"facts": json.dumps(facts)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+TRAINING = "training/"
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write `tensors` and `facts` (JSON) to `path` with its SHA-256 beside it, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"facts": json.dumps({"name": path.stem, **facts})}
+    atomic.write_checked(path, save(plain, metadata))
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Keep what `path` holds as `copy`, unless it is damaged."""
+    try:
+        tensors, facts = read_checkpoint(path)
+    except ValueError:
+        return
+    save_checkpoint(copy, tensors, facts | {"name": copy.stem})
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state and the facts in `path`. Raises ValueError naming the file if it cannot be read."""
+    """The tensors and the facts in `path`.
+
+    Raises ValueError naming the file if it is damaged, another's, or no checkpoint.
+    """
+    atomic.read_checked(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            state = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in names}
             facts = json.loads((file.metadata() or {})["facts"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a checkpoint of this project: {error}") from error
-    return state, facts
+    if facts["name"] != path.stem:
+        raise ValueError(f"{path}: is the checkpoint {facts['name']!r} under another name")
+    return tensors, facts
 
 
 def load_checkpoint(path: Path, model: nn.Module, factor_names: tuple[str, ...]) -> dict[str, Any]:
-    """Load `path` into `model` and return its facts.
+    """Load the weights in `path` into `model` and return the facts.
 
     Raises ValueError where the factors, their order, or a tensor's shape are not the checkpoint's.
     """
-    state, facts = read_checkpoint(path)
+    tensors, facts = read_checkpoint(path)
     trained_on = tuple(facts["factor_names"])
     if trained_on != factor_names:
         pairs = zip((*trained_on, None), (*factor_names, None))
@@ -55,7 +71,11 @@ def load_checkpoint(path: Path, model: nn.Module, factor_names: tuple[str, ...])
             f"now {ours}"
         )
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(weights(tensors))
     except RuntimeError as error:
         raise ValueError(f"{path}: does not fit the model: {error}") from error
     return facts
+
+
+def weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t for name, t in tensors.items() if not name.startswith(TRAINING)}

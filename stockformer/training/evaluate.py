@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 from stockformer.evaluation.metrics import Predictions, score
 from stockformer.interface import Batch
-from stockformer.training.losses import LossMeter
+from stockformer.training.losses import Loss
+from stockformer.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -27,25 +29,39 @@ class Evaluation:
 class Evaluator:
     """Knows what the panel says of every signal date, and scores a model on some of them."""
 
-    def __init__(self, panel: Panel, targets: Targets, device: torch.device) -> None:
+    def __init__(
+        self, panel: Panel, targets: Targets, device: torch.device, processes: Processes
+    ) -> None:
         self.panel, self.targets, self.device = panel, targets, device
+        self.processes = processes
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, loss: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Raises FloatingPointError naming the dates where the model's output is not finite."""
+    def evaluate(self, model: nn.Module, loss: Loss, batches: Iterable[Batch]) -> Evaluation:
+        """`batches`: this process's share; the evaluation is of all shares, in every process.
+
+        Raises FloatingPointError naming the dates where the model's output is not finite.
+        """
         model.eval()
-        signals, returns, probabilities, meter = [], [], [], LossMeter()
+        said, sums, counts = [], [], []
         for batch in batches:
             on_device = batch.to(self.device)
             forecast = model(on_device)
-            meter.add(loss(forecast, on_device), len(batch.signal))
-            signals.append(batch.signal.numpy())
-            returns.append(forecast.returns.cpu().double().numpy())
-            probabilities.append(forecast.logits.cpu().double().softmax(-1)[..., 1].numpy())
-        predictions = self.predictions(
-            np.concatenate(signals), np.concatenate(returns), np.concatenate(probabilities)
+            sums.append(loss.sums(forecast, on_device))
+            counts.append(loss.counts(on_device))
+            said.append((batch.signal, forecast.returns, forecast.logits))
+        signals, returns, logits = (
+            self.processes.collect(torch.cat(part).cpu().double().numpy(), self.device)
+            for part in zip(*said)
         )
-        return Evaluation(predictions, meter.means("") | score(predictions))
+        totals = [torch.stack(values).sum(0) for values in (sums, counts)]
+        self.processes.add_up(totals)
+        probability = softmax(logits, axis=-1)[..., 1]
+        predictions = self.predictions(signals.astype(int), returns, probability)
+        return Evaluation(predictions, loss.parts(*totals).named() | score(predictions))
+
+    def dates_of(self, signals: torch.Tensor) -> list[str]:
+        """The signal dates of a batch's rows, in order."""
+        return [str(date) for date in np.sort(self.panel.dates[signals.cpu().numpy()])]
 
     def predictions(
         self, signals: np.ndarray, forecast: np.ndarray, probability: np.ndarray

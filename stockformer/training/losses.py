@@ -1,10 +1,13 @@
-"""The two tasks' losses. B batch, H horizon, N stocks; every loss is a mean over cells.
+"""The two tasks' losses. B batch, H horizon, N stocks; K the means a loss is made of.
 
-Both losses are called alike, `loss(forecast, batch) -> LossParts`, so that the config chooses.
+Every loss is a weighted sum of K means over cells. It says the sums and the counts apart, both
+additive, so that a batch split into micro-batches or over processes has the gradient, and an epoch
+the mean, of its cells whatever the pieces were.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -23,16 +26,43 @@ class LossParts:
     regression: Tensor
     classification: Tensor
 
+    def named(self, prefix: str = "") -> dict[str, float]:
+        return {
+            f"{prefix}loss": self.total.item(),
+            f"{prefix}regression_loss": self.regression.item(),
+            f"{prefix}classification_loss": self.classification.item(),
+        }
+
+
+class Loss(nn.Module, ABC):
+    """What a trainer asks of a loss."""
+
+    @abstractmethod
+    def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
+        """(K,) what each mean sums over the cells of `batch`."""
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> Tensor:
+        """(K,) over how many cells each does."""
+
+    @abstractmethod
+    def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
+        """The loss of sums and counts (K,), each added up over as many batches as wished."""
+
+    def forward(self, forecast: Forecast, batch: Batch) -> LossParts:
+        return self.parts(self.sums(forecast, batch), self.counts(batch))
+
 
 ERRORS = {"absolute": torch.abs, "squared": torch.square}
 
 
-class MaskedLoss(nn.Module):
+class MaskedLoss(Loss):
     """Error and cross-entropy over the valid cells of both tasks: a missing return is no "down".
 
     error: "absolute" (MAE) or "squared", of the target as it is trained on.
     low_band_return: also train the low band's own return head on the low band of the target. The
     target days are few, so that band mixes them; it is off unless asked for.
+    A mean over no cells is 0, with a zero gradient.
     """
 
     def __init__(
@@ -53,62 +83,79 @@ class MaskedLoss(nn.Module):
         self.weights = (regression_weight, classification_weight)
         self.register_buffer("target_low", target_band(horizon, wavelet), persistent=False)
 
-    def forward(self, forecast: Forecast, batch: Batch) -> LossParts:
+    def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
+        """(4,): error and cross-entropy, then those of the low band, 0 where it is not trained."""
         valid = batch.valid
-        regression = masked_mean(self.error(forecast.returns - batch.target), valid)
-        classification = masked_mean(per_cell_cross_entropy(forecast.logits, batch.up), valid)
+        sums = [
+            (self.error(forecast.returns - batch.target) * valid).sum(),
+            (per_cell_cross_entropy(forecast.logits, batch.up) * valid).sum(),
+        ]
+        nothing = torch.zeros_like(sums[0])
+        low_return, low_class = nothing, nothing
         if forecast.logits_low is not None:
-            low = per_cell_cross_entropy(forecast.logits_low, batch.up)
-            classification = classification + masked_mean(low, valid)
+            low_class = (per_cell_cross_entropy(forecast.logits_low, batch.up) * valid).sum()
         if forecast.returns_low is not None and self.low_band_return:
             target = torch.einsum("kh,bhn->bkn", self.target_low, batch.target)
-            # A band needs every day it mixes: one missing day leaves the stock out.
-            whole = valid.all(dim=1, keepdim=True).expand_as(valid)
-            regression = regression + masked_mean(self.error(forecast.returns_low - target), whole)
+            error = self.error(forecast.returns_low - target)
+            low_return = (error * whole(valid)).sum()
+        return torch.stack([*sums, low_return, low_class])
+
+    def counts(self, batch: Batch) -> Tensor:
+        cells = batch.valid.sum()
+        return torch.stack([cells, cells, whole(batch.valid).sum(), cells]).to(batch.target.dtype)
+
+    def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
+        error, entropy, error_low, entropy_low = sums / counts.clamp(min=1)
+        regression, classification = error + error_low, entropy + entropy_low
         total = self.weights[0] * regression + self.weights[1] * classification
         return LossParts(total, regression, classification)
 
 
-class PublishedLoss(nn.Module):
-    """The published sum, kept to be measured: a zero return counts as missing in MAE, not in CE."""
+class PublishedLoss(Loss):
+    """The published sum, kept to be measured: a zero return counts as missing in MAE, not in CE.
+
+    NaN where every return is zero. Needs a model with a low band.
+    """
 
     def __init__(self, *, horizon: int, wavelet: str) -> None:
         super().__init__()
         self.register_buffer("target_low", target_band(horizon, wavelet), persistent=False)
 
-    def forward(self, forecast: Forecast, batch: Batch) -> LossParts:
-        target = torch.einsum("kh,bhn->bkn", self.target_low, batch.target)
-        return self.of(forecast, batch.target, target, batch.up)
+    def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
+        return self.sums_of(forecast, batch.target, self.low(batch), batch.up)
 
-    @staticmethod
-    def of(forecast: Forecast, y: Tensor, y_low: Tensor, up: Tensor) -> LossParts:
-        """y, y_low, up (B, H, N); needs a model with a low band. NaN where every y is zero."""
-        if forecast.returns_low is None or forecast.logits_low is None:
-            raise ValueError("loss=published needs a model with a low band; use loss=masked")
-        regression = published_mae(forecast.returns, y) + published_mae(forecast.returns_low, y_low)
-        classification = (
-            per_cell_cross_entropy(forecast.logits, up).mean()
-            + per_cell_cross_entropy(forecast.logits_low, up).mean()
-        )
+    def counts(self, batch: Batch) -> Tensor:
+        return self.counts_of(batch.target, self.low(batch))
+
+    def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
+        error, error_low, entropy, entropy_low = sums / counts
+        regression, classification = error + error_low, entropy + entropy_low
         return LossParts(regression + classification, regression, classification)
 
+    def low(self, batch: Batch) -> Tensor:
+        return torch.einsum("kh,bhn->bkn", self.target_low, batch.target)
 
-class LossMeter:
-    """The mean over samples of a loss and its two tasks; adds on the device, reads once."""
+    @staticmethod
+    def sums_of(forecast: Forecast, y: Tensor, y_low: Tensor, up: Tensor) -> Tensor:
+        """y, y_low, up (B, H, N)."""
+        if forecast.returns_low is None or forecast.logits_low is None:
+            raise ValueError("loss=published needs a model with a low band; use loss=masked")
+        return torch.stack(
+            [
+                ((forecast.returns - y).abs() * (y != 0)).sum(),
+                ((forecast.returns_low - y_low).abs() * (y_low != 0)).sum(),
+                per_cell_cross_entropy(forecast.logits, up).sum(),
+                per_cell_cross_entropy(forecast.logits_low, up).sum(),
+            ]
+        )
 
-    def __init__(self) -> None:
-        self.sums: Tensor | float = 0.0
-        self.samples = 0
-
-    def add(self, parts: LossParts, samples: int) -> None:
-        values = torch.stack([parts.total, parts.regression, parts.classification]).detach()
-        self.sums = self.sums + samples * values
-        self.samples += samples
-
-    def means(self, prefix: str) -> dict[str, float]:
-        assert isinstance(self.sums, Tensor), "no batch was added"
-        names = (f"{prefix}loss", f"{prefix}regression_loss", f"{prefix}classification_loss")
-        return dict(zip(names, (self.sums / self.samples).tolist()))
+    @staticmethod
+    def counts_of(y: Tensor, y_low: Tensor) -> Tensor:
+        # The published weight 1/mean(kept) is float32 whatever the model is, 1e-8 off the exact
+        # one: these are the counts that give the same.
+        weights = [1 / (values != 0).float().mean() for values in (y, y_low)]
+        every = torch.ones_like(weights[0])
+        return y.numel() / torch.stack([*weights, every, every]).to(y.dtype)
 
 
 def target_band(horizon: int, wavelet: str) -> Tensor:
@@ -116,17 +163,11 @@ def target_band(horizon: int, wavelet: str) -> Tensor:
     return torch.as_tensor(band_matrices(horizon, wavelet)[0], dtype=torch.get_default_dtype())
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """The mean over valid cells; 0 with a zero gradient where there are none."""
-    return (values * valid).sum() / valid.sum().clamp(min=1)
+def whole(valid: Tensor) -> Tensor:
+    """A band needs every day it mixes: one missing day leaves the stock out. (B, H, N) bool."""
+    return valid.all(dim=1, keepdim=True).expand_as(valid)
 
 
 def per_cell_cross_entropy(logits: Tensor, up: Tensor) -> Tensor:
     """logits (B, H, N, 2), up (B, H, N) -> (B, H, N)."""
     return cross_entropy(logits.flatten(0, 2), up.flatten(), reduction="none").view(up.shape)
-
-
-def published_mae(prediction: Tensor, y: Tensor) -> Tensor:
-    # The published weights are float32 whatever the model is; a plain masked mean is 1e-8 off.
-    kept = (y != 0).float()
-    return ((prediction - y).abs() * (kept / kept.mean())).mean()

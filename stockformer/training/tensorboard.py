@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,12 @@ class TensorBoard:
     """Scalars by epoch, the config as text, hyper-parameters with the final metrics."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = SummaryWriter(str(folder))
+        self.folder = folder
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        """Made when there is something to write: of several processes one writes."""
+        return SummaryWriter(str(self.folder))
 
     def __enter__(self) -> Self:
         return self
@@ -25,7 +31,8 @@ class TensorBoard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.writer.close()
+        if "writer" in vars(self):
+            self.writer.close()
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
         """`train_loss` is shown as train/loss, `validation_mae` as validation/mae."""
@@ -33,6 +40,7 @@ class TensorBoard:
             part, _, rest = name.partition("_")
             tag = f"{part}/{rest}" if part in ("train", "validation") else f"run/{name}"
             self.writer.add_scalar(tag, value, epoch)
+        self.writer.flush()  # a killed run's curves are there
 
     def text(self, name: str, text: str) -> None:
         self.writer.add_text(name, f"```yaml\n{text}\n```")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import math
-import resource
-import sys
+import threading
 import time
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
+from stockformer.data.windows import Windows
 from stockformer.interface import Batch
-from stockformer.run import RunDir
-from stockformer.training.checkpoint import save_checkpoint
+from stockformer.training import postmortem
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator
-from stockformer.training.losses import LossMeter
-from stockformer.training.progress import progress
+from stockformer.training.losses import Loss
+from stockformer.training.memory import is_out_of_memory, peak_memory_mib
+from stockformer.training.order import Order
+from stockformer.training.processes import Processes
+from stockformer.training.progress import human_time, progress
+from stockformer.training.snapshots import Position, Snapshots
+from stockformer.training.state import random_state, set_random_state
 from stockformer.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -36,133 +39,283 @@ LOGGED = (
     "ic",
     "rank_ic",
 )
+UNCHECKED = 16
+"""Steps taken before Python looks whether they were finite, on a device that runs ahead of it."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step nobody has looked at yet: where it began, of which days, and how it went."""
+
+    start: Position
+    signal: Tensor
+    loss: Tensor
+    norm: Tensor
+    broken: Tensor
+
+    def describe(self, evaluator: Evaluator) -> str:
+        number = ("loss", self.loss) if not self.loss.isfinite() else ("gradient norm", self.norm)
+        return (
+            f"{number[0]} is {number[1].item()} in epoch {self.start.epoch}, step "
+            f"{self.start.step + 1}, signal dates {', '.join(evaluator.dates_of(self.signal))}"
+        )
 
 
 class Trainer:
-    """Fits a model and leaves its best and last epoch as checkpoints in the run folder.
+    """Fits a model, and leaves its best and last epoch as checkpoints.
 
-    monitor: the validation metric that picks the best epoch. facts: what a checkpoint must say of
-    its inputs, beside the weights.
+    monitor: the validation metric that picks the best epoch. micro_batch_size: the samples computed
+    at once; the gradient of a batch is summed over its micro-batches and over all processes.
+    on_nonfinite: "stop" at a step whose loss or gradient is not finite, or "skip" at most
+    `skip_limit` of them. oom: "stop" when memory runs out, or "split" the micro-batch.
     """
 
     def __init__(
         self,
         *,
         model: nn.Module,
-        loss: nn.Module,
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         evaluator: Evaluator,
         stopping: EarlyStopping,
-        run: RunDir,
+        snapshots: Snapshots,
         tensorboard: TensorBoard,
+        processes: Processes,
         max_epoch: int,
+        micro_batch_size: int,
         gradient_clip_norm: float,
         monitor: str,
-        facts: dict[str, Any],
+        on_nonfinite: str,
+        skip_limit: int,
+        oom: str,
     ) -> None:
         self.model, self.loss = model, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.evaluator, self.stopping = evaluator, stopping
-        self.run, self.tensorboard = run, tensorboard
+        self.snapshots, self.tensorboard, self.processes = snapshots, tensorboard, processes
         self.max_epoch, self.gradient_clip_norm = max_epoch, gradient_clip_norm
-        self.monitor, self.facts = monitor, facts
+        self.monitor = monitor
+        self.on_nonfinite, self.skip_limit, self.oom = on_nonfinite, skip_limit, oom
+        self.position = Position(micro_batch_size)
+        self.unchecked: list[Taken] = []
+        self.changing = threading.RLock()  # held while weights and position disagree
 
     def fit(self, train: DataLoader[Batch], validation: DataLoader[Batch]) -> float:
         """Train until `max_epoch` or until patience ends; the best monitored value.
 
-        Raises FloatingPointError, naming epoch, step and dates, where a number is not finite.
+        Raises FloatingPointError, naming epoch, step and dates, where a number is not finite, and
+        MemoryError with advice where memory is short.
         """
-        best = math.nan
+        self.snapshots.run.rescue = self.rescue
         if self.evaluator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.evaluator.device)
-        for epoch in range(1, self.max_epoch + 1):
-            training = self.train_epoch(train, epoch)
+        while self.position.epoch <= self.max_epoch and not self.stopping.exhausted:
+            training = self.train_epoch(train)
             evaluation = self.evaluator.evaluate(self.model, self.loss, validation)
-            self.record(epoch, training, evaluation)
-            if self.stopping.better(evaluation.metrics[self.monitor]):
-                best = evaluation.metrics[self.monitor]
-                self.save("best", epoch, evaluation)
-            self.save("last", epoch, evaluation)
-            self.follow_schedule(evaluation)
-            if self.stopping.exhausted:
-                epochs = self.stopping.patience
-                log.info("stopped: %d epochs without a better %s", epochs, self.monitor)
-                break
-        if math.isnan(best):
+            with self.changing:
+                self.close_epoch(training, evaluation)
+        if self.position.best is None:
             raise FloatingPointError(
                 f"no epoch had a defined validation {self.monitor}: no valid target, or forecasts "
                 "that do not tell stocks apart; look at the validation days or trainer.monitor"
             )
-        return best
+        return self.position.best
 
-    def train_epoch(self, batches: DataLoader[Batch], epoch: int) -> dict[str, float]:
-        """One pass over the training windows: mean loss, its two tasks, and how fast it went."""
-        started = time.perf_counter()
+    def resume(self) -> None:
+        """Go back to where the run's last sound checkpoint was written."""
+        self.position = self.snapshots.resume()
+        log.info("resumed after step %d of epoch %d", self.position.step, self.position.epoch)
+
+    def train_epoch(self, batches: DataLoader[Batch]) -> dict[str, float]:
+        """The rest of the epoch: mean loss, its two tasks, and how fast it went."""
+        order = batches.sampler
+        assert isinstance(order, Order)
+        order.at(epoch=self.position.epoch, step=self.position.step)
+        name = f"epoch {self.position.epoch}/{self.max_epoch}"
         self.model.train()
-        meter = LossMeter()
-        steps = progress(batches, f"epoch {epoch}/{self.max_epoch}", total=len(batches))
-        for step, batch in enumerate(steps, start=1):
-            self.optimizer.zero_grad(set_to_none=True)
-            on_device = batch.to(self.evaluator.device)
-            parts = self.loss(self.model(on_device), on_device)
-            parts.total.backward()
-            norm = clip_grad_norm_(self.model.parameters(), self.gradient_clip_norm)
-            self.require_finite(parts.total, norm, batch, epoch, step)
+        started = time.perf_counter() - self.position.seconds
+        for batch in progress(batches, name, total=len(order), done=self.position.step):
+            self.take_step(batch)
+            self.position.seconds = time.perf_counter() - started
+            if self.evaluator.device.type == "cpu" or len(self.unchecked) == UNCHECKED:
+                self.check(batches)
+        self.check(batches)
+        speed = {
+            "seconds": self.position.seconds,
+            "samples_per_second": self.position.samples / self.position.seconds,
+        }
+        parts = self.loss.parts(self.position.sums, self.position.counts)
+        return parts.named("train_") | speed
+
+    def take_step(self, batch: Batch) -> None:
+        """One step of the optimizer, which leaves the weights alone if a number is not finite."""
+        counts = self.loss.counts(batch.to(self.evaluator.device))
+        self.processes.add_up([counts])
+        sums = self.gradient(batch, counts)
+        norm = clip_grad_norm_(self.model.parameters(), self.gradient_clip_norm)
+        loss = self.loss.parts(sums, counts).total
+        broken = ~(loss.isfinite() & norm.isfinite())
+        if self.unchecked and self.on_nonfinite == "stop":
+            broken |= self.unchecked[-1].broken  # nothing may follow a broken step
+        start = dataclasses.replace(self.position)
+        with self.changing:
+            # Fused optimizers read this on the device: Python need not wait for it.
+            self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
             self.optimizer.step()
-            meter.add(parts, len(batch.signal))
-        seconds = time.perf_counter() - started
-        speed = {"seconds": seconds, "samples_per_second": meter.samples / seconds}
-        return meter.means("train_") | speed
+            self.position.sums = self.position.sums + torch.where(broken, 0.0, sums)
+            self.position.counts = self.position.counts + torch.where(broken, 0.0, counts)
+            self.position.step += 1
+            self.position.samples += len(batch.signal)
+            self.position.random = random_state()
+            self.unchecked.append(Taken(start, batch.signal, loss, norm, broken))
 
-    def require_finite(
-        self, loss: Tensor, norm: Tensor, batch: Batch, epoch: int, step: int
-    ) -> None:
-        """Stop before the optimizer's step: one bad number would spoil every weight."""
-        for what, value in (("loss", loss), ("gradient norm", norm)):
-            if not torch.isfinite(value):
-                dates = self.evaluator.panel.dates[batch.signal.numpy()]
+    def gradient(self, batch: Batch, counts: Tensor) -> Tensor:
+        """Leave the gradient of all processes' batch in the parameters; (K,) the loss's sums."""
+        while True:
+            try:
+                sums = self.backward(batch, counts)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.split_micro_batch(error)
+                set_random_state(self.position.random)
+        if self.processes.size > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is None:  # a share without samples
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.processes.add_up([*gradients, sums])
+        return sums
+
+    def backward(self, batch: Batch, counts: Tensor) -> Tensor:
+        """Add up the micro-batches' gradients; (K,) what the loss sums up."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros_like(counts)
+        at_once = self.position.micro_batch_size
+        for first in range(0, len(batch.signal), at_once):
+            piece = batch.rows(slice(first, first + at_once)).to(self.evaluator.device)
+            sums = self.loss.sums(self.model(piece), piece)
+            self.loss.parts(sums, counts).total.backward()
+            total += sums.detach()
+        return total
+
+    def split_micro_batch(self, error: RuntimeError) -> None:
+        """Halve the micro-batch, which changes no result, or raise MemoryError with advice."""
+        at_once = self.position.micro_batch_size
+        where = f"epoch {self.position.epoch}, step {self.position.step + 1}"
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.oom == "stop" or at_once == 1:
+            raise MemoryError(
+                f"out of memory in {where} with {at_once} samples at once; lower "
+                "trainer.micro_batch_size (slower, the same results; trainer.oom=split does it by "
+                "itself), or model.width or dataset.lookback (another model)"
+            ) from error
+        if self.evaluator.device.type != "cpu":
+            torch.accelerator.empty_cache()
+        self.position.micro_batch_size = -(-at_once // 2)
+        log.warning(
+            "out of memory in %s: going on with the same batch, %d samples at once",
+            *(where, self.position.micro_batch_size),
+        )
+
+    def check(self, batches: DataLoader[Batch]) -> None:
+        """Look at the steps taken: stop at the first that was not finite, or count them."""
+        unchecked, self.unchecked = self.unchecked, []
+        broken = torch.stack([taken.broken for taken in unchecked]).tolist() if unchecked else []
+        for taken in (taken for taken, is_broken in zip(unchecked, broken) if is_broken):
+            message = taken.describe(self.evaluator)
+            if self.on_nonfinite == "stop":
+                with self.changing:  # the weights are still those before it
+                    self.position = taken.start
+            self.position.skipped += 1
+            if self.on_nonfinite == "stop" or self.position.skipped > self.skip_limit:
+                known = self.post_mortem(taken, batches, message)
                 raise FloatingPointError(
-                    f"{what} is {value.item()} in epoch {epoch}, step {step}, signal dates "
-                    f"{', '.join(map(str, np.sort(dates)))}; lower optimizer.lr, or look at the "
-                    "inputs of these dates"
+                    f"{message}; lower optimizer.lr, or look at the inputs of these dates{known}"
                 )
+            log.warning("step left out: %s", message)
 
-    def follow_schedule(self, evaluation: Evaluation) -> None:
+    def post_mortem(self, taken: Taken, batches: DataLoader[Batch], message: str) -> str:
+        """Keep the state, and what was not finite, in the run's debug folder; says where."""
+        if not self.processes.leads:
+            return ""
+        self.snapshots.save(self.snapshots.run.debug_state_file, self.position)
+        windows = batches.dataset
+        assert isinstance(windows, Windows)
+        signals = taken.signal.cpu().numpy()
+        batch = windows.part(signals)[range(len(signals))].to(self.evaluator.device)
+        not_finite = postmortem.offenders(self.model, self.loss, batch)
+        facts = {
+            "what": message,
+            "signal_dates": self.evaluator.dates_of(taken.signal),
+            "not_finite": not_finite,
+        }
+        self.snapshots.run.write_debug(facts)
+        first = f" ({not_finite[0]} is the first that is not finite)" if not_finite else ""
+        return f"{first}; more in {self.snapshots.run.debug_file}"
+
+    def close_epoch(self, training: dict[str, float], evaluation: Evaluation) -> None:
+        """Write the epoch down, follow the schedule, and go to the start of the next."""
+        epoch, value = self.position.epoch, evaluation.metrics[self.monitor]
+        row = self.row(training, evaluation)
+        better = self.stopping.better(value)
+        if better:
+            self.position.best = value
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(evaluation.metrics["mae"])
         else:
             self.scheduler.step()
+        self.position.next_epoch()
+        if self.processes.leads:
+            self.record(epoch, row)
+            if better:
+                self.snapshots.save_best(epoch, evaluation.metrics)
+            self.snapshots.save_epoch(self.position)
+        if self.stopping.exhausted:
+            epochs = self.stopping.patience
+            log.info("stopped: %d epochs without a better %s", epochs, self.monitor)
 
-    def save(self, name: str, epoch: int, evaluation: Evaluation) -> None:
-        facts = self.facts | {"epoch": epoch, "validation": evaluation.metrics}
-        save_checkpoint(self.run.checkpoint(name), self.model, facts)
-
-    def record(self, epoch: int, training: dict[str, float], evaluation: Evaluation) -> None:
-        """One epoch as a line of the log, a row of metrics.csv and points in TensorBoard."""
-        row = (
+    def row(self, training: dict[str, float], evaluation: Evaluation) -> dict[str, float]:
+        return (
             training
             | {f"validation_{name}": evaluation.metrics[name] for name in LOGGED}
             | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+            | {"skipped_steps": self.position.skipped}
+            | {"micro_batch_size": self.position.micro_batch_size}
             | {"peak_memory_mib": peak_memory_mib(self.evaluator.device)}
         )
-        self.run.append_metrics({"epoch": epoch} | row)
+
+    def record(self, epoch: int, row: dict[str, float]) -> None:
+        """One epoch as a line of the log, a row of metrics.csv and points in TensorBoard."""
+        self.position.history.append({"epoch": epoch} | row)
+        self.snapshots.run.write_metrics(self.position.history)
         self.tensorboard.scalars(epoch, row)
         log.info(
             "epoch %d/%d  train loss %.4f  validation loss %.4f  mae %.5f  accuracy %.3f  "
-            "rank_ic %+.3f  %.1f s  %.0f samples/s",
+            "rank_ic %+.3f  %.1f s  %.0f samples/s%s",
             epoch,
             self.max_epoch,
-            training["train_loss"],
-            *(evaluation.metrics[name] for name in ("loss", "mae", "accuracy", "rank_ic")),
-            training["seconds"],
-            training["samples_per_second"],
+            row["train_loss"],
+            *(row[f"validation_{name}"] for name in ("loss", "mae", "accuracy", "rank_ic")),
+            row["seconds"],
+            row["samples_per_second"],
+            self.time_left(epoch),
         )
 
+    def time_left(self, epoch: int) -> str:
+        """By the pace of the last epochs; nothing where it is seconds."""
+        last = self.position.history[-3:]
+        left = sum(row["seconds"] for row in last) / len(last) * (self.max_epoch - epoch)
+        return f"  {human_time(left)} left" if left >= 20 else ""
 
-def peak_memory_mib(device: torch.device) -> float:
-    """The most memory held so far, in MiB: of the device on cuda, else of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    def rescue(self) -> str:
+        """Keep the state as of the last step taken, for a run that is told to stop."""
+        with self.changing:
+            if self.processes.leads:
+                self.snapshots.save(self.snapshots.run.checkpoint("last"), self.position)
+        return (
+            f" after step {self.position.step} of epoch {self.position.epoch}, all of it kept: "
+            f"continue with resume={self.snapshots.run.path}"
+        )

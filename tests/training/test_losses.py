@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stockformer.interface import Batch, Forecast
-from stockformer.training.losses import LossMeter, LossParts, MaskedLoss, PublishedLoss
+from stockformer.training.losses import Loss, MaskedLoss, PublishedLoss
 
 
 def masked_loss(**changes: str | bool | float) -> MaskedLoss:
@@ -98,9 +98,30 @@ def test_a_model_without_a_low_band_is_trained_by_the_masked_loss_alone() -> Non
         PublishedLoss(horizon=2, wavelet="sym2")(plain, batch)
 
 
-def test_the_meter_weighs_by_samples() -> None:
-    meter = LossMeter()
-    for value, samples in ((1.0, 3), (5.0, 1)):
-        scalar = torch.tensor(value)
-        meter.add(LossParts(scalar, scalar, scalar), samples)
-    assert meter.means("train_")["train_loss"] == 2.0
+@pytest.mark.parametrize(
+    "loss",
+    [masked_loss(low_band_return=True), PublishedLoss(horizon=2, wavelet="sym2")],
+    ids=["masked", "published"],
+)
+def test_a_batch_in_pieces_has_the_same_loss(loss: Loss) -> None:
+    torch.manual_seed(1)
+    cells = (5, 2, 7)
+    target = torch.randn(cells, dtype=torch.double) * (torch.rand(cells) > 0.3)
+    batch = Batch(
+        *(torch.zeros(5, 4, 7) for _ in range(3)),
+        calendar=torch.zeros(5, 6, 2, dtype=torch.long),
+        target=target,
+        up=(target > 0).long(),
+        valid=torch.rand(cells) > 0.3,
+        signal=torch.arange(5),
+    )
+    outputs = [torch.randn(*cells, *shape, dtype=torch.double) for shape in ((), (2,), (), (2,))]
+    loss = loss.double()
+    expected = loss(Forecast(*outputs), batch).total
+    sums = sum(
+        loss.sums(Forecast(*(o[rows] for o in outputs)), batch.rows(rows))
+        for rows in (slice(0, 1), slice(1, 5))
+    )
+    torch.testing.assert_close(loss.parts(sums, loss.counts(batch)).total, expected)
+    pieces = loss.counts(batch.rows(slice(0, 1))) + loss.counts(batch.rows(slice(1, 5)))
+    torch.testing.assert_close(pieces, loss.counts(batch), rtol=1e-6, atol=0)

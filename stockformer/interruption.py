@@ -1,0 +1,105 @@
+"""What a run does when it is told to stop: keep its state and leave, within seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stockformer.run import RunDir, leads
+
+log = logging.getLogger(__name__)
+
+# Ctrl-C, the scheduler's end, and Slurm's warning before its own.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def own(folder: Path, *, resume: bool) -> Iterator[RunDir]:
+    """The run in `folder`, new or resumed; of several processes the first owns it, others read."""
+    if not leads():
+        run = RunDir.follow(folder) if resume else RunDir(folder)
+        run.resumed = resume
+        yield run
+        return
+    with (RunDir.reopen if resume else RunDir.claim)(folder) as run, Interruption(run):
+        yield run
+
+
+class Interruption:
+    """Within this context a signal ends the process with 128 + its number, the run's state kept.
+
+    A thread of its own hears the signal through a pipe that the C handler writes to, so it need
+    not wait for the main thread, which may be in a backward pass of half a minute. The thread calls
+    `run.rescue` and leaves; a second signal leaves at once.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+
+    def __enter__(self) -> Self:
+        self.active = threading.current_thread() is threading.main_thread()
+        if self.active:  # elsewhere Python takes no signals; a launcher's threads have their own
+            self.listener, self.pipe = os.pipe()
+            os.set_blocking(self.pipe, False)
+            self.former_pipe = signal.set_wakeup_fd(self.pipe, warn_on_full_buffer=False)
+            self.former = {number: signal.signal(number, _noted) for number in SIGNALS}
+            os.register_at_fork(after_in_child=self._forget)
+            threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.active:
+            self.active = False
+            for number, handler in self.former.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self.former_pipe)
+            os.close(self.pipe)
+
+    def _listen(self) -> None:
+        leaving = False
+        while heard := os.read(self.listener, 1):
+            if heard[0] not in SIGNALS:  # others that Python handles, e.g. a child's end
+                continue
+            if leaving:
+                os._exit(128 + heard[0])
+            leaving = True
+            threading.Thread(target=self._leave, args=heard, daemon=True).start()
+        os.close(self.listener)
+
+    def _leave(self, number: int) -> None:
+        name = signal.Signals(number).name
+        try:
+            kept = self.run.rescue()
+            log.warning("%s: stopped%s", name, kept)
+            self.run.end("interrupted", f"{name}{kept}")
+        except (OSError, ValueError, RuntimeError) as error:
+            log.error("%s: stopped, but the state could not be kept: %s", name, error)
+        finally:
+            if sys.stdout.isatty():
+                sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
+            sys.stdout.flush()
+            os._exit(128 + number)
+
+    def _forget(self) -> None:
+        """A data loader's process must not tell its parent's pipe of signals."""
+        if self.active:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+            self.active = False
+
+
+def _noted(number: int, frame: object) -> None:
+    """The pipe has it; Python must only not do what it does by default."""

@@ -1,0 +1,80 @@
+"""Going on with a run that was stopped: which run, and what may be otherwise than before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
+from stockformer.run import RunDir
+
+log = logging.getLogger(__name__)
+
+LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
+# Nothing of this changes the epochs a run has behind it.
+MAY_CHANGE = {
+    *("resume", "tags", "paths.data_dir", "paths.cache_dir"),
+    *LONGER,
+    *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
+    *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),
+}
+
+
+def asked_run(words: Sequence[str]) -> Path | None:
+    """The folder that `resume=` names among the words of a command line.
+
+    `latest` is the unfinished run below outputs/ and multirun/ whose status was written last.
+    Raises ValueError where there is none.
+    """
+    values = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("resume=")]
+    if not values or values[-1] == "null":
+        return None
+    if values[-1] != "latest":
+        return Path(values[-1])
+    trees = [Path("outputs"), Path("multirun")]
+    runs = [RunDir(path.parent) for tree in trees for path in tree.glob("**/status.json")]
+    unfinished = [run for run in runs if run.status()["state"] != "finished"]
+    if not unfinished:
+        raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
+    return max(unfinished, key=lambda run: run.status_file.stat().st_mtime_ns).path
+
+
+def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]] | None:
+    """The configuration of the run in `folder` with what `words` change, and all its words so far.
+
+    None where the run has finished and nothing is asked beyond. Raises ValueError naming the key
+    that would change the run's past.
+    """
+    run = RunDir(folder)
+    finished = run.status()["state"] == "finished"
+    text, before = run.read_config()
+    config = read_config(text)
+    words = [word for word in words if not word.startswith("hydra.")]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
+    old, new = flat(then), flat(now)
+    changed = {key for key in {**old, **new} if old.get(key) != new.get(key)}
+    for key in sorted(changed - MAY_CHANGE):
+        if not follows_a_path(now, key):
+            raise ValueError(
+                f"{key}: was {old.get(key)!r} when this run began, and cannot become "
+                f"{new.get(key)!r}: that would change its past. A resumed run may change "
+                f"{', '.join(sorted(MAY_CHANGE - {'resume'}))}; for the rest start a new run"
+            )
+    if finished and not changed & LONGER:
+        log.info("%s has finished: nothing to do. To train on, raise trainer.max_epoch", folder)
+        return None
+    for key in changed & MAY_CHANGE:
+        OmegaConf.update(config, key, OmegaConf.select(now, key))
+    return config, [*before, *words]
+
+
+def follows_a_path(config: DictConfig, key: str) -> bool:
+    """Whether a value is one of `paths` only written out."""
+    node, _, name = key.rpartition(".")
+    raw = OmegaConf.to_container(OmegaConf.select(config, node), resolve=False)
+    return isinstance(raw, dict) and "${paths." in str(raw.get(name))

@@ -1,0 +1,37 @@
+"""Which samples make up each training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from stockformer.training.processes import Processes
+
+
+class Order(Sampler[list[int]]):
+    """An epoch's batches, as positions: shuffled by seed and epoch alone, each process its share.
+
+    So a run that goes on in the middle of an epoch finds the batches it has not seen, whatever
+    else has drawn random numbers. `at` says where; an iteration begins there.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, processes: Processes) -> None:
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.processes = processes
+        self.at(epoch=1, step=0)
+
+    def at(self, *, epoch: int, step: int) -> None:
+        """Begin the next iteration in `epoch` after `step` steps."""
+        self.epoch, self.step = epoch, step
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
+        for first in range(self.step * self.batch_size, self.samples, self.batch_size):
+            yield self.processes.share(order[first : first + self.batch_size]).tolist()

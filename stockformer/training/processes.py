@@ -1,0 +1,65 @@
+"""Data-parallel training: what the processes that torchrun starts tell each other.
+
+Every process holds the whole model and computes its share of each batch. One sum over all of them
+before the optimizer's step makes the gradient that of the whole batch, so a process may have fewer
+samples than another, none, or split its share further when memory is short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+Items = TypeVar("Items", bound=Sequence[Any] | np.ndarray)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, `rank` of `size`; only rank 0 writes and speaks."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> Self:
+        """Meet the others that torchrun started, if it did."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(distributed.get_rank(), size)
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Items) -> Items:
+        return items[self.rank :: self.size]  # type: ignore[return-value]
+
+    def collect(self, mine: np.ndarray, device: torch.device) -> np.ndarray:
+        """What `share` dealt out put together again, as float64: adding zeros is exact."""
+        if self.size == 1:
+            return mine
+        total = torch.tensor(len(mine), device=device)
+        distributed.all_reduce(total)
+        whole = torch.zeros(int(total), *mine.shape[1:], dtype=torch.double, device=device)
+        whole[self.rank :: self.size] = torch.from_numpy(mine).to(whole)
+        distributed.all_reduce(whole)
+        return whole.cpu().numpy()
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one exchange."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        distributed.all_reduce(flat)
+        pieces = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, piece in zip(tensors, pieces):
+            tensor.copy_(piece.view_as(tensor))

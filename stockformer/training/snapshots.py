@@ -1,0 +1,160 @@
+"""A run's checkpoints: what a training needs to go on exactly, and how it is found again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from stockformer import atomic
+from stockformer.run import RunDir
+from stockformer.training.checkpoint import TRAINING, read_checkpoint, save_checkpoint, weights
+from stockformer.training.early_stopping import EarlyStopping
+from stockformer.training.state import (
+    RANDOM,
+    load_optimizer_state,
+    optimizer_state,
+    random_state,
+    set_random_state,
+)
+
+log = logging.getLogger(__name__)
+
+IN_TENSORS = ("sums", "counts", "random")
+
+
+@dataclass
+class Position:
+    """How far a training has come: `step` steps of `epoch` are done.
+
+    sums, counts (K,): of the epoch's losses, left on the device. random: every generator's state.
+    """
+
+    micro_batch_size: int
+    epoch: int = 1
+    step: int = 0
+    samples: int = 0  # of the epoch's steps
+    seconds: float = 0.0  # they took
+    skipped: int = 0  # steps of the whole run, for a number that was not finite
+    best: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)  # the rows of metrics.csv
+    sums: Tensor = field(default_factory=lambda: torch.zeros(1))
+    counts: Tensor = field(default_factory=lambda: torch.zeros(1))
+    random: dict[str, Tensor] = field(default_factory=random_state)
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.samples, self.seconds = self.epoch + 1, 0, 0, 0.0
+        self.sums, self.counts = torch.zeros(1), torch.zeros(1)
+
+    def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors, by the names they have in a checkpoint, and the rest as JSON."""
+        tensors = {f"{TRAINING}{name}": getattr(self, name) for name in ("sums", "counts")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in IN_TENSORS}
+        return tensors | self.random, plain
+
+    @classmethod
+    def join(cls, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Self:
+        return cls(
+            **plain,
+            sums=tensors[f"{TRAINING}sums"],
+            counts=tensors[f"{TRAINING}counts"],
+            random={name: t for name, t in tensors.items() if name.startswith(RANDOM)},
+        )
+
+
+class Snapshots:
+    """Writes and reads the checkpoints of one run.
+
+    best: the weights of the best epoch. last: weights and state, to go on from; previous: the one
+    before it. epoch-N: kept every `every` epochs (0: never), the newest `keep` of them. facts: what
+    the weights need to be used again.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: RunDir,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        stopping: EarlyStopping,
+        every: int,
+        keep: int,
+        facts: dict[str, Any],
+    ) -> None:
+        self.run, self.model = run, model
+        self.optimizer, self.scheduler, self.stopping = optimizer, scheduler, stopping
+        self.every, self.keep, self.facts = every, keep, facts | {"run": run.id}
+
+    def save_best(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        facts = self.facts | {"epoch": epoch, "validation": dict(metrics)}
+        save_checkpoint(self.run.checkpoint("best"), self.model.state_dict(), facts)
+
+    def save_epoch(self, position: Position) -> None:
+        """At an epoch's end: `last`, and every so often one to keep."""
+        last = self.run.checkpoint("last")
+        try:
+            tensors, facts = read_checkpoint(last)
+        except ValueError:  # none yet, or damaged: then `previous` stays what it is
+            pass
+        else:
+            save_checkpoint(self.run.checkpoint("previous"), tensors, facts)
+        self.save(last, position)
+        epoch = position.epoch - 1
+        if self.every and epoch % self.every == 0:
+            self.save(self.run.checkpoint(f"epoch-{epoch}"), position)
+            for old in self.run.epoch_checkpoints()[: -self.keep]:
+                old.unlink()
+                atomic.digest_file(old).unlink(missing_ok=True)
+
+    def save(self, path: Path, position: Position) -> None:
+        """A checkpoint to go on from at `position`."""
+        tensors, plain = position.split()
+        optimizer_tensors, optimizer = optimizer_state(self.optimizer)
+        facts = self.facts | {
+            "epoch": position.epoch - 1,  # the last whole one
+            "position": plain,
+            "optimizer": optimizer,
+            "scheduler": self.scheduler.state_dict(),
+            "stopping": vars(self.stopping),
+        }
+        state = self.model.state_dict() | tensors | optimizer_tensors
+        save_checkpoint(path, state, facts)
+
+    def resume(self) -> Position:
+        """Bring model, optimizer, scheduler and stopping to where `last` says, else `previous`.
+
+        Raises ValueError where there is nothing sound to go on from.
+        """
+        tensors, facts = self.newest()
+        best = self.run.checkpoint("best")
+        if facts["position"]["best"] is not None:
+            read_checkpoint(best)  # damaged, it could not be tested at the end
+        self.model.load_state_dict(weights(tensors))
+        load_optimizer_state(self.optimizer, tensors, facts["optimizer"])
+        self.scheduler.load_state_dict(facts["scheduler"])
+        patience = self.stopping.patience
+        vars(self.stopping).update(facts["stopping"] | {"patience": patience})
+        position = Position.join(tensors, facts["position"])
+        set_random_state(position.random)
+        return position
+
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        for name in ("last", "previous"):
+            path = self.run.checkpoint(name)
+            if not path.exists():
+                continue
+            try:
+                tensors, facts = read_checkpoint(path)
+            except ValueError as error:
+                log.warning("%s; looking for the checkpoint before it", error)
+                continue
+            if facts["run"] != self.facts["run"]:
+                raise ValueError(f"{path}: is a checkpoint of another run, {facts['run']}")
+            return tensors, facts
+        raise ValueError(f"{self.run.path}: no sound checkpoint to go on from; start the run anew")

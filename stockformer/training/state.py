@@ -1,0 +1,90 @@
+"""The state of a training as tensors and JSON: the optimizer's, and every random generator's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stockformer.training.checkpoint import TRAINING
+
+OPTIMIZER, RANDOM = f"{TRAINING}optimizer/", f"{TRAINING}random/"
+
+
+def seed(number: int) -> None:
+    """Start every generator a model may draw from: torch's on every device, NumPy's, Python's."""
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 (a model of a user may draw from it)
+    random.seed(number)
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of all of them, as tensors by the names they have in a checkpoint."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(numpy, dict)
+    _, python, python_gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*numpy["state"]["key"].tolist(), numpy["state"]["pos"]]),
+        "numpy_gauss": _some(numpy["gauss"] if numpy["has_gauss"] else None),
+        "python": torch.tensor(python),
+        "python_gauss": _some(python_gauss),
+    }
+    if torch.cuda.is_initialized():
+        for number, generator in enumerate(torch.cuda.get_rng_state_all()):
+            state[f"cuda{number}"] = generator
+    return {f"{RANDOM}{name}": tensor for name, tensor in state.items()}
+
+
+def set_random_state(tensors: Mapping[str, Tensor]) -> None:
+    """Go back to what `random_state` found. Raises KeyError where one is missing."""
+    state = _under(RANDOM, tensors)
+    torch.set_rng_state(state["torch"])
+    *key, position = state["numpy"].tolist()
+    there, gauss = state["numpy_gauss"].tolist()
+    np.random.set_state(("MT19937", key, position, int(there), gauss))  # noqa: NPY002
+    there, gauss = state["python_gauss"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), gauss if there else None))
+    for number in range(torch.cuda.device_count() if "cuda0" in state else 0):
+        torch.cuda.set_rng_state(state[f"cuda{number}"], number)
+
+
+def _some(value: float | None) -> Tensor:
+    """A number that may be missing."""
+    return torch.tensor([value is not None, value or 0.0], dtype=torch.double)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its tensors by name, and what else it keeps, as JSON."""
+    state = optimizer.state_dict()
+    tensors, plain = {}, {}
+    for number, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                # A copy: the next step changes the original.
+                tensors[f"{OPTIMIZER}{number}/{name}"] = value.detach().cpu().clone()
+            else:
+                plain[f"{number}/{name}"] = value
+    return tensors, {"groups": state["param_groups"], "plain": plain}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in (_under(OPTIMIZER, tensors) | facts["plain"]).items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
