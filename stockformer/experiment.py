@@ -166,7 +166,8 @@ class Experiment:
         self.processes = Processes.join(self.device)
         self.embedding, self.model = self.build_model()
         self.loss: Loss = build(config.loss).to(self.device)
-        self.evaluator = Evaluator(data.panel, data.targets, self.device, self.processes)
+        # Of several processes the first alone judges the best epoch.
+        self.evaluator = Evaluator(data.panel, data.targets, self.device, Processes())
 
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
@@ -256,7 +257,7 @@ class Experiment:
             loss=self.loss,
             optimizer=optimizer,
             scheduler=scheduler,
-            evaluator=self.evaluator,
+            evaluator=Evaluator(self.data.panel, self.data.targets, self.device, self.processes),
             stopping=stopping,
             snapshots=Snapshots(
                 run=run,
