@@ -38,8 +38,7 @@ class Position:
     micro_batch_size: int
     epoch: int = 1
     step: int = 0
-    samples: int = 0  # of the epoch's steps
-    seconds: float = 0.0  # they took
+    seconds: float = 0.0  # those steps took
     skipped: int = 0  # steps of the whole run, for a number that was not finite
     best: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)  # the rows of metrics.csv
@@ -48,7 +47,7 @@ class Position:
     random: dict[str, Tensor] = field(default_factory=random_state)
 
     def next_epoch(self) -> None:
-        self.epoch, self.step, self.samples, self.seconds = self.epoch + 1, 0, 0, 0.0
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums, self.counts = torch.zeros(1), torch.zeros(1)
 
     def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

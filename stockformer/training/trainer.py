@@ -143,7 +143,7 @@ class Trainer:
         self.check(batches)
         speed = {
             "seconds": self.position.seconds,
-            "samples_per_second": self.position.samples / self.position.seconds,
+            "samples_per_second": order.samples / self.position.seconds,
         }
         parts = self.loss.parts(self.position.sums, self.position.counts)
         return parts.named("train_") | speed
@@ -166,7 +166,6 @@ class Trainer:
             self.position.sums = self.position.sums + torch.where(broken, 0.0, sums)
             self.position.counts = self.position.counts + torch.where(broken, 0.0, counts)
             self.position.step += 1
-            self.position.samples += len(batch.signal)
             self.position.random = random_state()
             self.unchecked.append(Taken(start, batch.signal, loss, norm, broken))
 
