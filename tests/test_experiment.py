@@ -21,7 +21,7 @@ from stockformer.experiment import Data, Experiment
 from stockformer.interface import Batch, Forecast
 from stockformer.run import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
-from stockformer.training.evaluate import Evaluation
+from stockformer.training.evaluate import Evaluation, Evaluator
 
 
 def config_of(files: Phase5Files, *lines: str) -> DictConfig:
@@ -76,13 +76,13 @@ def test_the_best_epoch_is_the_monitors(
     experiment = experiment_of(
         phase5_files, "trainer.max_epoch=3", f"trainer.monitor={monitor}", "split=ratio"
     )
-    evaluate = experiment.evaluator.evaluate
+    evaluate = Evaluator.evaluate
 
     def scripted(*arguments: Any) -> Evaluation:
         evaluation = evaluate(*arguments)
         return Evaluation(evaluation.predictions, evaluation.metrics | next(script, {}))
 
-    monkeypatch.setattr(experiment.evaluator, "evaluate", scripted)
+    monkeypatch.setattr(Evaluator, "evaluate", scripted)
     with RunDir.claim(tmp_path / "run") as run:
         experiment.train(run, [])
     assert read_checkpoint(run.checkpoint("best"))[1]["epoch"] == best
