@@ -1,10 +1,10 @@
-"""Look at a run: its verdict on the terminal, and a report with figures as one HTML file.
+"""Look at a run, or at many: in short on the terminal, and with figures as one HTML file.
 
     python analyze.py                    the newest run of outputs/ and multirun/ in this folder
-    python analyze.py run=FOLDER         that run
-    python analyze.py output=FILE.html   the report there, not in report.html in the run's folder
+    python analyze.py run=FOLDER         that run; of a sweep's folder or outputs the leaderboard
+    python analyze.py output=FILE.html   the page there, not in report.html or leaderboard.html
 
-The report opens in any browser and needs no network.
+The page opens in any browser and needs no network.
 """
 
 import sys
@@ -22,14 +22,11 @@ def main() -> None:
         asked = parse(sys.argv[1:])
         from rich.console import Console  # noqa: PLC0415
 
-        from stockformer.reporting import report, run_reader, terminal  # noqa: PLC0415
+        from stockformer.reporting import run_reader, terminal  # noqa: PLC0415
 
-        run = run_reader.read_run(asked.run or run_reader.newest_run(Path()))
         console = Console(highlight=False)
-        for piece in terminal.summary(run):
+        for piece in terminal.analyse(asked.run or run_reader.newest_run(Path()), asked.output):
             console.print(piece, soft_wrap=not console.is_terminal)
-        path = report.write_report(run, asked.output)
-        console.print(f"report: {path}", markup=False, soft_wrap=True)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

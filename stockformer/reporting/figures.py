@@ -32,7 +32,7 @@ def training_curve(
     metrics: indexed by epoch. The tested epoch, if any, is marked.
     """
     columns = {f"{part}_{name}": part for part in PARTS} | {name: "train"}
-    figure = _figure("epoch (number)", quantity.axis)
+    figure = base("epoch (number)", quantity.axis)
     for column, part in columns.items():
         if column in metrics:
             hover = f"epoch %{{x}}: %{{y:{quantity.format}}}"
@@ -68,7 +68,7 @@ def learning_rate(metrics: pd.DataFrame) -> go.Figure:
 def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     """A bar a signal date, and their mean. days: `metrics.daily`."""
     quantity = METRICS[name]
-    figure = _dated_figure(days, quantity.axis)
+    figure = dated(days, quantity.axis)
     figure.add_bar(
         x=days.index.to_numpy(),
         y=days[name].to_numpy(),
@@ -86,7 +86,7 @@ def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
 def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     """The running sum over signal dates; a date without the metric adds nothing."""
     quantity = METRICS[name]
-    figure = _dated_figure(days, f"cumulated {quantity.title} (sum)")
+    figure = dated(days, f"cumulated {quantity.title} (sum)")
     figure.add_scatter(
         x=days.index.to_numpy(),
         y=days[name].fillna(0.0).cumsum().to_numpy(),
@@ -109,7 +109,7 @@ def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
     bin_of = np.searchsorted(edges[1:-1], cells["prediction"], side="left")
     groups = cells.groupby(bin_of)[["prediction", "label"]]
     binned = groups.mean().assign(n=groups.size())
-    figure = _figure("predicted return (fraction)", "realised return (mean, fraction)")
+    figure = base("predicted return (fraction)", "realised return (mean, fraction)")
     ends = binned["prediction"].iloc[[0, -1]].to_numpy()
     _reference(figure, ends, "as predicted")
     _binned(figure, binned["prediction"], binned["label"], binned["n"], "+.4f")
@@ -119,14 +119,15 @@ def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
 def calibration(table: pd.DataFrame) -> go.Figure:
     """How often "up" came true against its probability. table: `metrics.calibration`."""
     some = table[table["n"] > 0]
-    figure = _figure('probability of "up" (forecast)', "went up (share of forecasts)")
+    figure = base('probability of "up" (forecast)', "went up (share of forecasts)")
     ends = np.array([some["lower"].min(), some["upper"].max()])
     _reference(figure, ends, "calibrated")
     _binned(figure, some["probability"], some["frequency"], some["n"], ".3f")
     return figure
 
 
-def _figure(x: str, y: str) -> go.Figure:
+def base(x: str, y: str) -> go.Figure:
+    """An empty figure in the page's style. x, y: what the axes hold, with the unit in brackets."""
     # Ticks that are not seen keep the labels of two axes apart in their corner.
     ticks = {"ticks": "outside", "ticklen": 6, "tickcolor": TRANSPARENT}
     axis = {"automargin": True, "zeroline": False, "showline": False} | ticks
@@ -146,8 +147,8 @@ def _figure(x: str, y: str) -> go.Figure:
     )
 
 
-def _dated_figure(days: pd.DataFrame, y: str) -> go.Figure:
-    figure = _figure("signal date (day)", y)
+def dated(days: pd.DataFrame, y: str) -> go.Figure:
+    figure = base("signal date (day)", y)
     margin = pd.Timedelta(days=1)
     figure.update_xaxes(range=[days.index.min() - margin, days.index.max() + margin])
     if len(days) <= 8:  # few days would get ticks within the day

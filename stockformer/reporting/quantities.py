@@ -53,6 +53,17 @@ METRICS = {
 }
 """Names of `evaluation.metrics.score`, in the order in which they are told."""
 
+CURVES = {
+    "loss": Quantity("total loss", "no unit", 4),
+    "regression_loss": Quantity("regression loss", "no unit", 5),
+    "classification_loss": Quantity("classification loss", "nats", 4),
+    "mae": METRICS["mae"],
+    "accuracy": METRICS["accuracy"],
+    "rank_ic": METRICS["rank_ic"],
+    "seconds": Quantity("training time", "seconds", 1),
+}
+"""What is told of each epoch: names of metrics.csv, there with the part of the split in front."""
+
 COMPARED = {
     "rank_ic": "rank IC",
     "t": "t",

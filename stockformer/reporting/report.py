@@ -1,70 +1,21 @@
-"""A run's report: sections, each made from what the run left, rendered as one HTML file."""
+"""A run's report: sections, each made from what the run left."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from stockformer.evaluation.metrics import calibration, daily
 from stockformer.evaluation.statistics import FEW_DATES
 from stockformer.reporting import figures, tables
-from stockformer.reporting.quantities import METRICS, Quantity, tell_count
+from stockformer.reporting.page import Page, Plot, Section, Text, require_html
+from stockformer.reporting.quantities import CURVES, tell_count
 from stockformer.reporting.run_reader import RecordedRun
-from stockformer.reporting.tables import Table
 from stockformer.run import RunDir
 
-CURVES = {
-    "loss": Quantity("total loss", "no unit", 4),
-    "regression_loss": Quantity("regression loss", "no unit", 5),
-    "classification_loss": Quantity("classification loss", "nats", 4),
-    "mae": METRICS["mae"],
-    "accuracy": METRICS["accuracy"],
-    "rank_ic": METRICS["rank_ic"],
-    "seconds": Quantity("training time", "seconds", 1),
-}
 CALIBRATION_BINS = 20
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure under its title; the caption says how to read it."""
-
-    title: str
-    figure: go.Figure
-    caption: str = ""
-
-    def json(self) -> Markup:
-        """For a script element, which only a `<` can end."""
-        return Markup(self.figure.to_json().replace("<", "\\u003c"))
-
-
-@dataclass(frozen=True)
-class Text:
-    """Something long, word for word, folded away."""
-
-    title: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """What stands under one heading, in this order."""
-
-    title: str
-    lead: str = ""
-    tables: Sequence[Table] = ()
-    remarks: Sequence[str] = ()
-    plots: Sequence[Plot] = ()
-    commands: Sequence[str] = ()
-    texts: Sequence[Text] = ()
 
 
 def write_report(run: RecordedRun, output: Path | None) -> Path:
@@ -73,33 +24,14 @@ def write_report(run: RecordedRun, output: Path | None) -> Path:
     Returns where it lies. Raises ValueError where it cannot be written.
     """
     path = output or RunDir(run.path).report_file
-    if path.suffix != ".html":
-        raise ValueError(f"output={path}: must end in .html")
-    page, temporary = render(run), path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); name another place with output=FILE"
-        ) from error
-    return path
+    require_html(path)  # before the work
+    return page(run).write(path)
 
 
-def render(run: RecordedRun) -> str:
-    """The page. Whatever text comes from the run is escaped by the template."""
-    environment = Environment(
-        loader=PackageLoader("stockformer", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def page(run: RecordedRun) -> Page:
+    """Everything that the run left, the verdict first."""
     sections = [comparison(run), on_test_dates(run), training(run), origin(run)]
-    return environment.get_template("template.html").render(
-        run=run, subtitle=tables.subtitle(run), sections=sections, plotly=Markup(get_plotlyjs())
-    )
+    return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
 
 
 def comparison(run: RecordedRun) -> Section:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,14 +14,15 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from stockformer.evaluation.metrics import Predictions, calibration, score
-from stockformer.evaluation.summary import VERSION
 from stockformer.reporting.quantities import COMPARED, METRICS
 from stockformer.run import RunDir
 
 Content = TypeVar("Content")
 
 TREES = ("outputs", "multirun")
-STATES = ("running", "finished", "failed")
+STATES = ("running", "finished", "failed", "interrupted")
+READABLE_VERSIONS = (1, 2)
+"""Of evaluation.json: the second has more keys, none of them needed."""
 PREDICTION_COLUMNS = (
     *("signal_date", "target_start", "target_end", "ticker", "step"),
     *("prediction", "probability", "label", "valid"),
@@ -36,7 +38,7 @@ SPLIT_COLUMNS = ("samples", "first_signal_date", "last_signal_date", "last_targe
 
 @dataclass(frozen=True)
 class Status:
-    """How the run ended, or that it has not; `reason` is empty unless it failed."""
+    """How the run ended, or that it has not; `reason` is empty where it finished."""
 
     state: str
     reason: str
@@ -76,7 +78,8 @@ class FinalEvaluation:
     """evaluation.json: the best epoch on the test dates, beside the baselines.
 
     table: a row a contestant, the model first; columns as in `COMPARED`, and others.
-    oracle_rank_ic: what the best forecaster could reach, known for simulated markets only.
+    oracle_rank_ic: what the best forecaster could reach, known for simulated markets only. daily:
+    metrics by test date; returns: of the backtest, by date; None where the run did not write them.
     """
 
     epoch: int
@@ -86,6 +89,8 @@ class FinalEvaluation:
     targets: tuple[Target, ...]
     oracle_rank_ic: float | None
     notes: tuple[str, ...]
+    daily: pd.DataFrame | None
+    returns: pd.DataFrame | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class RecordedRun:
                 f"No verdict: the run has been going since {when} (process {status.process}), or "
                 "was stopped without a chance to say so."
             )
-        if status.reason.startswith("KeyboardInterrupt"):
+        if status.state == "interrupted" or status.reason.startswith("KeyboardInterrupt"):
             return f"No verdict: the run was interrupted on {when}."
         if status.state == "failed":
             return f"No verdict: the run failed on {when} with {status.reason}"
@@ -147,21 +152,41 @@ def newest_run(folder: Path) -> Path:
     return max(runs, key=lambda run: (RunDir(run).status_file.stat().st_mtime_ns, run))
 
 
+def is_run(folder: Path) -> bool:
+    return RunDir(folder).status_file.exists()
+
+
 def runs_under(tree: Path) -> list[Path]:
     """Every run folder in the tree, sorted."""
     return sorted(file.parent for file in tree.rglob(RunDir(tree).status_file.name))
 
 
-def read_run(path: Path) -> RecordedRun:
-    """Raises ValueError naming the folder or file that is missing, foreign or damaged."""
+def folders_under(tree: Path) -> list[Path]:
+    """Every folder in the tree that a run wrote to, whether or not it says how it ended; sorted."""
+    run = RunDir(tree)
+    marks = {file.name for file in (run.status_file, run.config_file, run.metrics_file)}
+    found = []
+    for folder, inside, files in os.walk(tree):
+        if marks.intersection(files):
+            found.append(Path(folder))
+            inside.clear()  # what lies in a run's folder is the run's
+    return sorted(found, key=_by_number)
+
+
+def read_run(path: Path, large_files: bool = True) -> RecordedRun:
+    """Raises ValueError naming the folder or file that is missing, foreign or damaged.
+
+    Without large_files the forecasts and the ledger are left where they are.
+    """
     run = RunDir(path)
     if not path.is_dir():
         raise ValueError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
     status = _read(run.status_file, _status)
     if status is None:
-        inside = runs_under(path)
-        hint = f"it holds {len(inside)}, such as run={inside[-1]}" if inside else "name another"
-        raise ValueError(f"{path}: not a run folder ({run.status_file.name} is missing); {hint}")
+        raise ValueError(
+            f"{path}: not a run folder ({run.status_file.name} is missing), nor one that holds "
+            "runs; name another with run=FOLDER"
+        )
     return RecordedRun(
         path=path,
         status=status,
@@ -170,14 +195,15 @@ def read_run(path: Path) -> RecordedRun:
         manifest=_read(run.manifest_file, _manifest),
         metrics=_read(run.metrics_file, _metrics),
         evaluation=_read(run.evaluation_file, _evaluation),
-        predictions=_read(run.predictions_file, _predictions),
+        predictions=_read(run.predictions_file, _predictions) if large_files else None,
     )
 
 
 def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
     """The content of evaluation.json, checked. Raises ValueError or TypeError."""
-    if data["version"] != VERSION:
-        raise ValueError(f"version {data['version']}, but this code reads {VERSION}")
+    if data["version"] not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"version {data['version']}, but this code reads {readable}")
     for row in data["table"]:
         _require_keys(row, ("name", "rank_ic", "mae", "accuracy"))
     for target in data["targets"]:
@@ -196,6 +222,8 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
         ),
         oracle_rank_ic=None if oracle is None else float(oracle),
         notes=tuple(map(str, data["notes"])),
+        daily=_by_date(data.get("daily"), "signal_date"),
+        returns=_by_date((data.get("backtest") or {}).get("daily"), "date"),
     )
 
 
@@ -226,6 +254,11 @@ def predictions_from(frame: pd.DataFrame) -> Predictions:
     )
 
 
+def _by_number(folder: Path) -> tuple[tuple[int, str], ...]:
+    """A sort key that has job 10 after job 9."""
+    return tuple((int(part) if part.isdecimal() else -1, part) for part in folder.parts)
+
+
 def _read(path: Path, parse: Callable[[Path], Content]) -> Content | None:
     """What `parse` makes of the file; None where the run did not write it."""
     if not path.exists():
@@ -253,6 +286,15 @@ def _require_keys(given: Collection[str], keys: Collection[str]) -> None:
     missing = [key for key in keys if key not in given]
     if missing:
         raise ValueError(f"without {', '.join(missing)}")
+
+
+def _by_date(columns: dict[str, Any] | None, dates: str) -> pd.DataFrame | None:
+    """Lists of numbers of equal length, indexed by the one that holds dates."""
+    if columns is None:
+        return None
+    _require_keys(columns, (dates,))
+    frame = pd.DataFrame({k: v for k, v in columns.items() if k != dates}, dtype=float)
+    return frame.set_index(pd.DatetimeIndex(columns[dates], name=dates))
 
 
 def _number(value: float | None) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -31,13 +31,31 @@ class Table:
     """Cells as they are shown; the first of a row is its name.
 
     words: positions of the columns that hold words, not numbers. marked: the name of the row that
-    the table is about.
+    the table is about. board: an id, if the reader may sort and filter, by the columns `filters`
+    from a list. groups: titles over so many columns each; aside: columns that are set apart. links:
+    addresses by a row's name. shades: from -1 to 1 by (row, column), the strength of a colour.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Collection[int] = (0,)
     marked: str = ""
+    title: str = ""
+    board: str = ""
+    filters: Sequence[int] = ()
+    groups: Sequence[tuple[str, int]] = ()
+    aside: Collection[int] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    shades: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    def kind(self, column: int) -> str:
+        """The classes of a column's cells."""
+        words, aside = column in self.words, column in self.aside
+        return " ".join(["words"] * words + ["aside"] * aside)
+
+    def values(self, column: int) -> list[str]:
+        """What a column holds, each once."""
+        return sorted({row[column] for row in self.rows})
 
 
 def subtitle(run: RecordedRun) -> str:

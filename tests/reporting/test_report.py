@@ -79,7 +79,9 @@ def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
 def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> None:
     assert len(html.encode()) < 6.5e6
     assert html.count("plotly.js v") == 1
-    assert not {"src", "href", "srcset", "action"} & {name for name, _ in page.attributes}
+    assert not {"src", "srcset", "action"} & {name for name, _ in page.attributes}
+    addresses = [value for name, value in page.attributes if name == "href"]
+    assert all(address and address.startswith("#section-") for address in addresses)
     style = "".join(page.texts["style"])
     assert "url(" not in style
     assert "@import" not in style
@@ -99,7 +101,7 @@ def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
 
 def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
     failed_run(tmp_path / "run", FloatingPointError("loss is nan on <M&M>; lower optimizer.lr"))
-    page = Page(report.render(run_reader.read_run(tmp_path / "run")))
+    page = Page(report.page(run_reader.read_run(tmp_path / "run")).html())
     (headline,) = page.texts["h1"]
     assert headline.startswith("No verdict: the run failed on ")
     assert headline.endswith("FloatingPointError: loss is nan on <M&M>; lower optimizer.lr")
@@ -113,7 +115,7 @@ def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
 def test_predictions_without_a_comparison_are_still_shown(tmp_path: Path) -> None:
     folder = finished_run(tmp_path / "run")
     (folder / "evaluation.json").unlink()
-    page = Page(report.render(run_reader.read_run(folder)))
+    page = Page(report.page(run_reader.read_run(folder)).html())
     assert "finished without a comparison" in page.texts["h1"][0]
     assert "model" in page.texts["th"]
     assert "zero return" not in page.texts["th"]

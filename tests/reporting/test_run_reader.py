@@ -90,7 +90,7 @@ def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) ->
     file = folder / "evaluation.json"
     data = json.loads(file.read_text())
     for change, reason in (
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
         ({"table": [{"mae": 1}]}, "without name"),
         ({"targets": [{"value": 1}]}, "without name"),
         ({"model": {"mae": "low"}}, "low"),
