@@ -23,10 +23,11 @@ TREES = ("outputs", "multirun")
 STATES = ("running", "finished", "failed")
 PREDICTION_COLUMNS = (
     *("signal_date", "target_start", "target_end", "ticker", "step"),
-    *("prediction", "probability", "label", "valid"),
+    *("prediction", "probability", "label", "up", "valid"),
 )
 EVALUATION_KEYS = (
     *("version", "epoch", "model", "table", "verdict", "targets", "oracle_rank_ic", "notes"),
+    *("first_step_rank_ic", "statistics", "daily", "backtest"),
 )
 MANIFEST_KEYS = (
     *("git_commit", "versions", "warnings", "split", "tickers", "factor_names", "files"),
@@ -178,6 +179,7 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
     """The content of evaluation.json, checked. Raises ValueError or TypeError."""
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']}, but this code reads {VERSION}")
+    _require_keys(data, EVALUATION_KEYS)
     for row in data["table"]:
         _require_keys(row, ("name", "rank_ic", "mae", "accuracy"))
     for target in data["targets"]:
@@ -210,7 +212,9 @@ def predictions_from(frame: pd.DataFrame) -> Predictions:
         raise ValueError("not exactly one row for each signal date, step and ticker")
     cells = {
         name: frame[name].to_numpy(kind).reshape(shape)
-        for name, kind in zip(PREDICTION_COLUMNS[5:], (float, float, float, bool), strict=True)
+        for name, kind in zip(
+            PREDICTION_COLUMNS[5:], (float, float, float, bool, bool), strict=True
+        )
     }
     start, end = (
         frame[name].to_numpy("datetime64[D]").reshape(shape)[..., 0]
@@ -221,7 +225,6 @@ def predictions_from(frame: pd.DataFrame) -> Predictions:
         target_start=start,
         target_end=end,
         tickers=frame["ticker"].to_numpy(str)[: shape[2]],
-        up=cells["label"] > 0,
         **cells,
     )
 
@@ -311,7 +314,7 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 
 def _evaluation(path: Path) -> FinalEvaluation:
-    return final_evaluation(_object(path, EVALUATION_KEYS))
+    return final_evaluation(_object(path, ("version",)))
 
 
 def _predictions(path: Path) -> Predictions:

@@ -68,7 +68,7 @@ def test_columns_nobody_knows_are_passed_over() -> None:
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n1,2,3,oops\n", "oops"),
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n", "no epoch"),
         ("evaluation.json", '{"version": 99', "delimiter"),
-        ("evaluation.json", '{"version": 1}', "without epoch"),
+        ("evaluation.json", '{"version": 2}', "without epoch"),
         ("predictions.parquet", b"PAR1 junk", "arquet"),
     ],
 )
@@ -90,7 +90,7 @@ def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) ->
     file = folder / "evaluation.json"
     data = json.loads(file.read_text())
     for change, reason in (
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1, but this code reads 2"),
         ({"table": [{"mae": 1}]}, "without name"),
         ({"targets": [{"value": 1}]}, "without name"),
         ({"model": {"mae": "low"}}, "low"),
