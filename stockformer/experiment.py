@@ -26,14 +26,24 @@ from stockformer.config import allowed_target, flat
 from stockformer.data import alpha158, quality, quality_report
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.graph import Embedding
+from stockformer.data.index import index_closes
 from stockformer.data.panel import Panel
 from stockformer.data.prepare import input_paths, prepare
 from stockformer.data.processors import State
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
-from stockformer.evaluation import summary
-from stockformer.evaluation.baselines import History
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.trading import (
+    WITHOUT_PRICES,
+    Trading,
+    market_of_prices,
+    market_of_returns,
+    sizes,
+)
 from stockformer.interface import Batch
 from stockformer.run import RunDir
 from stockformer.training.allocator import keep_freed_memory
@@ -117,6 +127,43 @@ class Data:
             training_days=np.concatenate([self.split.train, self.split.validation]),
         )
 
+    def trading(self) -> Trading:
+        """Where the backtest trades, and how. Raises ValueError where a setting does not fit."""
+        panel, wanted = self.panel, self.config.backtest
+        held, dropped = sizes(wanted.k, wanted.n_drop, len(panel.tickers))
+        costs = ("cash_share", "buy_cost", "sell_cost", "slippage_basis_points")
+        names = ("rebalance_days", "delay", "capital", *costs)
+        index = index_closes(Path(wanted.index_file), panel.dates) if wanted.index_file else None
+        labels, fill = (panel.dates, panel.tickers), wanted.fill.value
+        if "close" in panel.prices:
+            market = market_of_prices(
+                *labels, panel.prices, fill=fill, locked_move=wanted.locked_move, index=index
+            )
+        else:
+            market = market_of_returns(*labels, panel.returns, fill=fill, index=index)
+        return Trading(
+            market,
+            Settings(k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
+            offsets=wanted.offsets,
+            share_of_volume=wanted.share_of_volume,
+            sectors=panel.sectors,
+            member=panel.member,
+            notes=() if "close" in panel.prices else (WITHOUT_PRICES,),
+        )
+
+    def judge(self, predictions: Predictions) -> Summary:
+        """What is to be said of predictions on these data: baselines, statistics, backtest."""
+        oracle = self.panel.oracle
+        if oracle is not None:
+            oracle = oracle[np.searchsorted(self.panel.dates, predictions.signal_dates)]
+        return summarise(
+            predictions,
+            all_baselines(predictions, self.history()),
+            oracle=oracle,
+            trading=self.trading(),
+            notes=self.notes(),
+        )
+
     def loader(self, part: str, pin_memory: bool) -> DataLoader[Batch]:
         """Batches of one part of the split; training ones in an order the seed decides."""
         settings = self.config.trainer
@@ -152,6 +199,7 @@ class Experiment:
         self.embedding, self.model = self.build_model()
         self.loss: nn.Module = build(config.loss).to(self.device)
         self.evaluator = Evaluator(self.data.panel, self.data.targets, self.device)
+        self.data.trading()  # what does not fit is refused now, not after hours of training
 
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
@@ -212,15 +260,12 @@ class Experiment:
 
     def test(self, run: RunDir) -> Evaluation:
         """Judge the best epoch on the test days beside the baselines; write all of it down."""
-        panel = self.data.panel
-        facts = load_checkpoint(run.checkpoint("best"), self.model, panel.factor_names)
+        names = self.data.panel.factor_names
+        facts = load_checkpoint(run.checkpoint("best"), self.model, names)
         evaluation = self.evaluator.evaluate(self.model, self.loss, self.loader("test"))
-        run.write_predictions(evaluation.predictions.frame())
-        summed = summary.summarise(
-            evaluation.predictions, self.data.history(), panel.oracle, self.data.notes()
-        )
-        run.write_evaluation({"epoch": facts["epoch"], **summed.as_json()})
-        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summed.lines()))
+        summary = self.data.judge(evaluation.predictions)
+        write_judgement(run, facts["epoch"], evaluation.predictions, summary)
+        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summary.lines()))
         return evaluation
 
     def tell_whether_learnt(self, run: RunDir) -> None:
@@ -308,6 +353,17 @@ class Experiment:
                 for name, signals in self.data.split.parts().items()
             },
         } | self.checkpoint_facts()
+
+
+def write_judgement(
+    run: RunDir, epoch: int | None, predictions: Predictions, summary: Summary
+) -> None:
+    """Leave predictions, their ledger and last, since it is what readers look for, the verdict."""
+    run.write_predictions(predictions.frame())
+    if summary.traded is not None:
+        ledger = summary.traded.ledger
+        run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
+    run.write_evaluation({"epoch": epoch, **summary.as_json()})
 
 
 def read_panel(config: DictConfig) -> Panel:

@@ -26,6 +26,7 @@ class RunDir:
     metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
     tensorboard/   events; checkpoints/{best,last}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
+    trades.csv, positions.csv, equity.csv: the ledger of the backtest
     data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
     """
 
@@ -41,6 +42,9 @@ class RunDir:
         self.tensorboard_folder = path / "tensorboard"
         self.predictions_file = path / "predictions.parquet"
         self.predictions_folder = path / "predictions"
+        self.trades_file = path / "trades.csv"
+        self.positions_file = path / "positions.csv"
+        self.equity_file = path / "equity.csv"
         self.quality_file = path / "data_quality.html"
         self.report_file = path / "report.html"
 
@@ -112,8 +116,7 @@ class RunDir:
         """Write the tidy table of `Predictions.frame()`, and dates x tickers, a file a step."""
         frame.to_parquet(self.predictions_file, index=False)
         tasks = {"regression": ("prediction", "label"), "classification": ("probability", "up")}
-        up = (frame["label"] > 0).astype("Int8")
-        frame = frame.assign(up=up.mask(~frame["valid"]))
+        frame = frame.assign(up=frame["up"].astype("Int8").mask(~frame["valid"]))
         for task, columns in tasks.items():
             folder = self.predictions_folder / task
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +125,15 @@ class RunDir:
                     name = "label" if column == "up" else column
                     wide = cells.pivot(index="signal_date", columns="ticker", values=column)
                     wide.to_csv(folder / f"{name}_step{step}.csv", date_format="%Y-%m-%d")
+
+    def write_ledger(self, trades: Any, positions: Any, equity: Any) -> None:
+        """Write the frames of a `Backtest`; equity is indexed by date."""
+        for path, frame in (
+            (self.trades_file, trades),
+            (self.positions_file, positions),
+            (self.equity_file, equity.reset_index()),
+        ):
+            self._write(path, frame.to_csv(index=False, date_format="%Y-%m-%d"))
 
     def _status(self, state: str, reason: str = "") -> dict[str, Any]:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")

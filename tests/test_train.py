@@ -81,7 +81,7 @@ def test_predictions_are_dated_and_labelled_by_what_happened(
     tidy = pd.read_parquet(folder / "predictions.parquet")
     assert list(tidy.columns) == [
         *("signal_date", "target_start", "target_end", "ticker", "step"),
-        *("prediction", "probability", "label", "valid"),
+        *("prediction", "probability", "label", "up", "valid"),
     ]
     returns = phase5_files.frame(phase5_files.returns)
     for row in tidy.sample(50, random_state=0).itertuples():

@@ -18,7 +18,7 @@ T dates of the panel, N stocks, F factors, D training days; S signal dates, H st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -102,7 +102,7 @@ def all_baselines(
     return baselines
 
 
-def comparison_table(model: Predictions, baselines: dict[str, Predictions]) -> pd.DataFrame:
+def comparison_table(model: Predictions, baselines: Mapping[str, Predictions]) -> pd.DataFrame:
     """The model (first row, "model") beside its baselines, on the same dates.
 
     Columns: for each of rank_ic, mae and accuracy the mean over dates, and t and p of the model's

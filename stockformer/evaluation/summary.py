@@ -1,26 +1,25 @@
-"""What a run says of itself at its end: the model beside the baselines, verdict, first targets."""
+"""What a run says of itself at its end: the model beside the baselines, statistics, backtest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stockformer.evaluation.baselines import (
-    History,
-    all_baselines,
-    comparison_table,
-    verdict,
-)
-from stockformer.evaluation.metrics import Predictions, score
-from stockformer.evaluation.statistics import FEW_DATES
+from stockformer.evaluation import statistics, trading
+from stockformer.evaluation.baselines import comparison_table, verdict
+from stockformer.evaluation.metrics import Predictions, daily, score
+from stockformer.evaluation.trading import Traded, Trading, trade
 
-VERSION = 1
-"""Of evaluation.json; a reader refuses one it does not know."""
+VERSION = 2
+"""Of evaluation.json, docs/evaluation.md; a reader refuses one it does not know."""
+
+DAILY = ("rank_ic", "ic", "mae", "accuracy")
+"""Series of the model in evaluation.json: what two runs are compared by, day by day."""
 
 FIRST_TARGETS = {"mae": ("test MAE < 0.015", 0.015), "accuracy": ("test accuracy > 0.52", 0.52)}
 
@@ -28,14 +27,19 @@ FIRST_TARGETS = {"mae": ("test MAE < 0.015", 0.015), "accuracy": ("test accuracy
 @dataclass(frozen=True)
 class Summary:
     """scores: of `metrics.score`; table: of `baselines.comparison_table`; oracle_rank_ic: None
-    unless the market is simulated."""
+    unless the market is simulated, first_step_rank_ic: the model's where the oracle, of the next
+    day, has one; daily: of `metrics.daily`; statistics: of `statistics.summary` of it; traded: None
+    where there are too few dates."""
 
     scores: dict[str, float]
     table: pd.DataFrame
     verdict: str
     oracle_rank_ic: float | None
     notes: Sequence[str]
-    first_step_rank_ic: float  # what the oracle, of the next day, compares with
+    first_step_rank_ic: float
+    daily: pd.DataFrame
+    statistics: pd.DataFrame
+    traded: Traded | None
 
     def targets(self) -> list[dict[str, Any]]:
         """The first plan's targets for the prepared NIFTY-200 inputs, and whether they are met."""
@@ -52,19 +56,26 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """What evaluation.json holds; not-a-number is None."""
-        rows = [
-            {"name": str(name), **dict(zip(self.table.columns, row.tolist()))}
-            for name, row in self.table.iterrows()
-        ]
-        return {
-            "version": VERSION,
-            "model": _plain(self.scores),
-            "table": [_plain(row) for row in rows],
-            "verdict": self.verdict,
-            "targets": self.targets(),
-            "oracle_rank_ic": self.oracle_rank_ic,
-            "notes": list(self.notes),
-        }
+        rows = self.table.rename_axis("name").reset_index().to_dict("records")
+        days = self.daily.reset_index()
+        return plain(
+            {
+                "version": VERSION,
+                "model": self.scores,
+                "table": rows,
+                "verdict": self.verdict,
+                "targets": self.targets(),
+                "oracle_rank_ic": self.oracle_rank_ic,
+                "first_step_rank_ic": self.first_step_rank_ic,
+                "notes": list(self.notes),
+                "statistics": self.statistics.to_dict("index"),
+                "daily": {
+                    "signal_date": days["signal_date"].dt.strftime("%Y-%m-%d").tolist(),
+                    **{name: days[name].tolist() for name in DAILY},
+                },
+                "backtest": None if self.traded is None else trading.as_json(self.traded),
+            }
+        )
 
     def lines(self) -> list[str]:
         """The closing table, for a terminal or a log."""
@@ -95,33 +106,61 @@ class Summary:
                 f"first target for NIFTY-200, {target['name']}: {met} ({target['value']:.4f}; "
                 f"always forecasting zero: {zero:.4f})"
             )
+        if self.traded is not None:
+            lines += trading.lines(self.traded)
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
 
 def summarise(
-    predictions: Predictions, history: History, oracle: np.ndarray | None, notes: Sequence[str]
+    predictions: Predictions,
+    baselines: Mapping[str, Predictions],
+    *,
+    trading: Trading,
+    notes: Sequence[str],
+    oracle: np.ndarray | None = None,
 ) -> Summary:
-    """Judge a model's predictions. oracle (T, N): the expected next-day return, if simulated."""
-    table = comparison_table(predictions, all_baselines(predictions, history))
-    scores = score(predictions)
-    said = list(notes)
-    if scores["n_dates"] < FEW_DATES:
-        said.append(f"under {FEW_DATES} test dates intervals and p-values are too narrow")
-    best = None
-    if oracle is not None:
-        rows = np.searchsorted(history.dates, predictions.signal_dates)
-        known = replace(
-            predictions.step(1),
-            prediction=oracle[rows][:, None],
-            valid=predictions.step(1).valid & np.isfinite(oracle[rows][:, None]),
+    """Judge a model's predictions beside baselines on the same dates and cells.
+
+    oracle (S, N): the expected next-day return of each signal date, if the market is simulated.
+    Raises ValueError where baselines or market do not fit the predictions.
+    """
+    table, days = comparison_table(predictions, baselines), daily(predictions)
+    scores, first = score(predictions), predictions.step(1)
+    said = [*notes, *trading.notes]
+    if scores["n_dates"] < statistics.FEW_DATES:
+        said.append(
+            f"under {statistics.FEW_DATES} test dates intervals and p-values are too narrow"
         )
-        best = score(known)["rank_ic"]
-    first = score(predictions.step(1))["rank_ic"]
-    return Summary(scores, table, verdict(table), best, said, first)
+    traded = trade(predictions, trading)
+    if traded is None:
+        said.append("no backtest: too few test dates")
+    return Summary(
+        scores=scores,
+        table=table,
+        verdict=verdict(table),
+        oracle_rank_ic=None if oracle is None else _oracle_rank_ic(first, oracle),
+        notes=said,
+        first_step_rank_ic=score(first)["rank_ic"],
+        daily=days,
+        statistics=statistics.summary(days.drop(columns="n_valid"), predictions.horizon),
+        traded=traded,
+    )
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+def _oracle_rank_ic(first: Predictions, oracle: np.ndarray) -> float:
+    """What the best forecaster reaches where its forecast is known."""
+    expected = oracle[:, None]
+    return score(replace(first, prediction=expected, valid=first.valid & np.isfinite(expected)))[
+        "rank_ic"
+    ]
+
+
+def plain(value: Any) -> Any:
+    """As JSON knows it: NumPy's numbers as Python's, what is no number as None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,15 @@ import pandas as pd
 
 from stockformer.reporting import trial_figures
 from stockformer.reporting.page import Page, Plot, Section, require_html
-from stockformer.reporting.quantities import CURVES, METRICS, Quantity, tell_count, tell_p, tell_t
+from stockformer.reporting.quantities import (
+    CURVES,
+    METRICS,
+    MISSING,
+    Quantity,
+    tell_count,
+    tell_p,
+    tell_t,
+)
 from stockformer.reporting.run_reader import RecordedRun
 from stockformer.reporting.tables import Table
 from stockformer.reporting.trials import (
@@ -53,7 +61,7 @@ def page(trials: Trials, beside: Path) -> Page:
     """beside: the folder that the page will lie in, for its links."""
     sections = [ranking(trials, beside)]
     if trials.completed:
-        sections += [picking(trials), settings(trials), pairs(trials)]
+        sections += [picking(trials), mattering(trials), pairs(trials)]
     if trials.unfinished or trials.refused:
         sections.append(not_completed(trials, beside))
     state = "finished" if trials.completed else "failed"
@@ -105,17 +113,20 @@ def board(trials: Trials, beside: Path) -> Table:
     by_monitor = (trials.monitor, *(n for n in VALIDATION_COLUMNS if n != trials.monitor))
     validation = [name for name in by_monitor if name in trials.validation]
     test = [name for name in TEST_COLUMNS if name in trials.test]
-    keys = list(trials.settings)
+    keys = [str(key) for key in trials.settings]
+    settings, on_validation, on_test = (
+        frame.to_dict("index") for frame in (trials.settings, trials.validation, trials.test)
+    )
     several = len(trials.groups) > 1
     tested_on = {name: group.label for group in trials.groups for name in group.runs}
     rows = [
         (
             name,
             *([tested_on[name]] if several else []),
-            *trials.settings.loc[name].astype(str).tolist(),
-            *(SCORES[n].tell(trials.validation[n][name]) for n in validation),
+            *(settings[name][key] for key in keys),
+            *(SCORES[n].tell(on_validation[name][n]) for n in validation),
             *_effort(run),
-            *(SCORES[n].tell(trials.test[n][name]) for n in test),
+            *(SCORES[n].tell(on_test[name][n]) for n in test),
         )
         for name, run in trials.completed.items()
     ]
@@ -185,7 +196,7 @@ def picking(trials: Trials) -> Section:
     return Section("What the pick is worth", lead, tables, remarks if rows else ())
 
 
-def settings(trials: Trials) -> Section:
+def mattering(trials: Trials) -> Section:
     """Which settings went with which score."""
     title = "Which settings mattered"
     group = trials.groups[0]
@@ -267,8 +278,8 @@ def _epochs(run: RecordedRun) -> str:
 
 def _effort(run: RecordedRun) -> tuple[str, str]:
     """The tested epoch, and how long the training took."""
-    assert run.evaluation is not None
-    assert run.metrics is not None
+    if run.metrics is None or run.evaluation is None or run.evaluation.epoch is None:
+        return MISSING, MISSING
     seconds = run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
     return str(run.evaluation.epoch), CURVES["seconds"].tell(seconds)
 

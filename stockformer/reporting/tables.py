@@ -9,6 +9,7 @@ import pandas as pd
 
 from stockformer.evaluation.metrics import Predictions, daily, score
 from stockformer.evaluation.statistics import summary
+from stockformer.reporting.evaluation_reader import FinalEvaluation
 from stockformer.reporting.quantities import (
     COMPARED,
     METRICS,
@@ -18,7 +19,7 @@ from stockformer.reporting.quantities import (
     tell_p,
     tell_t,
 )
-from stockformer.reporting.run_reader import FinalEvaluation, Manifest, RecordedRun
+from stockformer.reporting.run_reader import Manifest, RecordedRun
 
 HOW_TO_READ_COMPARISON = (
     "t, p: is the model's daily value different from the row's (paired, Newey-West)? In the "
@@ -62,7 +63,8 @@ def subtitle(run: RecordedRun) -> str:
     """The run in one line: how and when it ended, on what it was tested."""
     said = [f"{run.status.state} {run.status.time:%Y-%m-%d %H:%M}"]
     if run.evaluation is not None:
-        said.append(f"tested epoch {run.evaluation.epoch}")
+        epoch = run.evaluation.epoch
+        said.append("an ensemble" if epoch is None else f"tested epoch {epoch}")
     if run.predictions is not None:
         dates, tickers = run.predictions.signal_dates, run.predictions.tickers
         said.append(f"{tell_count(len(dates), 'test date')} from {dates[0]} to {dates[-1]}")
@@ -91,10 +93,10 @@ def remarks(evaluation: FinalEvaluation) -> list[str]:
     oracle = evaluation.oracle_rank_ic
     if oracle is None:
         return list(evaluation.notes)
-    share = evaluation.model["rank_ic"] / oracle
+    share = evaluation.first_step_rank_ic / oracle
     reached = (
         f"The best attainable rank IC of this simulated market (oracle) is {oracle:.4f}; the model "
-        f"reaches {share:.0%} of it."
+        f"reaches {f'{share:.0%}' if share > 0 else 'none'} of it."
     )
     return [reached, *evaluation.notes]
 

@@ -23,6 +23,7 @@ from stockformer.evaluation.statistics import (
     paired_comparison,
     sharpe_ratio,
 )
+from stockformer.reporting.evaluation_reader import FinalEvaluation
 from stockformer.reporting.run_reader import RecordedRun, folders_under, read_run
 
 UNSET = "default"
@@ -143,13 +144,12 @@ def read_trials(folder: Path) -> Trials:
 
 
 def is_complete(run: RecordedRun) -> bool:
-    """Finished, tested, and the tested epoch's validation metrics are there."""
-    return (
-        run.status.state == "finished"
-        and run.evaluation is not None
-        and run.metrics is not None
-        and run.evaluation.epoch in run.metrics.index
-    )
+    """Finished and tested, with the tested epoch's validation metrics unless it is an ensemble."""
+    if run.status.state != "finished" or run.evaluation is None:
+        return False
+    if run.evaluation.epoch is None:
+        return True
+    return run.metrics is not None and run.evaluation.epoch in run.metrics.index
 
 
 def settings_of(run: RecordedRun) -> dict[str, str]:
@@ -170,20 +170,21 @@ def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def tested_epoch(run: RecordedRun) -> dict[str, float]:
-    """The validation metrics of the epoch that was tested."""
-    assert run.metrics is not None
-    assert run.evaluation is not None
-    row, part = run.metrics.loc[run.evaluation.epoch], "validation_"
-    names = [str(name) for name in row.index if str(name).startswith(part)]
-    return {name.removeprefix(part): float(row[name]) for name in names}
+    """The validation metrics of the epoch that was tested; an ensemble has none."""
+    epoch = _judged(run).epoch
+    if run.metrics is None or epoch is None:
+        return {}
+    row, part = run.metrics.loc[epoch].astype(float).to_dict(), "validation_"
+    names = [str(name) for name in row if str(name).startswith(part)]
+    return {name.removeprefix(part): row[name] for name in names}
 
 
 def test_figures(run: RecordedRun) -> dict[str, float]:
     """The model's metrics, the t of its rank IC, and its backtest's figures where it has one."""
-    assert run.evaluation is not None
-    table = run.evaluation.table
-    t = float(table["rank_ic_t"].iloc[0]) if "rank_ic_t" in table else math.nan
-    return run.evaluation.model | {"rank_ic_t": t}
+    judged = _judged(run)
+    t = float(judged.table["rank_ic_t"].iloc[0]) if "rank_ic_t" in judged.table else math.nan
+    earned = {} if judged.traded is None else judged.traded.figures.loc["base"].to_dict()
+    return judged.model | {"rank_ic_t": t} | {str(name): earned[name] for name in earned}
 
 
 def differing(
@@ -217,8 +218,15 @@ def grouped(
             label=label if labels[label] == 1 else f"{label} ({labels[label]})",
             horizon=_horizon(configs[names[0]]),
             runs=names,
-            rank_ic=_side_by_side(completed, names, "daily", "rank_ic"),
-            returns=_side_by_side(completed, names, "returns", "net_return"),
+            rank_ic=pd.DataFrame({n: _judged(completed[n]).daily["rank_ic"] for n in names}),
+            returns=pd.DataFrame(
+                {
+                    name: traded.returns["net_return"]
+                    for name in names
+                    for traded in [_judged(completed[name]).traded]
+                    if traded is not None
+                }
+            ),
         )
 
 
@@ -339,18 +347,11 @@ def _tested_on(run: RecordedRun, settings: Mapping[str, str]) -> tuple[str, ...]
     )
 
 
+def _judged(run: RecordedRun) -> FinalEvaluation:
+    assert run.evaluation is not None
+    return run.evaluation
+
+
 def _horizon(settings: Mapping[str, str]) -> int:
     steps, offset = (settings.get(f"target.{name}", "") for name in ("horizon", "offset"))
     return max(1, sum(int(days) for days in (steps, offset) if days.isdecimal()))
-
-
-def _side_by_side(
-    completed: Mapping[str, RecordedRun], names: list[str], frame: str, column: str
-) -> pd.DataFrame:
-    """One column of a daily frame of evaluation.json of each run that has it, by date."""
-    columns = {}
-    for name in names:
-        days = getattr(completed[name].evaluation, frame)
-        if days is not None and column in days:
-            columns[name] = days[column]
-    return pd.DataFrame(columns)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stockformer.evaluation.baselines import comparison_table, verdict
-from stockformer.evaluation.metrics import Predictions, score
-from stockformer.evaluation.summary import Summary
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.trading import Trading, market_of_returns
 from stockformer.run import RunDir
 
 TICKERS = np.array(["AAA", "B-B", "M&M", "<b>x", "360ONE", "NA", "ZZZ"])
@@ -41,14 +42,22 @@ def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
 
 
 def summary(predictions: Predictions) -> Summary:
-    """The run's judgement, with two baselines and an oracle."""
+    """The run's judgement, with two baselines, a market to trade on and an oracle."""
     baselines = {
         "zero_return": replace(predictions, prediction=np.zeros_like(predictions.prediction)),
         "reversal_1_day": replace(predictions, prediction=-predictions.prediction),
     }
-    table = comparison_table(predictions, baselines)
+    dates = predictions.signal_dates[0] + np.arange(len(predictions.signal_dates) + 2)
+    returns = np.random.default_rng(1).normal(0, 0.02, (len(dates), len(TICKERS)))
+    trading = Trading(
+        market_of_returns(dates, TICKERS, returns, fill="close"),
+        Settings(k=2, n_drop=1),
+        offsets=3,
+        sectors=np.array(["IT", "Oil & gas", "", "IT", "IT", "IT", "<b>"]),
+    )
     notes = ["survivorship: M&M & others", "few dates"]
-    return Summary(score(predictions), table, verdict(table), 0.5, notes, 0.01)
+    judged = summarise(predictions, baselines, trading=trading, notes=notes)
+    return replace(judged, oracle_rank_ic=0.5, first_step_rank_ic=0.01, notes=notes)
 
 
 def write_epochs(run: RunDir, epochs: int = 3) -> None:
@@ -87,7 +96,11 @@ def finished_run(path: Path, age: float = 0.0) -> Path:
         write_epochs(run)
         predictions = some_predictions()
         run.write_predictions(predictions.frame())
-        run.write_evaluation({"epoch": 2} | summary(predictions).as_json())
+        judged = summary(predictions)
+        assert judged.traded is not None
+        ledger = judged.traded.ledger
+        run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
+        run.write_evaluation({"epoch": 2} | judged.as_json())
     written = run.status_file.stat().st_mtime - age
     os.utime(run.status_file, (written, written))
     return path
