@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from stockformer.reporting.quantities import METRICS, Quantity
 
 TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
+QUANTILES = ("#c05a32", "#dd9a5c", "#8c8c8c", "#5fa3b8", "#2b6cb0")
 PARTS = {"train": TRAIN, "validation": VALIDATION}
 HEIGHT = 270
 DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
@@ -68,7 +69,7 @@ def learning_rate(metrics: pd.DataFrame) -> go.Figure:
 def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     """A bar a signal date, and their mean. days: `metrics.daily`."""
     quantity = METRICS[name]
-    figure = dated(days, quantity.axis)
+    figure = dated(days.index, quantity.axis)
     figure.add_bar(
         x=days.index.to_numpy(),
         y=days[name].to_numpy(),
@@ -86,7 +87,7 @@ def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
 def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     """The running sum over signal dates; a date without the metric adds nothing."""
     quantity = METRICS[name]
-    figure = dated(days, f"cumulated {quantity.title} (sum)")
+    figure = dated(days.index, f"cumulated {quantity.title} (sum)")
     figure.add_scatter(
         x=days.index.to_numpy(),
         y=days[name].fillna(0.0).cumsum().to_numpy(),
@@ -97,6 +98,81 @@ def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     )
     figure.add_hline(0, line={"color": REFERENCE, "width": 1})
     figure.update_layout(showlegend=False)
+    return figure
+
+
+def metric_distribution(days: pd.DataFrame, name: str) -> go.Figure:
+    """How many signal dates had what, and their mean."""
+    return histogram(days[name], METRICS[name].axis, METRICS[name].format)
+
+
+def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:
+    """Counts of days in bins by the rule of Freedman and Diaconis, and the mean; x: with the unit.
+
+    The bins are counted here, so that a figure of 10,000 days is as small as one of ten.
+    """
+    known = values.dropna().to_numpy()
+    counts, edges = np.histogram(known, bins="fd") if len(known) else ([0], np.array([0.0, 1.0]))
+    if len(counts) > 80:  # a few far-off days would make thousands
+        counts, edges = np.histogram(known, bins=80)
+    figure = base(x, "days (number)")
+    figure.add_bar(
+        x=(edges[:-1] + edges[1:]) / 2,
+        y=counts,
+        width=np.diff(edges) * 0.96,
+        customdata=np.column_stack([edges[:-1], edges[1:]]),
+        marker={"color": TEST, "line": {"width": 0}},
+        hovertemplate=(
+            f"%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}}: "
+            "%{y} days<extra></extra>"
+        ),
+    )
+    if len(known):
+        mean = float(known.mean())
+        figure.add_vline(mean, line={"color": VALIDATION, "width": 2, "dash": "dash"})
+    figure.add_vline(0, line={"color": REFERENCE, "width": 1})
+    return figure
+
+
+def quantile_means(days: pd.DataFrame) -> go.Figure:
+    """A bar a quantile of the forecast: its mean outcome. days: `forecasts.quantile_returns`."""
+    means = days.mean()
+    figure = base("quantile of the forecast (1 = lowest)", "excess return (mean, fraction)")
+    figure.add_bar(
+        x=list(days.columns),
+        y=means.to_numpy(),
+        marker={"color": [QUANTILES[int(q) - 1] for q in days.columns], "line": {"width": 0}},
+        hovertemplate="quantile %{x}: %{y:+.5f}<extra></extra>",
+    )
+    figure.update_xaxes(dtick=1)
+    return figure
+
+
+def quantiles_cumulated(days: pd.DataFrame) -> go.Figure:
+    """A line a quantile: the running sum of its excess returns; a gap adds nothing."""
+    figure = dated(days.index, "excess return (sum, fraction)")
+    for quantile in days.columns:
+        figure.add_scatter(
+            x=days.index.to_numpy(),
+            y=days[quantile].fillna(0.0).cumsum().to_numpy(),
+            name=str(quantile),
+            mode="lines",
+            line={"color": QUANTILES[int(quantile) - 1], "width": 1.8},
+            hovertemplate=f"to %{{x|%a %Y-%m-%d}}: %{{y:+.4f}}<extra>quantile {quantile}</extra>",
+        )
+    return figure
+
+
+def stability_by_day(correlation: pd.Series) -> go.Figure:
+    """How alike a day's ranking is to the one before. correlation: `forecasts.rank_stability`."""
+    figure = dated(correlation.index, "rank correlation (to date before)")
+    figure.add_scatter(
+        x=correlation.index.to_numpy(),
+        y=correlation.to_numpy(),
+        mode="lines",
+        line={"color": TEST, "width": 2},
+        hovertemplate="%{x|%a %Y-%m-%d}: %{y:+.3f}<extra></extra>",
+    )
     return figure
 
 
@@ -147,10 +223,11 @@ def base(x: str, y: str) -> go.Figure:
     )
 
 
-def dated(days: pd.DataFrame, y: str) -> go.Figure:
-    figure = base("signal date (day)", y)
+def dated(days: pd.Index, y: str, x: str = "signal date (day)") -> go.Figure:
+    """An empty figure over these dates."""
+    figure = base(x, y)
     margin = pd.Timedelta(days=1)
-    figure.update_xaxes(range=[days.index.min() - margin, days.index.max() + margin])
+    figure.update_xaxes(range=[days.min() - margin, days.max() + margin])
     if len(days) <= 8:  # few days would get ticks within the day
         figure.update_xaxes(dtick=DAY, tickformat="%b %-d")
     return figure

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 
 from stockformer.reporting import trial_figures
-from stockformer.reporting.page import Page, Plot, Section, require_html
+from stockformer.reporting.page import Page, Plot, Section, address, require_html
 from stockformer.reporting.quantities import (
     CURVES,
     METRICS,
@@ -290,15 +287,11 @@ def _probability(value: float) -> str:
 
 def _addresses(runs: dict[str, RecordedRun], beside: Path) -> dict[str, str]:
     """Each run's report where there is one, else its folder, as seen from the page."""
-    return dict(_addressed(runs, beside))
-
-
-def _addressed(runs: dict[str, RecordedRun], beside: Path) -> Iterator[tuple[str, str]]:
-    for name, run in runs.items():
-        report = RunDir(run.path).report_file
-        target = report if report.exists() else run.path
-        path = os.path.relpath(target.resolve(), beside.resolve())
-        yield name, quote(Path(path).as_posix()) + ("" if report.exists() else "/")
+    reports = {name: RunDir(run.path).report_file for name, run in runs.items()}
+    return {
+        name: address(report if report.exists() else report.parent, beside)
+        for name, report in reports.items()
+    }
 
 
 def _paired(group: Group) -> dict[str, object]:

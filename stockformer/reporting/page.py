@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,7 +45,8 @@ class Text:
 class Section:
     """What stands under one heading, in this order.
 
-    pairs: the content of the page's chooser of two rows to compare, as JSON.
+    pairs: the content of the page's chooser of two rows to compare, as JSON. details: tables that
+    come after the figures. links: addresses by title.
     """
 
     title: str
@@ -52,7 +55,8 @@ class Section:
     remarks: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     pairs: str = ""
-    links: Mapping[str, str] | None = None
+    details: Sequence[Table] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
     texts: Sequence[Text] = ()
 
@@ -106,6 +110,12 @@ class Page:
 def require_html(path: Path) -> None:
     if path.suffix != ".html":
         raise ValueError(f"output={path}: must end in .html")
+
+
+def address(target: Path, beside: Path) -> str:
+    """A link's address of a file or folder, as seen from a page in `beside`."""
+    path = Path(os.path.relpath(target.resolve(), beside.resolve()))
+    return quote(path.as_posix()) + ("/" if target.is_dir() else "")
 
 
 def for_script(json: str) -> Markup:

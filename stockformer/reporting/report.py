@@ -7,15 +7,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from stockformer.evaluation.metrics import calibration, daily
 from stockformer.evaluation.statistics import FEW_DATES
-from stockformer.reporting import figures, tables
-from stockformer.reporting.page import Page, Plot, Section, Text, require_html
-from stockformer.reporting.quantities import CURVES, tell_count
+from stockformer.reporting import figures, forecasts, tables
+from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
+from stockformer.reporting.quantities import CURVES, METRICS, tell_count
 from stockformer.reporting.run_reader import RecordedRun
+from stockformer.reporting.trading_section import backtest
 from stockformer.run import RunDir
 
 CALIBRATION_BINS = 20
+NO_PREDICTIONS = "The run left no test predictions."
 
 
 def write_report(run: RecordedRun, output: Path | None) -> Path:
@@ -25,12 +29,21 @@ def write_report(run: RecordedRun, output: Path | None) -> Path:
     """
     path = output or RunDir(run.path).report_file
     require_html(path)  # before the work
-    return page(run).write(path)
+    return page(run, path.parent).write(path)
 
 
-def page(run: RecordedRun) -> Page:
-    """Everything that the run left, the verdict first."""
-    sections = [comparison(run), on_test_dates(run), training(run), origin(run)]
+def page(run: RecordedRun, beside: Path) -> Page:
+    """Everything that the run left, the verdict first. beside: the folder the page will lie in."""
+    sections = [
+        comparison(run),
+        on_test_dates(run),
+        forecasts_taken_apart(run),
+        backtest(run),
+        best_and_worst(run),
+        training(run),
+        data_quality(run, beside),
+        origin(run),
+    ]
     return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
 
 
@@ -50,27 +63,55 @@ def comparison(run: RecordedRun) -> Section:
 
 
 def on_test_dates(run: RecordedRun) -> Section:
-    """How the forecasts did day by day, and how far they can be taken at their word."""
+    """How the forecasts did day by day."""
     title, predictions = "On the test dates", run.predictions
     if predictions is None:
-        return Section(title, "The run left no test predictions.")
-    days, frame = daily(predictions), predictions.frame()
+        return Section(title, NO_PREDICTIONS)
+    days = daily(predictions)
+    by_day, cumulated = figures.metric_by_day, figures.cumulated_by_day
+    mean, climbs = "Dashed: the mean.", "Skill climbs steadily; luck wanders."
     return Section(
         title,
         f"{tell_count(len(days), 'signal date')}. Each metric is taken across the stocks of a "
         "date, then averaged over dates. Intervals: moving-block bootstrap; t and p: Newey-West, "
         f"against zero. Below {FEW_DATES} dates both are too narrow.",
-        [tables.scores(predictions)],
+        [
+            tables.scores(predictions),
+            tables.by_month(rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]),
+        ],
         plots=[
-            Plot("Rank IC by day", figures.metric_by_day(days, "rank_ic"), "Dashed: the mean."),
+            Plot("Rank IC by day", by_day(days, "rank_ic"), mean),
+            Plot("Rank IC, cumulated", cumulated(days, "rank_ic"), climbs),
+            Plot("Rank IC, distribution", figures.metric_distribution(days, "rank_ic"), mean),
+            Plot("IC by day", by_day(days, "ic"), mean),
+            Plot("IC, cumulated", cumulated(days, "ic"), climbs),
+            Plot("MAE by day", by_day(days, "mae"), mean),
+        ],
+    )
+
+
+def forecasts_taken_apart(run: RecordedRun) -> Section:
+    """Whether the order of the forecasts pays, and how far they can be taken at their word."""
+    title, predictions = "What the forecasts say", run.predictions
+    if predictions is None:
+        return Section(title, NO_PREDICTIONS)
+    frame = predictions.frame()
+    cells = frame[frame["valid"]]
+    quantiles = forecasts.quantile_returns(cells)
+    return Section(
+        title,
+        "Excess: over the mean of the date's stocks. Before costs.",
+        plots=[
             Plot(
-                "Rank IC, cumulated",
-                figures.cumulated_by_day(days, "rank_ic"),
-                "Skill climbs steadily; luck wanders.",
+                "Return by quantile",
+                figures.quantile_means(quantiles),
+                "Fifths of each date's stocks by forecast. Steps that rise from left to right: the "
+                "whole order is worth something, not only its ends.",
             ),
+            Plot("Return by quantile, cumulated", figures.quantiles_cumulated(quantiles)),
             Plot(
                 "Prediction against outcome",
-                figures.outcome_by_prediction(frame[frame["valid"]]),
+                figures.outcome_by_prediction(cells),
                 "Ten bins of equally many forecasts. On the dashed line, forecasts are right in "
                 "size; where the markers rise, at least in direction.",
             ),
@@ -80,6 +121,30 @@ def on_test_dates(run: RecordedRun) -> Section:
                 "Forecasts binned by probability; the larger a marker, the more forecasts. On the "
                 "dashed line, probabilities mean what they say.",
             ),
+            Plot(
+                "Stability of the ranking",
+                figures.stability_by_day(forecasts.rank_stability(cells)),
+                "At 1 the order of the stocks stays; the lower, the more must be traded.",
+            ),
+        ],
+    )
+
+
+def best_and_worst(run: RecordedRun) -> Section:
+    """The dates and stocks that the rank IC comes from."""
+    title, predictions = "Best and worst", run.predictions
+    if predictions is None:
+        return Section(title, NO_PREDICTIONS)
+    frame = predictions.frame()
+    stocks = forecasts.rank_ic_by_stock(frame[frame["valid"]])
+    return Section(
+        title,
+        "A stock's share of the rank IC: the shares of all stocks add up to the mean. Those of the "
+        "backtest stand with it. To be looked at, not to be left out: that would be choosing by "
+        "the test.",
+        [
+            *tables.days_by(daily(predictions), "rank_ic", "Dates by rank IC"),
+            *tables.stocks_by_rank_ic(stocks),
         ],
     )
 
@@ -100,6 +165,30 @@ def training(run: RecordedRun) -> Section:
     return Section(title, f"{tell_count(len(metrics), 'epoch')}.{marked}", plots=plots)
 
 
+def data_quality(run: RecordedRun, beside: Path) -> Section:
+    """What every reader of these figures must know of the data, and where the rest is told."""
+    title, file = "Data", RunDir(run.path).quality_file
+    if run.manifest is None:
+        return Section(title, "The run did not write down what its data are.")
+    links = {"The data quality report of this run": address(file, beside)} if file.exists() else {}
+    lead = "" if run.manifest.warnings else "Nothing to bear in mind was noted."
+    return Section(
+        title,
+        lead,
+        [tables.split(run.manifest.split)],
+        run.manifest.warnings,
+        links=links,
+    )
+
+
+def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
+    """Mean rank IC by month: years by 1 to 12, and `year`; NaN where there was no date."""
+    rank_ic = days["rank_ic"]
+    dates = pd.DatetimeIndex(days.index)
+    table = rank_ic.groupby([dates.year, dates.month]).mean().unstack()
+    return table.reindex(columns=range(1, 13)).assign(year=rank_ic.groupby(dates.year).mean())
+
+
 def origin(run: RecordedRun) -> Section:
     """Where the run comes from, and how to make it again."""
     title, manifest = "Origin", run.manifest
@@ -107,11 +196,9 @@ def origin(run: RecordedRun) -> Section:
     if manifest is None:
         lead = "The run did not write down where it comes from."
         return Section(title, lead, texts=configuration)
-    said = () if run.evaluation is None else run.evaluation.notes
     return Section(
         title,
-        tables=[tables.facts(manifest), tables.split(manifest.split)],
-        remarks=[warning for warning in manifest.warnings if warning not in said],
+        tables=[tables.facts(manifest)],
         commands=reproduction(manifest.git_commit, run.overrides or ()),
         texts=[
             *configuration,

@@ -25,7 +25,12 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert run.metrics is not None
     assert list(run.metrics.index) == [1, 2, 3]
     assert run.manifest is not None
-    assert run.manifest.facts == {"seed": 0, "device": "cpu"}
+    assert run.manifest.facts == {
+        "seed": 0,
+        "device": "cpu",
+        "dataset": "small & old",
+        "data_hash": "f00d",
+    }
     assert run.name.endswith("/run")
 
 
