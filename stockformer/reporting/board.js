@@ -35,7 +35,7 @@ function filter(table, bar) {
 function follow(figure, table) {
   const shown = new Set([...table.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[0].textContent));
   const holder = figure.querySelector(".plot");
-  Plotly.restyle(holder, { visible: holder.data.map((trace) => !trace.name || shown.has(trace.name)) });
+  Plotly.restyle(holder, { visible: holder.data.map((trace) => !trace.meta || shown.has(trace.meta)) });
 }
 for (const bar of document.querySelectorAll(".filters")) {
   const table = document.getElementById(bar.dataset.of);
@@ -91,7 +91,7 @@ for (const chooser of document.querySelectorAll(".pairs")) {
     const add = (name, values, color, width) => {
       let sum = 0;
       const y = values.map((v) => (sum += v ?? 0));
-      return { x: g.dates, y, name, mode: "lines", line: { color, width }, hovertemplate: "to %{x|%a %Y-%m-%d}: %{y:+.2f}" };
+      return { x: g.dates, y, name: plain(name), mode: "lines", line: { color, width }, hovertemplate: "to %{x|%a %Y-%m-%d}: %{y:+.2f}" };
     };
     const apart = series[0].map((v, i) => (v === null || series[1][i] === null ? null : v - series[1][i]));
     return [add(a, series[0], "#2f9e7e", 2), add(b, series[1], "#dd8333", 2), add("difference", apart, "#8c8c8c", 1.5)];
@@ -105,6 +105,9 @@ for (const chooser of document.querySelectorAll(".pairs")) {
       xaxis: { ...axis, title: { text: "signal date (day)", standoff: 8 } },
       yaxis: { ...axis, title: { text: "cumulated rank IC (sum)", standoff: 8 } },
     };
+  }
+  function plain(text) {
+    return text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly would take it for markup
   }
   function line(cells, tag) {
     const row = document.createElement("tr");

@@ -7,6 +7,7 @@ page's style sheet, so that one figure serves light, dark and print.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -211,7 +212,7 @@ def base(x: str, y: str) -> go.Figure:
         layout={
             "template": {},  # Plotly's own would bring its colours, 7 kB a figure
             "height": HEIGHT,
-            "margin": {"l": 8, "r": 12, "t": 28, "b": 8},
+            "margin": {"l": 8, "r": 24, "t": 28, "b": 8},  # r: half of the last tick's label
             "font": {"family": FONT, "size": 12},
             "hoverlabel": {"font": {"family": FONT}},
             "paper_bgcolor": TRANSPARENT,
@@ -221,6 +222,11 @@ def base(x: str, y: str) -> go.Figure:
             "yaxis": axis | {"title": {"text": y, "standoff": 8}},
         }
     )
+
+
+def plain(text: str) -> str:
+    """Text that Plotly shows as it is: it would take `<b>` and `<a href=...>` for markup."""
+    return escape(text, quote=False)
 
 
 def dated(days: pd.Index, y: str, x: str = "signal date (day)") -> go.Figure:

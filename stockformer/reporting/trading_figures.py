@@ -16,6 +16,7 @@ from stockformer.reporting.figures import (
     base,
     dated,
     histogram,
+    plain,
 )
 
 COLOURS = (TEST, REFERENCE, TRAIN)
@@ -88,7 +89,7 @@ def sectors(shares: Mapping[str, float]) -> go.Figure:
     figure = base("mean share of the account (%)", "sector (name)")
     figure.add_bar(
         x=[share for _, share in ordered],
-        y=[name for name, _ in ordered],
+        y=[plain(name) for name, _ in ordered],
         orientation="h",
         marker={"color": TEST, "line": {"width": 0}},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from stockformer.reporting.figures import REFERENCE, TEST, TRAIN, VALIDATION, base
+from stockformer.reporting.figures import REFERENCE, TEST, TRAIN, VALIDATION, base, plain
 from stockformer.reporting.quantities import Quantity
 from stockformer.reporting.trials import levels
 
@@ -24,7 +24,7 @@ def importance(drop: pd.Series) -> go.Figure:
     figure = base("loss of explained variance when shuffled (share)", "setting (key)")
     figure.add_bar(
         x=shown.to_numpy(),
-        y=list(shown.index),
+        y=[plain(str(name)) for name in shown.index],
         orientation="h",
         marker={"color": TEST, "line": {"width": 0}},
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
@@ -47,19 +47,21 @@ def parallel_coordinates(settings: pd.DataFrame, score: pd.Series, quantity: Qua
     told = [*(settings[key] for key in settings), score.map(quantity.tell)]
     for row in reversed(range(len(score))):  # the best on top
         name = score.index[row]
-        words = [f"{axis} {column.iloc[row]}" for axis, column in zip(axes, told)]
+        words = [plain(f"{axis} {column.iloc[row]}") for axis, column in zip(axes, told)]
         figure.add_scatter(
             x=list(range(len(axes))),
             y=[float(place[row]) for place in places],
             mode="lines+markers",
-            name=str(name),
+            meta=str(name),  # what the page finds the run's line by
             line={"color": THIRDS[3 * row // len(score)], "width": 1.5},
             marker={"size": 5},
-            hovertemplate="<br>".join([f"<b>{name}</b>", *words]) + "<extra></extra>",
+            hovertemplate="<br>".join([plain(f"run {name}"), *words]) + "<extra></extra>",
         )
     _label_axes(figure, [settings[key] for key in settings], score, quantity)
     figure.update_xaxes(
-        tickvals=list(range(len(axes))), ticktext=axes, range=[-0.25, len(axes) - 0.75]
+        tickvals=list(range(len(axes))),
+        ticktext=list(map(plain, axes)),
+        range=[-0.25, len(axes) - 0.75],
     )
     figure.update_yaxes(showticklabels=False, range=[-0.08, 1.12], showgrid=False)
     figure.update_layout(showlegend=False, hovermode="closest", height=360)
@@ -99,7 +101,7 @@ def _label_axes(
     figure.add_scatter(
         x=[x for x, _, _ in texts],
         y=[y for _, y, _ in texts],
-        text=[_short(text) for _, _, text in texts],
+        text=[plain(_short(text)) for _, _, text in texts],
         mode="text",
         textposition="top center",
         hoverinfo="skip",

@@ -114,7 +114,8 @@ def read_trials(folder: Path) -> Trials:
         try:
             runs[name] = read_run(path, large_files=False)
         except ValueError as error:
-            refused[name] = str(error).removeprefix(f"{path}: ").split("; name another")[0]
+            reason = str(error).split("; name another")[0]
+            refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
     if not runs and not refused:
         read_run(folder)  # says what is wrong with it
     completed = {name: run for name, run in runs.items() if is_complete(run)}
