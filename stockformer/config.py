@@ -135,6 +135,7 @@ class Config:
     """A whole experiment; the nodes typed `Any` name a class by `_target_` and its parameters."""
 
     seed: int
+    report: bool
     tags: list[str]
     paths: PathsConfig
     dataset: DatasetConfig

@@ -231,6 +231,7 @@ class Experiment:
                 self.tell_whether_learnt(run)
             else:
                 test = self.test(run)
+                tensorboard.tested(test.predictions)
                 tensorboard.hyper_parameters(flat_settings(self.config), test.metrics)
         log.info("run folder: %s", run.path)
         return best

@@ -44,6 +44,12 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     assert len(manifest["files"]) == 7
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert {"train/loss", "validation/mae", "run/learning_rate"} <= set(events.Tags()["scalars"])
+    tested = [event.value for event in events.Scalars("test/rank_ic")]
+    assert len(tested) == manifest["split"]["test"]["samples"]
+    cumulated = events.Scalars("test/rank_ic_cumulated")[-1].value
+    assert cumulated == pytest.approx(sum(tested), rel=1e-4)
+    assert events.Tags()["histograms"] == ["test/rank_ic_by_date"]
+    assert "test/up" in events.Tags()["tensors"]
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {
         "best.safetensors",
         "last.safetensors",

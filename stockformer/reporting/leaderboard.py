@@ -29,6 +29,7 @@ from stockformer.reporting.trials import (
     importance,
     luck,
     paired_tests,
+    tried,
 )
 from stockformer.run import RunDir
 
@@ -159,7 +160,7 @@ def picking(trials: Trials) -> Section:
     """How much of the best one's showing is owed to having tried many."""
     rows, without = [], []
     for group in trials.groups:
-        found = luck(group, trials.score.loc[group.runs])
+        found = luck(group, tried(trials, group))
         if found is None:
             without.append(group.label)
             continue
@@ -197,10 +198,10 @@ def mattering(trials: Trials) -> Section:
     """Which settings went with which score."""
     title = "Which settings mattered"
     group = trials.groups[0]
-    varied = trials.settings.loc[group.runs]
+    score = tried(trials, group)
+    varied = trials.settings.loc[score.index]
     varied = varied.loc[:, varied.nunique() > 1]
-    score = trials.score.loc[group.runs]
-    if varied.empty or len(group.runs) < 2:
+    if varied.empty:
         return Section(title, "No setting differs between runs that can be compared.")
     lead = [] if len(trials.groups) == 1 else [f"Of the runs tested on {group.label}."]
     found = importance(varied, score)
@@ -275,8 +276,9 @@ def _epochs(run: RecordedRun) -> str:
 
 def _effort(run: RecordedRun) -> tuple[str, str]:
     """The tested epoch, and how long the training took."""
-    if run.metrics is None or run.evaluation is None or run.evaluation.epoch is None:
-        return MISSING, MISSING
+    assert run.evaluation is not None
+    if run.metrics is None or run.evaluation.epoch is None:
+        return "ensemble", MISSING
     seconds = run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
     return str(run.evaluation.epoch), CURVES["seconds"].tell(seconds)
 

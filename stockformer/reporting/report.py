@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,11 @@ from stockformer.evaluation.statistics import FEW_DATES
 from stockformer.reporting import figures, forecasts, tables
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
 from stockformer.reporting.quantities import CURVES, METRICS, tell_count
-from stockformer.reporting.run_reader import RecordedRun
+from stockformer.reporting.run_reader import RecordedRun, read_run
 from stockformer.reporting.trading_section import backtest
 from stockformer.run import RunDir
+
+log = logging.getLogger(__name__)
 
 CALIBRATION_BINS = 20
 NO_PREDICTIONS = "The run left no test predictions."
@@ -30,6 +33,19 @@ def write_report(run: RecordedRun, output: Path | None) -> Path:
     path = output or RunDir(run.path).report_file
     require_html(path)  # before the work
     return page(run, path.parent).write(path)
+
+
+def try_report(folder: Path) -> None:
+    """Write the report of a run that has just ended; a warning, whatever may be wrong.
+
+    The run is whole without it, and analyze.py shows what is wrong.
+    """
+    try:
+        path = write_report(read_run(folder), None)
+    except Exception as error:
+        log.warning("no report (%s: %s); python analyze.py writes it", type(error).__name__, error)
+    else:
+        log.info("report: %s", path)
 
 
 def page(run: RecordedRun, beside: Path) -> Page:
@@ -196,10 +212,11 @@ def origin(run: RecordedRun) -> Section:
     if manifest is None:
         lead = "The run did not write down where it comes from."
         return Section(title, lead, texts=configuration)
+    train = shlex.join(["python", "train.py", *(run.overrides or ())])
     return Section(
         title,
         tables=[tables.facts(manifest)],
-        commands=reproduction(manifest.git_commit, run.overrides or ()),
+        commands=reproduction(manifest.git_commit, str(manifest.facts.get("command", train))),
         texts=[
             *configuration,
             Text(f"Stocks ({len(manifest.tickers)})", ", ".join(manifest.tickers)),
@@ -209,13 +226,12 @@ def origin(run: RecordedRun) -> Section:
     )
 
 
-def reproduction(git_commit: str, overrides: Sequence[str]) -> list[str]:
+def reproduction(git_commit: str, command: str) -> list[str]:
     """The commands that make the run again."""
-    train = shlex.join(["python", "train.py", *overrides])
     commit = git_commit.removesuffix("+changes")
     if not re.fullmatch("[0-9a-f]+", commit):
-        return [f"# the code's commit is not known: {commit}", train]
-    lines = [f"git checkout {commit}", train]
+        return [f"# the code's commit is not known: {commit}", command]
+    lines = [f"git checkout {commit}", command]
     if commit != git_commit:
         lines.insert(0, "# the checkout had changes that are not in this commit")
     return lines

@@ -124,13 +124,18 @@ def scores(predictions: Predictions) -> Table:
 
 
 def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
-    """A row a year, shaded by sign and size. years: columns 1 to 12, and further ones by name."""
+    """A row a year, shaded by sign and size; months that no year has are left out.
+
+    years: columns 1 to 12 and, last, one of the whole year.
+    """
+    years = years.loc[:, years.notna().any()]
     named = [MONTHS[c - 1] if isinstance(c, int) else str(c) for c in years.columns]
     values = years.to_numpy(float)
-    largest = np.nanmax(np.abs(values[:, :12]), initial=0.0)
+    months = values[:, :-1]
+    largest = np.nanmax(np.abs(months), initial=0.0)
     shades = {
-        (row, column + 1): round(float(values[row, column] / largest), 3)
-        for row, column in np.argwhere(np.isfinite(values[:, :12]))
+        (row, column + 1): round(float(months[row, column] / largest), 3)
+        for row, column in np.argwhere(np.isfinite(months)).tolist()
         if largest > 0
     }
     rows = [
@@ -198,7 +203,10 @@ def facts(manifest: Manifest) -> Table:
     """Versions, seed, device and what else was written down as a single value."""
     rows = {
         "code": manifest.git_commit,
-        **{name.replace("_", " "): str(value) for name, value in manifest.facts.items()},
+        **{
+            name.replace("_", " "): f"{value:.6g}" if isinstance(value, float) else str(value)
+            for name, value in manifest.facts.items()
+        },
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
     return Table(("fact", "value"), list(rows.items()), words=(0, 1))

@@ -232,11 +232,12 @@ def grouped(
 
 
 def luck(group: Group, score: pd.Series) -> Luck | None:
-    """None where fewer than one run has returns that vary. score: best first."""
-    sharpes = group.returns.apply(sharpe_ratio).dropna()
+    """None where no trial has returns that vary. score: of the trials, the best first."""
+    tried = [name for name in score.index if name in group.returns]
+    sharpes = group.returns[tried].apply(sharpe_ratio).dropna()
     if sharpes.empty:
         return None
-    picked = next(name for name in score.index if name in sharpes.index)
+    picked = str(sharpes.index[0])
     return Luck(
         trials=len(sharpes),
         picked=picked,
@@ -244,6 +245,12 @@ def luck(group: Group, score: pd.Series) -> Luck | None:
         expected_maximum=expected_maximum_sharpe(sharpes.to_numpy()),
         deflated=deflated_sharpe_ratio(group.returns[picked], sharpes.to_numpy()),
     )
+
+
+def tried(trials: Trials, group: Group) -> pd.Series:
+    """The validation metric of the group's trials; an ensemble of trials is none."""
+    names = [name for name in group.runs if _judged(trials.completed[name]).epoch is not None]
+    return trials.score.loc[names]
 
 
 def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
