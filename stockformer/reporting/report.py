@@ -176,11 +176,12 @@ def origin(run: RecordedRun) -> Section:
         lead = "The run did not write down where it comes from."
         return Section(title, lead, texts=configuration)
     said = () if run.evaluation is None else run.evaluation.notes
+    train = shlex.join(["python", "train.py", *(run.overrides or ())])
     return Section(
         title,
         tables=[tables.facts(manifest), tables.split(manifest.split)],
         remarks=[warning for warning in manifest.warnings if warning not in said],
-        commands=reproduction(manifest.git_commit, run.overrides or ()),
+        commands=reproduction(manifest.git_commit, str(manifest.facts.get("command", train))),
         texts=[
             *configuration,
             Text(f"Stocks ({len(manifest.tickers)})", ", ".join(manifest.tickers)),
@@ -190,13 +191,12 @@ def origin(run: RecordedRun) -> Section:
     )
 
 
-def reproduction(git_commit: str, overrides: Sequence[str]) -> list[str]:
+def reproduction(git_commit: str, command: str) -> list[str]:
     """The commands that make the run again."""
-    train = shlex.join(["python", "train.py", *overrides])
     commit = git_commit.removesuffix("+changes")
     if not re.fullmatch("[0-9a-f]+", commit):
-        return [f"# the code's commit is not known: {commit}", train]
-    lines = [f"git checkout {commit}", train]
+        return [f"# the code's commit is not known: {commit}", command]
+    lines = [f"git checkout {commit}", command]
     if commit != git_commit:
         lines.insert(0, "# the checkout had changes that are not in this commit")
     return lines

@@ -78,9 +78,10 @@ class FinalEvaluation:
 
     table: a row a contestant, the model first; columns as in `COMPARED`, and others.
     oracle_rank_ic: what the best forecaster could reach, known for simulated markets only.
+    epoch: the one that was tested; None for an ensemble.
     """
 
-    epoch: int
+    epoch: int | None
     model: dict[str, float]
     table: pd.DataFrame
     verdict: str
@@ -149,8 +150,9 @@ def newest_run(folder: Path) -> Path:
 
 
 def runs_under(tree: Path) -> list[Path]:
-    """Every run folder in the tree, sorted."""
-    return sorted(file.parent for file in tree.rglob(RunDir(tree).status_file.name))
+    """Every run folder in the tree, sorted; but not what lies within a run, judged elsewhere."""
+    runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
+    return sorted(run for run in runs if runs.isdisjoint(run.parents))
 
 
 def read_run(path: Path) -> RecordedRun:
@@ -186,7 +188,7 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
         _require_keys(target, ("name", "value", "met"))
     oracle = data["oracle_rank_ic"]
     return FinalEvaluation(
-        epoch=int(data["epoch"]),
+        epoch=None if data["epoch"] is None else int(data["epoch"]),
         model=_numbers(data["model"], METRICS),
         table=pd.DataFrame(
             [_numbers(row, COMPARED) for row in data["table"]],

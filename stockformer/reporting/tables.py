@@ -43,7 +43,7 @@ class Table:
 def subtitle(run: RecordedRun) -> str:
     """The run in one line: how and when it ended, on what it was tested."""
     said = [f"{run.status.state} {run.status.time:%Y-%m-%d %H:%M}"]
-    if run.evaluation is not None:
+    if run.evaluation is not None and run.evaluation.epoch is not None:
         said.append(f"tested epoch {run.evaluation.epoch}")
     if run.predictions is not None:
         dates, tickers = run.predictions.signal_dates, run.predictions.tickers

@@ -133,6 +133,6 @@ def test_reports_need_no_torch() -> None:
     ],
 )
 def test_how_to_make_a_run_again(commit: str, first: str) -> None:
-    lines = report.reproduction(commit, ["tags=[a b]"])
+    lines = report.reproduction(commit, "python train.py 'tags=[a b]'")
     assert lines[0] == first
     assert lines[-1] == "python train.py 'tags=[a b]'"
