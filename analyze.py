@@ -1,15 +1,15 @@
-"""Look at a run: its verdict on the terminal, and a report with figures as one HTML file.
+"""Look at a run, or at many: in short on the terminal, and with figures as one HTML file.
 
     python analyze.py                    the newest run of outputs/ and multirun/ in this folder
-    python analyze.py run=FOLDER         that run
-    python analyze.py output=FILE.html   the report there, not in report.html in the run's folder
+    python analyze.py run=FOLDER         that run; of a sweep's folder or outputs the leaderboard
+    python analyze.py output=FILE.html   the page there, not in report.html or leaderboard.html
 
     python analyze.py run=FOLDER evaluate=true               its model again: the same to the bit?
     python analyze.py run=FOLDER evaluate=true split.fold=1  elsewhere (dataset=, split=, ...)
     python analyze.py ensemble=FOLDER,FOLDER                 runs, or those of a sweep, as one
     ... into=FOLDER                                          where the new judgement goes
 
-The report opens in any browser and needs no network.
+The page opens in any browser and needs no network.
 """
 
 import sys
@@ -27,7 +27,7 @@ def main() -> None:
         asked = parse(sys.argv[1:])
         from rich.console import Console  # noqa: PLC0415
 
-        from stockformer.reporting import report, run_reader, terminal  # noqa: PLC0415
+        from stockformer.reporting import run_reader, terminal  # noqa: PLC0415
 
         folder = asked.run or (Path() if asked.ensemble else run_reader.newest_run(Path()))
         if asked.evaluate:
@@ -38,12 +38,9 @@ def main() -> None:
             from stockformer.ensemble import ensemble  # noqa: PLC0415
 
             folder = ensemble(asked.ensemble, asked.into)
-        run = run_reader.read_run(folder)
         console = Console(highlight=False)
-        for piece in terminal.summary(run):
+        for piece in terminal.analyse(folder, asked.output):
             console.print(piece, soft_wrap=not console.is_terminal)
-        path = report.write_report(run, asked.output)
-        console.print(f"report: {path}", markup=False, soft_wrap=True)
     except (ValueError, OSError, ArithmeticError) as error:
         sys.exit(f"error: {error}")
 

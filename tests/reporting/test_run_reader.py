@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reporting.run_folder import finished_run, some_predictions, summary
 
-from stockformer.reporting import run_reader
+from stockformer.reporting import evaluation_reader, run_reader
 
 
 def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -25,7 +25,12 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert run.metrics is not None
     assert list(run.metrics.index) == [1, 2, 3]
     assert run.manifest is not None
-    assert run.manifest.facts == {"seed": 0, "device": "cpu"}
+    assert run.manifest.facts == {
+        "seed": 0,
+        "device": "cpu",
+        "dataset": "small & old",
+        "data_hash": "f00d",
+    }
     assert run.name.endswith("/run")
 
 
@@ -51,7 +56,7 @@ def test_columns_nobody_knows_are_passed_over() -> None:
     data = {"epoch": 1} | summary(some_predictions()).as_json()
     for row in data["table"]:
         row["mood"] = "sunny"
-    assert "mood" not in run_reader.final_evaluation(data).table
+    assert "mood" not in evaluation_reader.final_evaluation(data).table
 
 
 @pytest.mark.parametrize(
