@@ -4,6 +4,11 @@
     python analyze.py run=FOLDER         that run; of a sweep's folder or outputs the leaderboard
     python analyze.py output=FILE.html   the page there, not in report.html or leaderboard.html
 
+    python analyze.py run=FOLDER evaluate=true               its model again: the same to the bit?
+    python analyze.py run=FOLDER evaluate=true split.fold=1  elsewhere (dataset=, split=, ...)
+    python analyze.py ensemble=FOLDER,FOLDER                 runs, or those of a sweep, as one
+    ... into=FOLDER                                          where the new judgement goes
+
 The page opens in any browser and needs no network.
 """
 
@@ -24,10 +29,19 @@ def main() -> None:
 
         from stockformer.reporting import run_reader, terminal  # noqa: PLC0415
 
+        folder = asked.run or (Path() if asked.ensemble else run_reader.newest_run(Path()))
+        if asked.evaluate:
+            from stockformer.reevaluation import reevaluate  # noqa: PLC0415 (torch, only here)
+
+            folder = reevaluate(folder, asked.overrides, asked.into)
+        elif asked.ensemble:
+            from stockformer.ensemble import ensemble  # noqa: PLC0415
+
+            folder = ensemble(asked.ensemble, asked.into)
         console = Console(highlight=False)
-        for piece in terminal.analyse(asked.run or run_reader.newest_run(Path()), asked.output):
+        for piece in terminal.analyse(folder, asked.output):
             console.print(piece, soft_wrap=not console.is_terminal)
-    except ValueError as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -9,7 +9,8 @@ import json
 import logging
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -59,6 +60,31 @@ LEARNT_BY_HEART = 0.9  # accuracy on its one batch from which a debug run says "
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What a run fitted on its training days, as its checkpoint's facts keep it."""
+
+    factor_names: tuple[str, ...]
+    states: Mapping[str, Mapping[str, list[Any]]]
+    target_unit: float
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Fitted:
+        return cls(tuple(facts["factor_names"]), facts["processors"], facts["target_unit"])
+
+    def state(self, name: str, fitted_here: State, factor_names: tuple[str, ...]) -> State:
+        """The recorded state of a processor instead of one fitted here, whose form it must have."""
+        recorded = self.states[name]
+        state = {k: np.asarray(recorded[k], dtype=a.dtype) for k, a in fitted_here.items()}
+        if any(state[key].shape != array.shape for key, array in fitted_here.items()):
+            missing = sorted(set(self.factor_names) - set(factor_names))
+            raise ValueError(
+                f"processors.{name}: fitted on other factors than the {len(factor_names)} here"
+                + (f", which lack {', '.join(missing[:5])}" if missing else "")
+            )
+        return state
+
+
+@dataclass(frozen=True)
 class Data:
     """What a model is trained and judged on: the panel, its targets, and the days of each part."""
 
@@ -71,14 +97,23 @@ class Data:
     unprocessed: Panel
 
     @classmethod
-    def read(cls, config: DictConfig) -> Data:
+    def read(cls, config: DictConfig, fitted: Fitted | None = None) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
         keep_freed_memory()  # before the large arrays are made
-        return cls.prepare(config, read_panel(config))
+        return cls.prepare(config, read_panel(config), fitted=fitted)
 
     @classmethod
-    def prepare(cls, config: DictConfig, panel: Panel, split: Split | None = None) -> Data:
-        """What is made of a source's panel: factors, targets, split (if not given) and windows."""
+    def prepare(
+        cls,
+        config: DictConfig,
+        panel: Panel,
+        split: Split | None = None,
+        fitted: Fitted | None = None,
+    ) -> Data:
+        """What is made of a source's panel: factors, targets, split (if not given) and windows.
+
+        With `fitted` nothing is fitted on these days: processors and targets are as a run had them.
+        """
         dataset = config.dataset
         names = alpha158.expand(dataset.factors)
         if names and panel.factor_names != names:
@@ -99,11 +134,15 @@ class Data:
         assert split is not None
         split = split.without(panel.breaks, dataset.lookback, targets.span)
         targets = standardise(targets, target.transform.value, split.train)
+        if fitted is not None:
+            targets = replace(targets, unit=fitted.target_unit)
         seen = training_days(split, targets)
         states = {}
         for name, node in config.processors.items():
             processor = build(node)
             states[name] = processor.fit(panel, targets, seen)
+            if fitted is not None:
+                states[name] = fitted.state(name, states[name], panel.factor_names)
             panel = processor.apply(panel, states[name])
         require_known(panel)
         calendar = CALENDARS[dataset.calendar.value](panel.dates)
@@ -332,6 +371,7 @@ class Experiment:
         )
         packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
         return {
+            "kind": "run",  # an evaluation elsewhere and an ensemble leave folders like a run's
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
             "platform": platform.platform(),

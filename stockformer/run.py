@@ -27,6 +27,7 @@ class RunDir:
     tensorboard/   events; checkpoints/{best,last}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
     trades.csv, positions.csv, equity.csv: the ledger of the backtest
+    evaluations/   the model judged elsewhere: run folders of their own
     data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
     """
 
@@ -45,6 +46,7 @@ class RunDir:
         self.trades_file = path / "trades.csv"
         self.positions_file = path / "positions.csv"
         self.equity_file = path / "equity.csv"
+        self.evaluations_folder = path / "evaluations"
         self.quality_file = path / "data_quality.html"
         self.report_file = path / "report.html"
 

@@ -79,23 +79,10 @@ class Summary:
 
     def lines(self) -> list[str]:
         """The closing table, for a terminal or a log."""
-        lines = [f"{int(self.scores['n_dates'])} test dates:"]
-        lines += ["", f"{'':18}{'rank IC':>9}{'t':>7}{'p':>8}{'MAE':>10}{'accuracy':>10}"]
-        for name, row in self.table.iterrows():
-            ranked = math.isfinite(row["rank_ic"])
-            cells = ("rank_ic", "+.4f"), ("rank_ic_t", "+.2f"), ("rank_ic_p", ".3f")
-            ic, t, p = (format(row[key], form) if ranked else "-" for key, form in cells)
-            p = "<0.001" if p == "0.000" else p
-            lines.append(
-                f"{str(name).replace('_', ' '):18}{ic:>9}{t:>7}{p:>8}{row['mae']:10.5f}"
-                f"{row['accuracy']:10.3f}"
-            )
-        if self.oracle_rank_ic:
-            share = self.first_step_rank_ic / self.oracle_rank_ic
-            reached = f"{share:.0%}" if share > 0 else "none of it"
-            lines.append(f"{'oracle':18}{self.oracle_rank_ic:+9.4f}   the model reaches {reached}")
-        lines += [
-            "t, p: rank IC of the model against zero; of a baseline, the model's lead over it",
+        lines = [
+            f"{int(self.scores['n_dates'])} test dates:",
+            "",
+            *closing_table(self.table, self.oracle_rank_ic, self.first_step_rank_ic),
             "",
             *self.verdict.replace("; ", ";\n").splitlines(),
         ]
@@ -107,8 +94,34 @@ class Summary:
                 f"always forecasting zero: {zero:.4f})"
             )
         if self.traded is not None:
-            lines += trading.lines(self.traded)
+            figures = pd.DataFrame(self.traded.figures).T
+            lines += trading.lines(self.traded.ledger.settings, figures, self.traded.offsets)
         return [*lines, *(f"note: {note}" for note in self.notes)]
+
+
+def closing_table(
+    table: pd.DataFrame, oracle_rank_ic: float | None, first_step_rank_ic: float
+) -> list[str]:
+    """The model beside the baselines and the oracle, if there is one: lines of 69 characters."""
+    lines = [f"{'':18}{'rank IC':>9}{'t':>8}{'p':>8}{'MAE':>11}{'accuracy':>11}"]
+    formats = {"rank_ic": "+.4f", "rank_ic_t": "+.2f", "rank_ic_p": ".3f"}
+    for name, row in table.iterrows():
+        ranked = math.isfinite(row["rank_ic"])
+        ic, t, p = (
+            format(row[key], form) if ranked and math.isfinite(row.get(key, math.nan)) else "-"
+            for key, form in formats.items()
+        )
+        p = "<0.001" if p == "0.000" else p
+        lines.append(
+            f"{str(name).replace('_', ' '):18}{ic:>9}{t:>8}{p:>8}{row['mae']:11.5f}"
+            f"{row['accuracy']:11.3f}"
+        )
+    if oracle_rank_ic:
+        share = first_step_rank_ic / oracle_rank_ic
+        reached = f"{share:.0%}" if share > 0 else "none of it"
+        lines.append(f"{'oracle':18}{oracle_rank_ic:+9.4f}   the model reaches {reached}")
+    how = "t, p: rank IC of the model against zero; of a baseline, the model's lead over it"
+    return [*lines, how]
 
 
 def summarise(

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.backtest import (
+    BASIS_POINT,
+    TRADING_DAYS,
     Backtest,
     Market,
     Settings,
@@ -222,18 +224,21 @@ def as_json(traded: Traded) -> dict[str, object]:
     }
 
 
-def lines(traded: Traded) -> list[str]:
-    """The backtest for a terminal: what was earned, and how little it takes to lose it."""
-    base = traded.figures["base"]
-    told = {name: f"{each['total_return']:+.1%}" for name, each in traded.figures.items()}
-    settings, spread = traded.ledger.settings, traded.spread().loc["annual_excess_return"]
+def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame) -> list[str]:
+    """The backtest for a terminal: what was earned, and how little it takes to lose it.
+
+    figures: a row a variant, offsets: a row a start date, as in `Traded`.
+    """
+    base = figures.loc["base"]
+    told = figures["total_return"].map("{:+.1%}".format)
+    spread = offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
     return [
-        f"backtest, top {settings.k}, {int(base['n_dates'])} days, after costs: {told['base']}; "
+        f"backtest, top {settings.k}, {base['n_dates']:.0f} days, after costs: {told['base']}; "
         f"equal-weight universe {base['benchmark_total_return']:+.1%}",
         f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
         f"turnover {base['turnover']:.0%} a day",
-        f"  a year's excess over the universe, {len(traded.offsets)} start dates: "
-        f"{spread['lowest']:+.1%} to {spread['highest']:+.1%}, median {spread['median']:+.1%}",
+        f"  a day over the universe, {len(offsets)} start dates: {spread.min():+.1f} to "
+        f"{spread.max():+.1f} basis points, median {spread.median():+.1f}",
     ]
 
 

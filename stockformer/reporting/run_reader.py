@@ -131,8 +131,9 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_under(tree: Path) -> list[Path]:
-    """Every run folder in the tree, sorted."""
-    return sorted(file.parent for file in tree.rglob(RunDir(tree).status_file.name))
+    """Every run folder in the tree, sorted; but not what lies within a run, judged elsewhere."""
+    runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
+    return sorted(run for run in runs if runs.isdisjoint(run.parents))
 
 
 def folders_under(tree: Path) -> list[Path]:

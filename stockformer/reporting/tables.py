@@ -78,9 +78,9 @@ def subtitle(run: RecordedRun) -> str:
     return ", ".join(said)
 
 
-def comparison(table: pd.DataFrame, without: Sequence[str] = ()) -> Table:
-    """The model beside the baselines; columns that nobody knows, or named `without`, left out."""
-    columns = [column for column in COMPARED if column in table and column not in without]
+def comparison(table: pd.DataFrame) -> Table:
+    """The model beside the baselines; columns that nobody knows left out."""
+    columns = [column for column in COMPARED if column in table]
     rows = [
         (str(name).replace("_", " "), *(tell_compared(c, row[c]) for c in columns))
         for name, row in zip(table.index, table.to_dict("records"))

@@ -3,23 +3,23 @@ ranking."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from stockformer.evaluation import trading
+from stockformer.evaluation.summary import closing_table
 from stockformer.reporting import leaderboard, report, tables
 from stockformer.reporting.run_reader import RecordedRun, is_run, read_run
 from stockformer.reporting.tables import Table
 from stockformer.reporting.trials import Trials, read_trials
-
-LEFT_OUT = ("mae_t", "accuracy_t")
-"""Columns that 80 characters have no room for; the page has them."""
-
 
 SHOWN_RUNS = 10
 """So many of a ranking; the page has all."""
@@ -64,12 +64,24 @@ def summary(run: RecordedRun) -> Iterator[RenderableType]:
     yield Text(run.headline, style="bold")
     yield Text(f"{run.name}: {tables.subtitle(run)}")
     if run.comparison is not None:
-        yield from (Text(), _laid_out(tables.comparison(run.comparison, LEFT_OUT)), Text())
+        yield Text()
+        for line in _closing_table(run, run.comparison):
+            yield Text(line, style="bold" if line.startswith("model ") else "")
+        yield Text()
     if run.evaluation is not None:
-        yield Text(tables.HOW_TO_READ_COMPARISON, style="dim")
         for name, met, value in tables.targets(run.evaluation).rows:
             yield Text(f"target {name}: {met} ({value})")
-        yield from (Text(f"note: {remark}") for remark in tables.remarks(run.evaluation))
+        traded = run.evaluation.traded
+        if traded is not None:
+            yield from map(Text, trading.lines(traded.settings, traded.figures, traded.offsets))
+        yield from (Text(f"note: {note}") for note in run.evaluation.notes)
+
+
+def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:
+    """As the run's own log closed, with the oracle where there is one."""
+    if run.evaluation is None:
+        return closing_table(table, None, math.nan)
+    return closing_table(table, run.evaluation.oracle_rank_ic, run.evaluation.first_step_rank_ic)
 
 
 def _laid_out(table: Table, fold: bool = False) -> RichTable:

@@ -31,7 +31,7 @@ def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
     valid = random.random(label.shape) > 0.1
     signal_dates = np.datetime64("2024-03-01") + np.arange(dates)
     start = signal_dates[:, None] + np.arange(2)
-    prediction = 0.2 * label + random.normal(0, 0.01, label.shape)
+    prediction = 0.15 * label + random.normal(0, 0.01, label.shape)
     return Predictions(
         signal_dates=signal_dates,
         target_start=start,
