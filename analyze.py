@@ -1,10 +1,15 @@
-"""Look at a run: its verdict on the terminal, and a report with figures as one HTML file.
+"""Look at a run, or at many: in short on the terminal, and with figures as one HTML file.
 
     python analyze.py                    the newest run of outputs/ and multirun/ in this folder
-    python analyze.py run=FOLDER         that run
-    python analyze.py output=FILE.html   the report there, not in report.html in the run's folder
+    python analyze.py run=FOLDER         that run; of a sweep's folder or outputs the leaderboard
+    python analyze.py output=FILE.html   the page there, not in report.html or leaderboard.html
 
-The report opens in any browser and needs no network.
+    python analyze.py run=FOLDER evaluate=true               its model again: the same to the bit?
+    python analyze.py run=FOLDER evaluate=true split.fold=1  elsewhere (dataset=, split=, ...)
+    python analyze.py ensemble=FOLDER,FOLDER                 runs, or those of a sweep, as one
+    ... into=FOLDER                                          where the new judgement goes
+
+The page opens in any browser and needs no network.
 """
 
 import sys
@@ -22,15 +27,21 @@ def main() -> None:
         asked = parse(sys.argv[1:])
         from rich.console import Console  # noqa: PLC0415
 
-        from stockformer.reporting import report, run_reader, terminal  # noqa: PLC0415
+        from stockformer.reporting import run_reader, terminal  # noqa: PLC0415
 
-        run = run_reader.read_run(asked.run or run_reader.newest_run(Path()))
+        folder = asked.run or (Path() if asked.ensemble else run_reader.newest_run(Path()))
+        if asked.evaluate:
+            from stockformer.reevaluation import reevaluate  # noqa: PLC0415 (torch, only here)
+
+            folder = reevaluate(folder, asked.overrides, asked.into)
+        elif asked.ensemble:
+            from stockformer.ensemble import ensemble  # noqa: PLC0415
+
+            folder = ensemble(asked.ensemble, asked.into)
         console = Console(highlight=False)
-        for piece in terminal.summary(run):
+        for piece in terminal.analyse(folder, asked.output):
             console.print(piece, soft_wrap=not console.is_terminal)
-        path = report.write_report(run, asked.output)
-        console.print(f"report: {path}", markup=False, soft_wrap=True)
-    except ValueError as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         sys.exit(f"error: {error}")
 
 

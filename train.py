@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stockformer.cli import announce, command
 from stockformer.interruption import own
+from stockformer.run import leads
 
 
 def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
@@ -14,7 +17,12 @@ def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
         announce(config)
         from stockformer.experiment import Data, Experiment  # noqa: PLC0415 (torch, after checks)
 
-        return Experiment(config, Data.read(config)).train(run, overrides)
+        best = Experiment(config, Data.read(config)).train(run, overrides)
+    if config.report and leads() and HydraConfig.get().mode is RunMode.RUN:
+        from stockformer.reporting.report import try_report  # noqa: PLC0415 (plotly, after all)
+
+        try_report(folder)
+    return best
 
 
 main = command(train)

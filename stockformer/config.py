@@ -121,6 +121,31 @@ class TargetConfig:
     transform: Scale
 
 
+class Fill(Enum):
+    """At which of a day's prices the backtest trades."""
+
+    close = "close"
+    open = "open"
+
+
+@dataclass(kw_only=True)
+class BacktestConfig:
+    k: int | None
+    n_drop: int | None
+    rebalance_days: int
+    delay: int
+    fill: Fill
+    capital: float
+    cash_share: float
+    buy_cost: float
+    sell_cost: float
+    slippage_basis_points: float
+    locked_move: float
+    offsets: int
+    share_of_volume: float
+    index_file: str
+
+
 @dataclass(kw_only=True)
 class DatasetConfig:
     name: str
@@ -144,6 +169,7 @@ class Config:
 
     resume: str | None
     seed: int
+    report: bool
     tags: list[str]
     paths: PathsConfig
     dataset: DatasetConfig
@@ -156,6 +182,7 @@ class Config:
     optimizer: Any
     scheduler: Any
     trainer: TrainerConfig
+    backtest: BacktestConfig
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -174,6 +201,7 @@ AT_LEAST_1: Rule = (lambda v: v >= 1, "must be at least 1")
 AT_LEAST_0: Rule = (lambda v: v >= 0, "must not be negative")
 ABOVE_0: Rule = (lambda v: v > 0, "must be above 0")
 SHARE: Rule = (lambda v: 0 < v < 1, "must be a share between 0 and 1")
+COST: Rule = (lambda v: 0 <= v < 0.5, "must be a share of the traded value, from 0 to below 0.5")
 MAYBE_AT_LEAST_1: Rule = (
     lambda v: v is None or (type(v) is int and v >= 1),
     "must be null or a whole number of at least 1",
@@ -230,6 +258,18 @@ RULES: dict[str, Rule] = {
     "trainer.gradient_clip_norm": ABOVE_0,
     "trainer.early_stopping.patience": AT_LEAST_1,
     "trainer.early_stopping.min_delta": AT_LEAST_0,
+    "backtest.k": MAYBE_AT_LEAST_1,
+    "backtest.n_drop": MAYBE_AT_LEAST_1,
+    "backtest.rebalance_days": AT_LEAST_1,
+    "backtest.delay": AT_LEAST_0,
+    "backtest.capital": ABOVE_0,
+    "backtest.cash_share": SHARE,
+    "backtest.buy_cost": COST,  # below 0.5: they are also doubled
+    "backtest.sell_cost": COST,
+    "backtest.slippage_basis_points": (lambda v: 0 <= v < 5000, "must be from 0 to below 5000"),
+    "backtest.locked_move": ABOVE_0,
+    "backtest.offsets": AT_LEAST_1,
+    "backtest.share_of_volume": SHARE,
     "trainer.device": (
         lambda v: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", v) is not None,
         "must be auto, cpu, mps, cuda or cuda:N",
@@ -266,6 +306,10 @@ def check_values(config: DictConfig) -> None:
             raise ValueError(f"{key}={target!r}: not a class this project builds")
     if "split.test" in values and values["split.train"] + values["split.test"] >= 1:
         raise ValueError("split.train + split.test must leave days for validation (below 1)")
+    if values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0:
+        raise ValueError("backtest.delay=0: the open of the signal's own day was before the signal")
+    if values["backtest.cash_share"] * (1 + 2 * values["backtest.buy_cost"]) > 1:
+        raise ValueError("backtest.cash_share leaves no cash for backtest.buy_cost, once doubled")
     plateau = values["scheduler._target_"].endswith("Plateau")
     if plateau and not 0 < values["scheduler.factor"] < 1:
         raise ValueError(f"scheduler.factor={values['scheduler.factor']}: {SHARE[1]}")

@@ -9,7 +9,8 @@ import json
 import logging
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -26,14 +27,24 @@ from stockformer.config import allowed_target, flat
 from stockformer.data import alpha158, quality, quality_report
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.graph import Embedding
+from stockformer.data.index import index_closes
 from stockformer.data.panel import Panel
 from stockformer.data.prepare import input_paths, prepare
 from stockformer.data.processors import State
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
-from stockformer.evaluation import summary
-from stockformer.evaluation.baselines import History
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.trading import (
+    WITHOUT_PRICES,
+    Trading,
+    market_of_prices,
+    market_of_returns,
+    sizes,
+)
 from stockformer.interface import Batch
 from stockformer.run import RunDir
 from stockformer.training import devices
@@ -56,6 +67,31 @@ LEARNT_BY_HEART = 0.9  # accuracy on its one batch from which a debug run says "
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What a run fitted on its training days, as its checkpoint's facts keep it."""
+
+    factor_names: tuple[str, ...]
+    states: Mapping[str, Mapping[str, list[Any]]]
+    target_unit: float
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Fitted:
+        return cls(tuple(facts["factor_names"]), facts["processors"], facts["target_unit"])
+
+    def state(self, name: str, fitted_here: State, factor_names: tuple[str, ...]) -> State:
+        """The recorded state of a processor instead of one fitted here, whose form it must have."""
+        recorded = self.states[name]
+        state = {k: np.asarray(recorded[k], dtype=a.dtype) for k, a in fitted_here.items()}
+        if any(state[key].shape != array.shape for key, array in fitted_here.items()):
+            missing = sorted(set(self.factor_names) - set(factor_names))
+            raise ValueError(
+                f"processors.{name}: fitted on other factors than the {len(factor_names)} here"
+                + (f", which lack {', '.join(missing[:5])}" if missing else "")
+            )
+        return state
+
+
+@dataclass(frozen=True)
 class Data:
     """What a model is trained and judged on: the panel, its targets, and the days of each part."""
 
@@ -68,14 +104,23 @@ class Data:
     unprocessed: Panel
 
     @classmethod
-    def read(cls, config: DictConfig) -> Data:
+    def read(cls, config: DictConfig, fitted: Fitted | None = None) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
         keep_freed_memory()  # before the large arrays are made
-        return cls.prepare(config, read_panel(config))
+        return cls.prepare(config, read_panel(config), fitted=fitted)
 
     @classmethod
-    def prepare(cls, config: DictConfig, panel: Panel, split: Split | None = None) -> Data:
-        """What is made of a source's panel: factors, targets, split (if not given) and windows."""
+    def prepare(
+        cls,
+        config: DictConfig,
+        panel: Panel,
+        split: Split | None = None,
+        fitted: Fitted | None = None,
+    ) -> Data:
+        """What is made of a source's panel: factors, targets, split (if not given) and windows.
+
+        With `fitted` nothing is fitted on these days: processors and targets are as a run had them.
+        """
         dataset = config.dataset
         names = alpha158.expand(dataset.factors)
         if names and panel.factor_names != names:
@@ -96,11 +141,15 @@ class Data:
         assert split is not None
         split = split.without(panel.breaks, dataset.lookback, targets.span)
         targets = standardise(targets, target.transform.value, split.train)
+        if fitted is not None:
+            targets = replace(targets, unit=fitted.target_unit)
         seen = training_days(split, targets)
         states = {}
         for name, node in config.processors.items():
             processor = build(node)
             states[name] = processor.fit(panel, targets, seen)
+            if fitted is not None:
+                states[name] = fitted.state(name, states[name], panel.factor_names)
             panel = processor.apply(panel, states[name])
         require_known(panel)
         calendar = CALENDARS[dataset.calendar.value](panel.dates)
@@ -122,6 +171,43 @@ class Data:
             up=self.targets.up,
             valid=self.targets.valid,
             training_days=np.concatenate([self.split.train, self.split.validation]),
+        )
+
+    def trading(self) -> Trading:
+        """Where the backtest trades, and how. Raises ValueError where a setting does not fit."""
+        panel, wanted = self.panel, self.config.backtest
+        held, dropped = sizes(wanted.k, wanted.n_drop, len(panel.tickers))
+        costs = ("cash_share", "buy_cost", "sell_cost", "slippage_basis_points")
+        names = ("rebalance_days", "delay", "capital", *costs)
+        index = index_closes(Path(wanted.index_file), panel.dates) if wanted.index_file else None
+        labels, fill = (panel.dates, panel.tickers), wanted.fill.value
+        if "close" in panel.prices:
+            market = market_of_prices(
+                *labels, panel.prices, fill=fill, locked_move=wanted.locked_move, index=index
+            )
+        else:
+            market = market_of_returns(*labels, panel.returns, fill=fill, index=index)
+        return Trading(
+            market,
+            Settings(k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
+            offsets=wanted.offsets,
+            share_of_volume=wanted.share_of_volume,
+            sectors=panel.sectors,
+            member=panel.member,
+            notes=() if "close" in panel.prices else (WITHOUT_PRICES,),
+        )
+
+    def judge(self, predictions: Predictions) -> Summary:
+        """What is to be said of predictions on these data: baselines, statistics, backtest."""
+        oracle = self.panel.oracle
+        if oracle is not None:
+            oracle = oracle[np.searchsorted(self.panel.dates, predictions.signal_dates)]
+        return summarise(
+            predictions,
+            all_baselines(predictions, self.history()),
+            oracle=oracle,
+            trading=self.trading(),
+            notes=self.notes(),
         )
 
     def loader(self, part: str, device: torch.device, processes: Processes) -> DataLoader[Batch]:
@@ -168,6 +254,7 @@ class Experiment:
         self.loss: Loss = build(config.loss).to(self.device)
         # Of several processes the first alone judges the best epoch.
         self.evaluator = Evaluator(data.panel, data.targets, self.device, Processes())
+        self.data.trading()  # what does not fit is refused now, not after hours of training
 
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
@@ -208,6 +295,7 @@ class Experiment:
                     self.tell_whether_learnt(run)
                 else:
                     test = self.test(run)
+                    tensorboard.tested(test.predictions)
                     tensorboard.hyper_parameters(flat_settings(self.config), test.metrics)
                 log.info("run folder: %s", run.path)
         return best
@@ -282,15 +370,12 @@ class Experiment:
 
     def test(self, run: RunDir) -> Evaluation:
         """Judge the best epoch on the test days beside the baselines; write all of it down."""
-        panel = self.data.panel
-        facts = load_checkpoint(run.checkpoint("best"), self.model, panel.factor_names)
+        names = self.data.panel.factor_names
+        facts = load_checkpoint(run.checkpoint("best"), self.model, names)
         evaluation = self.evaluator.evaluate(self.model, self.loss, self.loader("test"))
-        run.write_predictions(evaluation.predictions.frame())
-        summed = summary.summarise(
-            evaluation.predictions, self.data.history(), panel.oracle, self.data.notes()
-        )
-        run.write_evaluation({"epoch": facts["epoch"], **summed.as_json()})
-        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summed.lines()))
+        summary = self.data.judge(evaluation.predictions)
+        write_judgement(run, facts["epoch"], evaluation.predictions, summary)
+        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summary.lines()))
         return evaluation
 
     def tell_whether_learnt(self, run: RunDir) -> None:
@@ -357,6 +442,7 @@ class Experiment:
         )
         packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
         return {
+            "kind": "run",  # an evaluation elsewhere and an ensemble leave folders like a run's
             "versions": {name: importlib.metadata.version(name) for name in packages}
             | {"python": platform.python_version()},
             "platform": platform.platform(),
@@ -379,6 +465,17 @@ class Experiment:
                 for name, signals in self.data.split.parts().items()
             },
         } | self.checkpoint_facts()
+
+
+def write_judgement(
+    run: RunDir, epoch: int | None, predictions: Predictions, summary: Summary
+) -> None:
+    """Leave predictions, their ledger and last, since it is what readers look for, the verdict."""
+    run.write_predictions(predictions.frame())
+    if summary.traded is not None:
+        ledger = summary.traded.ledger
+        run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
+    run.write_evaluation({"epoch": epoch, **summary.as_json()})
 
 
 def read_panel(config: DictConfig) -> Panel:

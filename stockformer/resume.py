@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
 # Nothing of this changes the epochs a run has behind it.
 MAY_CHANGE = {
-    *("resume", "tags", "paths.data_dir", "paths.cache_dir"),
+    *("resume", "report", "tags", "paths.data_dir", "paths.cache_dir"),
     *LONGER,
     *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
     *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),

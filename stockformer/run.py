@@ -49,6 +49,8 @@ class RunDir:
     metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
     tensorboard/   events; checkpoints/{best,last,previous,epoch-*}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
+    trades.csv, positions.csv, equity.csv: the ledger of the backtest
+    evaluations/   the model judged elsewhere: run folders of their own
     data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
     debug/         what is known of a number that was not finite
     SHA256SUMS     of the settings, the manifest and the results, as sha256sum checks them
@@ -67,6 +69,10 @@ class RunDir:
         self.tensorboard_folder = path / "tensorboard"
         self.predictions_file = path / "predictions.parquet"
         self.predictions_folder = path / "predictions"
+        self.trades_file = path / "trades.csv"
+        self.positions_file = path / "positions.csv"
+        self.equity_file = path / "equity.csv"
+        self.evaluations_folder = path / "evaluations"
         self.quality_file = path / "data_quality.html"
         self.report_file = path / "report.html"
         self.debug_file = path / "debug" / "nonfinite.json"
@@ -220,8 +226,7 @@ class RunDir:
         atomic.write(self.predictions_file, data.getvalue())
         self._add_sum(self.predictions_file)
         tasks = {"regression": ("prediction", "label"), "classification": ("probability", "up")}
-        up = (frame["label"] > 0).astype("Int8")
-        frame = frame.assign(up=up.mask(~frame["valid"]))
+        frame = frame.assign(up=frame["up"].astype("Int8").mask(~frame["valid"]))
         for task, columns in tasks.items():
             folder = self.predictions_folder / task
             folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +236,15 @@ class RunDir:
                     wide = cells.pivot(index="signal_date", columns="ticker", values=column)
                     text = wide.to_csv(date_format="%Y-%m-%d")
                     atomic.write(folder / f"{name}_step{step}.csv", text.encode())
+
+    def write_ledger(self, trades: Any, positions: Any, equity: Any) -> None:
+        """Write the frames of a `Backtest`; equity is indexed by date."""
+        for path, frame in (
+            (self.trades_file, trades),
+            (self.positions_file, positions),
+            (self.equity_file, equity.reset_index()),
+        ):
+            self._write(path, frame.to_csv(index=False, date_format="%Y-%m-%d"))
 
     def _status(self, state: str, reason: str = "") -> dict[str, Any]:
         return {

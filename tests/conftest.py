@@ -19,6 +19,7 @@ SMALL = (
     "trainer.max_epoch=2",
     "trainer.device=cpu",
     "dataset.lookback=5",
+    "report=false",
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from reporting.run_folder import failed_run, finished_run
+from reporting.run_folder import failed_run, finished_run, sweep
 
 from stockformer.run import RunDir
 
@@ -40,6 +40,48 @@ def test_what_train_leaves_is_what_analyze_reads(
     page = report.read_text()
     assert "M&amp;M" in page
     assert output.splitlines()[0] in html.unescape(page)
+
+
+def test_a_single_run_ends_with_its_report_and_a_sweep_does_not(
+    train: Command, tmp_path: Path
+) -> None:
+    status, output = train("report=true", "hydra.run.dir=single", "trainer.max_epoch=1")
+    assert status == 0, output
+    assert output.splitlines()[-1] == f"report: {tmp_path}/single/report.html"
+    assert "finished 20" in (tmp_path / "single/report.html").read_text()
+    status, output = train("-m", "report=true", "seed=0,1", "trainer.max_epoch=1")
+    assert status == 0, output
+    assert reports(tmp_path) == [tmp_path / "single/report.html"]
+
+
+def test_a_report_that_cannot_be_written_is_a_warning_not_a_lost_run(
+    train: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("axis")
+
+    monkeypatch.setattr("stockformer.reporting.report.page", broken)
+    status, output = train("report=true", "hydra.run.dir=single", "trainer.max_epoch=1")
+    assert status == 0, output
+    assert output.splitlines()[-1].startswith("no report (KeyError: 'axis')")
+    assert '"finished"' in (tmp_path / "single/status.json").read_text()
+
+
+def test_a_sweep_gets_a_leaderboard(command: Command, tmp_path: Path) -> None:
+    sweep(tmp_path / "multirun/day")
+    for folder in ("multirun/day", "multirun"):
+        status, output = command("analyze", f"run={folder}")
+        assert status == 0, output
+        assert output.startswith("Best by validation rank IC (+0.0500): run ")
+        lines = output.splitlines()
+        assert lines[-1] == f"report: {folder}/leaderboard.html"
+        assert any("3 ValueError: loss is nan on <M&M>" in line for line in lines)
+        assert any(line.startswith("unreadable: ") for line in lines)
+    assert "1e-4" in output
+    assert reports(tmp_path) == [
+        tmp_path / "multirun/day/leaderboard.html",
+        tmp_path / "multirun/leaderboard.html",
+    ]
 
 
 def test_run_and_output_can_be_named(command: Command, tmp_path: Path) -> None:
@@ -80,8 +122,7 @@ def test_help_is_for_people(command: Command) -> None:
         ([], "no run found under outputs or multirun; train one with python train.py"),
         (["run=nowhere"], "nowhere: no such folder"),
         (["run=file"], "file: not a folder"),
-        (["run=empty"], "empty: not a run folder (status.json is missing); name another"),
-        (["run=tree"], "tree: not a run folder (status.json is missing); it holds 2, such as run="),
+        (["run=empty"], "empty: not a run folder (status.json is missing), nor one that holds"),
         (["run=broken"], "broken/manifest.json: damaged, or not written by train.py"),
         (["run=tree/1", "output=tree/1/metrics.csv"], "must end in .html"),
         (["run=tree/1", "output=nowhere/report.html"], "nowhere/report.html: cannot be written"),

@@ -26,6 +26,11 @@ MAY: dict[str, set[str]] = {
     "evaluation": {"evaluation"},
     "reporting": {"reporting", "evaluation", "run"},
     "experiment": {"config", "data", "models", "training", "evaluation", "run", "interface"},
+    "reevaluation": {
+        *("cli", "config", "overrides", "experiment"),
+        *("evaluation", "run", "training"),
+    },
+    "ensemble": {"cli", "reevaluation", "experiment", "evaluation", "reporting", "run"},
     "audit": {
         "audit",
         "cli",

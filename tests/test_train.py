@@ -44,6 +44,12 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     assert len(manifest["files"]) == 7
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert {"train/loss", "validation/mae", "run/learning_rate"} <= set(events.Tags()["scalars"])
+    tested = [event.value for event in events.Scalars("test/rank_ic")]
+    assert len(tested) == manifest["split"]["test"]["samples"]
+    cumulated = events.Scalars("test/rank_ic_cumulated")[-1].value
+    assert cumulated == pytest.approx(sum(tested), rel=1e-4)
+    assert events.Tags()["histograms"] == ["test/rank_ic_by_date"]
+    assert "test/up" in events.Tags()["tensors"]
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {
         f"{name}.safetensors{suffix}"
         for name in ("best", "last", "previous")
@@ -82,7 +88,7 @@ def test_predictions_are_dated_and_labelled_by_what_happened(
     tidy = pd.read_parquet(folder / "predictions.parquet")
     assert list(tidy.columns) == [
         *("signal_date", "target_start", "target_end", "ticker", "step"),
-        *("prediction", "probability", "label", "valid"),
+        *("prediction", "probability", "label", "up", "valid"),
     ]
     returns = phase5_files.frame(phase5_files.returns)
     for row in tidy.sample(50, random_state=0).itertuples():

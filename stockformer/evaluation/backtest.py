@@ -10,15 +10,15 @@ of the prices, returns and costs are fractions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import empyrical
 import numpy as np
 import pandas as pd
 
-from stockformer.evaluation.statistics import sharpe_ratio
-
-TRADING_DAYS = 252
+TRADING_DAYS = 252  # a year, as empyrical counts them
 BASIS_POINT = 1e-4
 
 
@@ -49,6 +49,11 @@ class Market:
                 raise ValueError(f"market: {name} has shape {array.shape}, expected {expected}")
         if not (np.isfinite(self.fill) & np.isfinite(self.close))[self.tradable].all():
             raise ValueError("market: a tradable stock has no close or no price to fill at")
+
+    @cached_property
+    def mark(self) -> np.ndarray:
+        """(T, N) the close a holding is valued at: each stock's last known one."""
+        return _carried_forward(self.close)
 
 
 @dataclass(frozen=True)
@@ -155,26 +160,20 @@ def topk_dropout(
     past the market's end are left out. Raises ValueError where no signal is left or the labels do
     not fit the market.
     """
-    rows = _signal_rows(signal, signal_dates, market, settings)
-    signal_at = dict(zip(rows + settings.delay, range(len(rows)), strict=True))
-    trade_rows = [row for row in signal_at if row < len(market.dates)][offset:]
-    if offset < 0 or not trade_rows:
-        raise ValueError(f"backtest: {len(rows)} signals leave none to trade at offset {offset}")
-    rebalance = set(trade_rows[:: settings.rebalance_days])
-    days = np.arange(trade_rows[0], trade_rows[-1] + 1)
-    traded = np.zeros((len(days), len(market.tickers)))
-    cash = np.full(len(days), settings.capital)
-    shares = np.zeros(len(market.tickers))
-    for day, row in enumerate(days):
-        cash[day] = cash[day - 1] if day else settings.capital
-        if row in rebalance:
-            known = np.isfinite(market.close[row - settings.delay])
-            opinion = np.where(known, signal[signal_at[row]], np.nan)
-            traded[day], cash[day] = _rebalance(
-                opinion, shares, cash[day], market=market, row=row, settings=settings
-            )
-            shares = shares + traded[day]
-    return _backtest(days, traded, cash, market, settings)
+    days, traded, cash = _trade(signal, signal_dates, market, settings, offset)
+    dates = pd.DatetimeIndex(market.dates[days], name="date")
+    shares = np.cumsum(traded, axis=0)
+    _, price, value, cost = _filled(days, traded, market, settings)
+    side = np.where(traded > 0, "buy", "sell")
+    amounts = {"side": side, "shares": np.abs(traded), "price": price, "value": value, "cost": cost}
+    mark = market.mark[days]
+    held = {"shares": shares, "close": mark, "value": shares * np.where(shares > 0, mark, 0.0)}
+    return Backtest(
+        settings=settings,
+        trades=_cells(amounts, traded != 0, dates, market.tickers),
+        positions=_cells(held, shares > 0, dates, market.tickers),
+        equity=_equity(days, traded, cash, market, settings),
+    )
 
 
 def over_offsets(
@@ -188,41 +187,50 @@ def over_offsets(
 
     Each row covers its own dates, from its first trade on; compare the annual figures.
     """
-    rows = {
-        offset: figures(topk_dropout(signal, signal_dates, market, settings, offset))
-        for offset in offsets
-    }
+    rows = {}
+    for offset in offsets:
+        run = _trade(signal, signal_dates, market, settings, offset)
+        rows[offset] = figures(_equity(*run, market, settings))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("offset")
 
 
-def figures(backtest: Backtest) -> dict[str, float]:
-    """What the run earned, after costs.
+def figures(equity: pd.DataFrame) -> dict[str, float]:
+    """What a run's `Backtest.equity` earned, after costs.
 
-    annual_return compounds to 252 days; annual_sharpe and annual_information_ratio are the daily
-    ratio times sqrt(252), the first without a risk-free rate, the second of net_return minus
-    benchmark; max_drawdown is negative; turnover and cost (slippage included) are means a day.
-    index_total_return is NaN without an index over all the dates.
+    Those of `return_figures`; annual_excess_return: the mean of net_return minus benchmark times
+    252, annual_information_ratio: its daily ratio times sqrt(252); turnover and cost (slippage
+    included): means a day. index_total_return is NaN without an index over all the dates.
     """
-    equity = backtest.equity
-    net, benchmark, index = (
-        equity[name].to_numpy() for name in ("net_return", "benchmark", "index")
-    )
-    wealth = np.concatenate(([1.0], np.cumprod(1 + net)))
+    net, benchmark = equity["net_return"], equity["benchmark"]
     values = {
-        "n_dates": len(net),
-        "total_return": wealth[-1] - 1,
-        "annual_return": wealth[-1] ** (TRADING_DAYS / len(net)) - 1,
-        "annual_volatility": net.std(ddof=1) * np.sqrt(TRADING_DAYS) if len(net) > 1 else np.nan,
-        "annual_sharpe": sharpe_ratio(net) * np.sqrt(TRADING_DAYS),
-        "max_drawdown": (wealth / np.maximum.accumulate(wealth) - 1).min(),
+        "n_dates": len(equity),
+        **return_figures(net),
         "turnover": equity["turnover"].mean(),
         "cost": (equity["cost"] + equity["slippage"]).mean(),
-        "benchmark_total_return": np.prod(1 + benchmark) - 1,
+        "benchmark_total_return": empyrical.cum_returns_final(benchmark),
         "annual_excess_return": (net - benchmark).mean() * TRADING_DAYS,
-        "annual_information_ratio": sharpe_ratio(net - benchmark) * np.sqrt(TRADING_DAYS),
-        "index_total_return": np.prod(1 + index) - 1,
+        "annual_information_ratio": _ratio(empyrical.sharpe_ratio, net - benchmark),
+        "index_total_return": np.prod(1 + equity["index"].to_numpy()) - 1,
     }
     return {name: float(value) for name, value in values.items()}
+
+
+def return_figures(returns: pd.Series) -> dict[str, float]:
+    """What daily returns come to, by empyrical.
+
+    annual_return compounds to 252 days; annual_sharpe and annual_sortino are daily ratios times
+    sqrt(252), without a risk-free rate, NaN where returns do not vary; max_drawdown is negative;
+    calmar: annual_return over the drawdown.
+    """
+    return {
+        "total_return": float(empyrical.cum_returns_final(returns)),
+        "annual_return": float(empyrical.annual_return(returns)),
+        "annual_volatility": float(empyrical.annual_volatility(returns)),
+        "annual_sharpe": _ratio(empyrical.sharpe_ratio, returns),
+        "annual_sortino": _ratio(empyrical.sortino_ratio, returns),
+        "max_drawdown": float(empyrical.max_drawdown(returns)),
+        "calmar": float(empyrical.calmar_ratio(returns)),
+    }
 
 
 def sector_exposure(backtest: Backtest, sectors: Mapping[str, str]) -> pd.DataFrame:
@@ -301,6 +309,32 @@ def _signal_rows(
     return np.searchsorted(market.dates, signal_dates)
 
 
+def _trade(
+    signal: np.ndarray, signal_dates: np.ndarray, market: Market, settings: Settings, offset: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the market (D,), shares traded on each (D, N), sales negative, and the cash (D,)."""
+    rows = _signal_rows(signal, signal_dates, market, settings)
+    signal_at = dict(zip(rows + settings.delay, range(len(rows)), strict=True))
+    trade_rows = [row for row in signal_at if row < len(market.dates)][offset:]
+    if offset < 0 or not trade_rows:
+        raise ValueError(f"backtest: {len(rows)} signals leave none to trade at offset {offset}")
+    rebalance = set(trade_rows[:: settings.rebalance_days])
+    days = np.arange(trade_rows[0], trade_rows[-1] + 1)
+    traded = np.zeros((len(days), len(market.tickers)))
+    cash = np.full(len(days), settings.capital)
+    shares = np.zeros(len(market.tickers))
+    for day, row in enumerate(days):
+        cash[day] = cash[day - 1] if day else settings.capital
+        if row in rebalance:
+            known = np.isfinite(market.close[row - settings.delay])
+            opinion = np.where(known, signal[signal_at[row]], np.nan)
+            traded[day], cash[day] = _rebalance(
+                opinion, shares, cash[day], market=market, row=row, settings=settings
+            )
+            shares = shares + traded[day]
+    return days, traded, cash
+
+
 def _rebalance(
     signal: np.ndarray,
     shares: np.ndarray,
@@ -324,46 +358,46 @@ def _rebalance(
     return traded, cash - budget * len(buy_now) * (1 + settings.buy_cost)
 
 
-def _backtest(
+def _equity(
     days: np.ndarray, traded: np.ndarray, cash: np.ndarray, market: Market, settings: Settings
-) -> Backtest:
-    """The frames of a run from its rows of the market (D,), trades (D, N) and cash (D,)."""
-    dates = pd.DatetimeIndex(market.dates[days], name="date")
-    mark = _carried_forward(market.close)
+) -> pd.DataFrame:
+    """The account by date, of rows of the market (D,), trades (D, N) and cash (D,)."""
     shares = np.cumsum(traded, axis=0)
-    value = shares * np.where(shares > 0, mark[days], 0.0)
-    # What is not traded may have no price to fill at.
-    fill = np.where(traded != 0, market.fill[days], 0.0)
-    price = fill * (1 + np.sign(traded) * settings.slippage_basis_points * BASIS_POINT)
-    traded_value = np.abs(traded) * price
-    cost = traded_value * np.where(traded > 0, settings.buy_cost, settings.sell_cost)
-    account = cash + value.sum(axis=1)
+    fill, price, traded_value, cost = _filled(days, traded, market, settings)
+    value = (shares * np.where(shares > 0, market.mark[days], 0.0)).sum(axis=1)
+    account = cash + value
     previous = np.concatenate(([settings.capital], account[:-1]))
     net_return = account / previous - 1
     costs = cost.sum(axis=1) / previous
     slippage = (np.abs(traded) * np.abs(price - fill)).sum(axis=1) / previous
-    equity = pd.DataFrame(
+    return pd.DataFrame(
         {
             "account": account,
             "cash": cash,
-            "value": value.sum(axis=1),
+            "value": value,
             "net_return": net_return,
             "gross_return": net_return + costs + slippage,
             "turnover": traded_value.sum(axis=1) / previous,
             "cost": costs,
             "slippage": slippage,
             "n_held": (shares > 0).sum(axis=1),
-            "benchmark": _equal_weight_return(market, mark, days),
+            "benchmark": _equal_weight_return(market, days),
             "index": _index_return(market, days),
         },
-        index=dates,
+        index=pd.DatetimeIndex(market.dates[days], name="date"),
     )
-    side = np.where(traded > 0, "buy", "sell")
-    amounts = {"shares": np.abs(traded), "price": price, "value": traded_value, "cost": cost}
-    trades = _cells({"side": side} | amounts, traded != 0, dates, market.tickers)
-    held = {"shares": shares, "close": mark[days], "value": value}
-    positions = _cells(held, shares > 0, dates, market.tickers)
-    return Backtest(settings=settings, trades=trades, positions=positions, equity=equity)
+
+
+def _filled(
+    days: np.ndarray, traded: np.ndarray, market: Market, settings: Settings
+) -> tuple[np.ndarray, ...]:
+    """Of each trade (D, N): the market's price, the price paid, the value traded and its cost."""
+    # What is not traded may have no price to fill at.
+    fill = np.where(traded != 0, market.fill[days], 0.0)
+    price = fill * (1 + np.sign(traded) * settings.slippage_basis_points * BASIS_POINT)
+    value = np.abs(traded) * price
+    cost = value * np.where(traded > 0, settings.buy_cost, settings.sell_cost)
+    return fill, price, value, cost
 
 
 def _cells(
@@ -375,11 +409,17 @@ def _cells(
     return pd.DataFrame(labels | {name: values[day, stock] for name, values in columns.items()})
 
 
-def _equal_weight_return(market: Market, mark: np.ndarray, days: np.ndarray) -> np.ndarray:
+def _equal_weight_return(market: Market, days: np.ndarray) -> np.ndarray:
     """(D,) mean return of the stocks traded that day, on the first from the fill to the close."""
-    start = np.vstack([market.fill[days[:1]], mark[days[1:] - 1]])
-    returns = pd.DataFrame(market.close[days] / start - 1)
-    return returns.mean(axis=1).fillna(0.0).to_numpy()
+    start = np.vstack([market.fill[days[:1]], market.mark[days[1:] - 1]])
+    returns = market.close[days] / start - 1
+    known = np.isfinite(returns)
+    return np.where(known, returns, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+
+
+def _ratio(ratio: Callable[[pd.Series], float], returns: pd.Series) -> float:
+    """A ratio to the deviation of daily returns; NaN where they do not vary."""
+    return float(ratio(returns)) if len(returns) > 1 and np.ptp(returns) > 0 else np.nan
 
 
 def _index_return(market: Market, days: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ T dates of the panel, N stocks, F factors, D training days; S signal dates, H st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -32,6 +32,8 @@ from stockformer.evaluation.statistics import MeanTest, newey_west, paired_compa
 RIDGE_ALPHA = 3000.0
 SMALLEST_COEFFICIENT = 1e-6
 SIGNIFICANCE = 0.05
+TOO_GOOD = 0.3
+"""A mean daily rank IC that no honest forecast of daily returns reaches."""
 
 BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1}
 """The compared metrics in the order of the verdict; 1 where more is better, -1 where less is."""
@@ -102,7 +104,7 @@ def all_baselines(
     return baselines
 
 
-def comparison_table(model: Predictions, baselines: dict[str, Predictions]) -> pd.DataFrame:
+def comparison_table(model: Predictions, baselines: Mapping[str, Predictions]) -> pd.DataFrame:
     """The model (first row, "model") beside its baselines, on the same dates.
 
     Columns: for each of rank_ic, mae and accuracy the mean over dates, and t and p of the model's
@@ -126,15 +128,25 @@ def verdict(table: pd.DataFrame) -> str:
     """One sentence: does the model of `comparison_table` beat all baselines, and by how much.
 
     Beating a baseline means a better mean with a paired p under 0.05. Each metric is told beside
-    the best baseline that it does not beat, or the best of all where it beats every one.
+    the best baseline that it does not beat, or the best of all where it beats every one. A model
+    that beats them on nothing and whose rank IC is not above zero (p under 0.05) is said to show no
+    skill; a rank IC over 0.3 is said first to be too good to be true.
     """
+    rank_ic, p = table["rank_ic"].iloc[0], table["rank_ic_p"].iloc[0]
+    warning = (
+        f"Too good to be true: a rank IC of {rank_ic:.3f}, over {TOO_GOOD}, is a leaked label "
+        "until shown otherwise. "
+        if rank_ic > TOO_GOOD
+        else ""
+    )
     won = [NAMES[metric] for metric in BETTER if _beaten(table, metric).all()]
     lost = [name for name in NAMES.values() if name not in won]
     told = "; ".join(_told(table, metric) for metric in BETTER)
     if not won:
-        return f"The model does not beat the baselines: {told}."
+        skill = "" if rank_ic > 0 and p < SIGNIFICANCE else "shows no skill and "
+        return f"{warning}The model {skill}does not beat the baselines: {told}."
     but = f" but not on {' or '.join(lost)}" if lost else ""
-    return f"The model beats every baseline on {' and '.join(won)}{but}: {told}."
+    return f"{warning}The model beats every baseline on {' and '.join(won)}{but}: {told}."
 
 
 Learner = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

@@ -100,7 +100,7 @@ class Predictions:
     def frame(self) -> pd.DataFrame:
         """One row a cell, ordered by date, step, ticker; `step` is counted from 1."""
         dates, steps, stocks = self.prediction.shape
-        cells = ("prediction", "probability", "label", "valid")
+        cells = ("prediction", "probability", "label", "up", "valid")
         return pd.DataFrame(
             {
                 "signal_date": np.repeat(self.signal_dates, steps * stocks),

@@ -7,6 +7,7 @@ page's style sheet, so that one figure serves light, dark and print.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import plotly.graph_objects as go
 from stockformer.reporting.quantities import METRICS, Quantity
 
 TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
+QUANTILES = ("#c05a32", "#dd9a5c", "#8c8c8c", "#5fa3b8", "#2b6cb0")
 PARTS = {"train": TRAIN, "validation": VALIDATION}
 HEIGHT = 270
 DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
@@ -32,7 +34,7 @@ def training_curve(
     metrics: indexed by epoch. The tested epoch, if any, is marked.
     """
     columns = {f"{part}_{name}": part for part in PARTS} | {name: "train"}
-    figure = _figure("epoch (number)", quantity.axis)
+    figure = base("epoch (number)", quantity.axis)
     for column, part in columns.items():
         if column in metrics:
             hover = f"epoch %{{x}}: %{{y:{quantity.format}}}"
@@ -68,7 +70,7 @@ def learning_rate(metrics: pd.DataFrame) -> go.Figure:
 def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     """A bar a signal date, and their mean. days: `metrics.daily`."""
     quantity = METRICS[name]
-    figure = _dated_figure(days, quantity.axis)
+    figure = dated(days.index, quantity.axis)
     figure.add_bar(
         x=days.index.to_numpy(),
         y=days[name].to_numpy(),
@@ -86,7 +88,7 @@ def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
 def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     """The running sum over signal dates; a date without the metric adds nothing."""
     quantity = METRICS[name]
-    figure = _dated_figure(days, f"cumulated {quantity.title} (sum)")
+    figure = dated(days.index, f"cumulated {quantity.title} (sum)")
     figure.add_scatter(
         x=days.index.to_numpy(),
         y=days[name].fillna(0.0).cumsum().to_numpy(),
@@ -100,6 +102,81 @@ def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     return figure
 
 
+def metric_distribution(days: pd.DataFrame, name: str) -> go.Figure:
+    """How many signal dates had what, and their mean."""
+    return histogram(days[name], METRICS[name].axis, METRICS[name].format)
+
+
+def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:
+    """Counts of days in bins by the rule of Freedman and Diaconis, and the mean; x: with the unit.
+
+    The bins are counted here, so that a figure of 10,000 days is as small as one of ten.
+    """
+    known = values.dropna().to_numpy()
+    counts, edges = np.histogram(known, bins="fd") if len(known) else ([0], np.array([0.0, 1.0]))
+    if len(counts) > 80:  # a few far-off days would make thousands
+        counts, edges = np.histogram(known, bins=80)
+    figure = base(x, "days (number)")
+    figure.add_bar(
+        x=(edges[:-1] + edges[1:]) / 2,
+        y=counts,
+        width=np.diff(edges) * 0.96,
+        customdata=np.column_stack([edges[:-1], edges[1:]]),
+        marker={"color": TEST, "line": {"width": 0}},
+        hovertemplate=(
+            f"%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}}: "
+            "%{y} days<extra></extra>"
+        ),
+    )
+    if len(known):
+        mean = float(known.mean())
+        figure.add_vline(mean, line={"color": VALIDATION, "width": 2, "dash": "dash"})
+    figure.add_vline(0, line={"color": REFERENCE, "width": 1})
+    return figure
+
+
+def quantile_means(days: pd.DataFrame) -> go.Figure:
+    """A bar a quantile of the forecast: its mean outcome. days: `forecasts.quantile_returns`."""
+    means = days.mean()
+    figure = base("quantile of the forecast (1 = lowest)", "excess return (mean, fraction)")
+    figure.add_bar(
+        x=list(days.columns),
+        y=means.to_numpy(),
+        marker={"color": [QUANTILES[int(q) - 1] for q in days.columns], "line": {"width": 0}},
+        hovertemplate="quantile %{x}: %{y:+.5f}<extra></extra>",
+    )
+    figure.update_xaxes(dtick=1)
+    return figure
+
+
+def quantiles_cumulated(days: pd.DataFrame) -> go.Figure:
+    """A line a quantile: the running sum of its excess returns; a gap adds nothing."""
+    figure = dated(days.index, "excess return (sum, fraction)")
+    for quantile in days.columns:
+        figure.add_scatter(
+            x=days.index.to_numpy(),
+            y=days[quantile].fillna(0.0).cumsum().to_numpy(),
+            name=str(quantile),
+            mode="lines",
+            line={"color": QUANTILES[int(quantile) - 1], "width": 1.8},
+            hovertemplate=f"to %{{x|%a %Y-%m-%d}}: %{{y:+.4f}}<extra>quantile {quantile}</extra>",
+        )
+    return figure
+
+
+def stability_by_day(correlation: pd.Series) -> go.Figure:
+    """How alike a day's ranking is to the one before. correlation: `forecasts.rank_stability`."""
+    figure = dated(correlation.index, "rank correlation (to date before)")
+    figure.add_scatter(
+        x=correlation.index.to_numpy(),
+        y=correlation.to_numpy(),
+        mode="lines",
+        line={"color": TEST, "width": 2},
+        hovertemplate="%{x|%a %Y-%m-%d}: %{y:+.3f}<extra></extra>",
+    )
+    return figure
+
+
 def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
     """What came of small and of large forecasts: mean outcome in bins of equally many forecasts.
 
@@ -109,7 +186,7 @@ def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
     bin_of = np.searchsorted(edges[1:-1], cells["prediction"], side="left")
     groups = cells.groupby(bin_of)[["prediction", "label"]]
     binned = groups.mean().assign(n=groups.size())
-    figure = _figure("predicted return (fraction)", "realised return (mean, fraction)")
+    figure = base("predicted return (fraction)", "realised return (mean, fraction)")
     ends = binned["prediction"].iloc[[0, -1]].to_numpy()
     _reference(figure, ends, "as predicted")
     _binned(figure, binned["prediction"], binned["label"], binned["n"], "+.4f")
@@ -119,14 +196,15 @@ def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
 def calibration(table: pd.DataFrame) -> go.Figure:
     """How often "up" came true against its probability. table: `metrics.calibration`."""
     some = table[table["n"] > 0]
-    figure = _figure('probability of "up" (forecast)', "went up (share of forecasts)")
+    figure = base('probability of "up" (forecast)', "went up (share of forecasts)")
     ends = np.array([some["lower"].min(), some["upper"].max()])
     _reference(figure, ends, "calibrated")
     _binned(figure, some["probability"], some["frequency"], some["n"], ".3f")
     return figure
 
 
-def _figure(x: str, y: str) -> go.Figure:
+def base(x: str, y: str) -> go.Figure:
+    """An empty figure in the page's style. x, y: what the axes hold, with the unit in brackets."""
     # Ticks that are not seen keep the labels of two axes apart in their corner.
     ticks = {"ticks": "outside", "ticklen": 6, "tickcolor": TRANSPARENT}
     axis = {"automargin": True, "zeroline": False, "showline": False} | ticks
@@ -134,7 +212,7 @@ def _figure(x: str, y: str) -> go.Figure:
         layout={
             "template": {},  # Plotly's own would bring its colours, 7 kB a figure
             "height": HEIGHT,
-            "margin": {"l": 8, "r": 12, "t": 28, "b": 8},
+            "margin": {"l": 8, "r": 24, "t": 28, "b": 8},  # r: half of the last tick's label
             "font": {"family": FONT, "size": 12},
             "hoverlabel": {"font": {"family": FONT}},
             "paper_bgcolor": TRANSPARENT,
@@ -146,10 +224,16 @@ def _figure(x: str, y: str) -> go.Figure:
     )
 
 
-def _dated_figure(days: pd.DataFrame, y: str) -> go.Figure:
-    figure = _figure("signal date (day)", y)
+def plain(text: str) -> str:
+    """Text that Plotly shows as it is: it would take `<b>` and `<a href=...>` for markup."""
+    return escape(text, quote=False)
+
+
+def dated(days: pd.Index, y: str, x: str = "signal date (day)") -> go.Figure:
+    """An empty figure over these dates."""
+    figure = base(x, y)
     margin = pd.Timedelta(days=1)
-    figure.update_xaxes(range=[days.index.min() - margin, days.index.max() + margin])
+    figure.update_xaxes(range=[days.min() - margin, days.max() + margin])
     if len(days) <= 8:  # few days would get ticks within the day
         figure.update_xaxes(dtick=DAY, tickformat="%b %-d")
     return figure

@@ -13,12 +13,14 @@ class Quantity:
     """A number's name, its unit, and the decimals that mean something.
 
     around_zero: zero is "nothing there", so the sign is shown and a test against zero makes sense.
+    percent: a fraction that is told in percent.
     """
 
     title: str
     unit: str
     decimals: int
     around_zero: bool = False
+    percent: bool = False
 
     @property
     def axis(self) -> str:
@@ -27,7 +29,7 @@ class Quantity:
     @property
     def format(self) -> str:
         """As Python and Plotly (d3) both understand it."""
-        return f"{'+' if self.around_zero else ''}.{self.decimals}f"
+        return f"{'+' if self.around_zero else ''}.{self.decimals}{'%' if self.percent else 'f'}"
 
     def tell(self, value: float) -> str:
         return MISSING if math.isnan(value) else format(value, self.format)
@@ -52,6 +54,37 @@ METRICS = {
     "n_ranked_dates": Quantity("test dates with a rank IC", "number", 0),
 }
 """Names of `evaluation.metrics.score`, in the order in which they are told."""
+
+CURVES = {
+    "loss": Quantity("total loss", "no unit", 4),
+    "regression_loss": Quantity("regression loss", "no unit", 5),
+    "classification_loss": Quantity("classification loss", "nats", 4),
+    "mae": METRICS["mae"],
+    "accuracy": METRICS["accuracy"],
+    "rank_ic": METRICS["rank_ic"],
+    "seconds": Quantity("training time", "seconds", 1),
+}
+"""What is told of each epoch: names of metrics.csv, there with the part of the split in front."""
+
+EARNED = {
+    "total_return": Quantity("total return", "%", 1, around_zero=True, percent=True),
+    "annual_return": Quantity("annual return", "%, compounded", 1, around_zero=True, percent=True),
+    "annual_excess_return": Quantity(
+        "annual excess over the universe", "%, mean", 1, around_zero=True, percent=True
+    ),
+    "annual_volatility": Quantity("annual volatility", "%", 1, percent=True),
+    "annual_sharpe": Quantity("Sharpe ratio", "annual, no risk-free rate", 2, around_zero=True),
+    "annual_sortino": Quantity("Sortino ratio", "annual", 2, around_zero=True),
+    "annual_information_ratio": Quantity(
+        "information ratio", "annual, to the universe", 2, around_zero=True
+    ),
+    "max_drawdown": Quantity("largest drawdown", "%", 1, around_zero=True, percent=True),
+    "calmar": Quantity("Calmar ratio", "annual return / drawdown", 2, around_zero=True),
+    "turnover": Quantity("turnover a day", "%, bought and sold", 1, percent=True),
+    "cost": Quantity("costs a day", "%, with slippage", 3, percent=True),
+    "n_dates": Quantity("days", "number", 0),
+}
+"""Names of `evaluation.backtest.figures`, in the order in which they are told."""
 
 COMPARED = {
     "rank_ic": "rank IC",

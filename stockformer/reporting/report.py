@@ -1,70 +1,28 @@
-"""A run's report: sections, each made from what the run left, rendered as one HTML file."""
+"""A run's report: sections, each made from what the run left."""
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+import pandas as pd
 
 from stockformer.evaluation.metrics import calibration, daily
 from stockformer.evaluation.statistics import FEW_DATES
-from stockformer.reporting import figures, tables
-from stockformer.reporting.quantities import METRICS, Quantity, tell_count
-from stockformer.reporting.run_reader import RecordedRun
-from stockformer.reporting.tables import Table
+from stockformer.reporting import figures, forecasts, tables
+from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
+from stockformer.reporting.quantities import CURVES, METRICS, tell_count
+from stockformer.reporting.run_reader import RecordedRun, read_run
+from stockformer.reporting.trading_section import backtest
 from stockformer.run import RunDir
 
-CURVES = {
-    "loss": Quantity("total loss", "no unit", 4),
-    "regression_loss": Quantity("regression loss", "no unit", 5),
-    "classification_loss": Quantity("classification loss", "nats", 4),
-    "mae": METRICS["mae"],
-    "accuracy": METRICS["accuracy"],
-    "rank_ic": METRICS["rank_ic"],
-    "seconds": Quantity("training time", "seconds", 1),
-}
+log = logging.getLogger(__name__)
+
 CALIBRATION_BINS = 20
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure under its title; the caption says how to read it."""
-
-    title: str
-    figure: go.Figure
-    caption: str = ""
-
-    def json(self) -> Markup:
-        """For a script element, which only a `<` can end."""
-        return Markup(self.figure.to_json().replace("<", "\\u003c"))
-
-
-@dataclass(frozen=True)
-class Text:
-    """Something long, word for word, folded away."""
-
-    title: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """What stands under one heading, in this order."""
-
-    title: str
-    lead: str = ""
-    tables: Sequence[Table] = ()
-    remarks: Sequence[str] = ()
-    plots: Sequence[Plot] = ()
-    commands: Sequence[str] = ()
-    texts: Sequence[Text] = ()
+NO_PREDICTIONS = "The run left no test predictions."
 
 
 def write_report(run: RecordedRun, output: Path | None) -> Path:
@@ -73,33 +31,36 @@ def write_report(run: RecordedRun, output: Path | None) -> Path:
     Returns where it lies. Raises ValueError where it cannot be written.
     """
     path = output or RunDir(run.path).report_file
-    if path.suffix != ".html":
-        raise ValueError(f"output={path}: must end in .html")
-    page, temporary = render(run), path.with_name(f".{path.name}.tmp")
+    require_html(path)  # before the work
+    return page(run, path.parent).write(path)
+
+
+def try_report(folder: Path) -> None:
+    """Write the report of a run that has just ended; a warning, whatever may be wrong.
+
+    The run is whole without it, and analyze.py shows what is wrong.
+    """
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); name another place with output=FILE"
-        ) from error
-    return path
+        path = write_report(read_run(folder), None)
+    except Exception as error:
+        log.warning("no report (%s: %s); python analyze.py writes it", type(error).__name__, error)
+    else:
+        log.info("report: %s", path)
 
 
-def render(run: RecordedRun) -> str:
-    """The page. Whatever text comes from the run is escaped by the template."""
-    environment = Environment(
-        loader=PackageLoader("stockformer", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sections = [comparison(run), on_test_dates(run), training(run), origin(run)]
-    return environment.get_template("template.html").render(
-        run=run, subtitle=tables.subtitle(run), sections=sections, plotly=Markup(get_plotlyjs())
-    )
+def page(run: RecordedRun, beside: Path) -> Page:
+    """Everything that the run left, the verdict first. beside: the folder the page will lie in."""
+    sections = [
+        comparison(run),
+        on_test_dates(run),
+        forecasts_taken_apart(run),
+        backtest(run),
+        best_and_worst(run),
+        training(run),
+        data_quality(run, beside),
+        origin(run),
+    ]
+    return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
 
 
 def comparison(run: RecordedRun) -> Section:
@@ -118,27 +79,55 @@ def comparison(run: RecordedRun) -> Section:
 
 
 def on_test_dates(run: RecordedRun) -> Section:
-    """How the forecasts did day by day, and how far they can be taken at their word."""
+    """How the forecasts did day by day."""
     title, predictions = "On the test dates", run.predictions
     if predictions is None:
-        return Section(title, "The run left no test predictions.")
-    days, frame = daily(predictions), predictions.frame()
+        return Section(title, NO_PREDICTIONS)
+    days = daily(predictions)
+    by_day, cumulated = figures.metric_by_day, figures.cumulated_by_day
+    mean, climbs = "Dashed: the mean.", "Skill climbs steadily; luck wanders."
     return Section(
         title,
         f"{tell_count(len(days), 'signal date')}. Each metric is taken across the stocks of a "
         "date, then averaged over dates. Intervals: moving-block bootstrap; t and p: Newey-West, "
         f"against zero. Below {FEW_DATES} dates both are too narrow.",
-        [tables.scores(predictions)],
+        [
+            tables.scores(predictions),
+            tables.by_month(rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]),
+        ],
         plots=[
-            Plot("Rank IC by day", figures.metric_by_day(days, "rank_ic"), "Dashed: the mean."),
+            Plot("Rank IC by day", by_day(days, "rank_ic"), mean),
+            Plot("Rank IC, cumulated", cumulated(days, "rank_ic"), climbs),
+            Plot("Rank IC, distribution", figures.metric_distribution(days, "rank_ic"), mean),
+            Plot("IC by day", by_day(days, "ic"), mean),
+            Plot("IC, cumulated", cumulated(days, "ic"), climbs),
+            Plot("MAE by day", by_day(days, "mae"), mean),
+        ],
+    )
+
+
+def forecasts_taken_apart(run: RecordedRun) -> Section:
+    """Whether the order of the forecasts pays, and how far they can be taken at their word."""
+    title, predictions = "What the forecasts say", run.predictions
+    if predictions is None:
+        return Section(title, NO_PREDICTIONS)
+    frame = predictions.frame()
+    cells = frame[frame["valid"]]
+    quantiles = forecasts.quantile_returns(cells)
+    return Section(
+        title,
+        "Excess: over the mean of the date's stocks. Before costs.",
+        plots=[
             Plot(
-                "Rank IC, cumulated",
-                figures.cumulated_by_day(days, "rank_ic"),
-                "Skill climbs steadily; luck wanders.",
+                "Return by quantile",
+                figures.quantile_means(quantiles),
+                "Fifths of each date's stocks by forecast. Steps that rise from left to right: the "
+                "whole order is worth something, not only its ends.",
             ),
+            Plot("Return by quantile, cumulated", figures.quantiles_cumulated(quantiles)),
             Plot(
                 "Prediction against outcome",
-                figures.outcome_by_prediction(frame[frame["valid"]]),
+                figures.outcome_by_prediction(cells),
                 "Ten bins of equally many forecasts. On the dashed line, forecasts are right in "
                 "size; where the markers rise, at least in direction.",
             ),
@@ -148,6 +137,30 @@ def on_test_dates(run: RecordedRun) -> Section:
                 "Forecasts binned by probability; the larger a marker, the more forecasts. On the "
                 "dashed line, probabilities mean what they say.",
             ),
+            Plot(
+                "Stability of the ranking",
+                figures.stability_by_day(forecasts.rank_stability(cells)),
+                "At 1 the order of the stocks stays; the lower, the more must be traded.",
+            ),
+        ],
+    )
+
+
+def best_and_worst(run: RecordedRun) -> Section:
+    """The dates and stocks that the rank IC comes from."""
+    title, predictions = "Best and worst", run.predictions
+    if predictions is None:
+        return Section(title, NO_PREDICTIONS)
+    frame = predictions.frame()
+    stocks = forecasts.rank_ic_by_stock(frame[frame["valid"]])
+    return Section(
+        title,
+        "A stock's share of the rank IC: the shares of all stocks add up to the mean. Those of the "
+        "backtest stand with it. To be looked at, not to be left out: that would be choosing by "
+        "the test.",
+        [
+            *tables.days_by(daily(predictions), "rank_ic", "Dates by rank IC"),
+            *tables.stocks_by_rank_ic(stocks),
         ],
     )
 
@@ -168,6 +181,30 @@ def training(run: RecordedRun) -> Section:
     return Section(title, f"{tell_count(len(metrics), 'epoch')}.{marked}", plots=plots)
 
 
+def data_quality(run: RecordedRun, beside: Path) -> Section:
+    """What every reader of these figures must know of the data, and where the rest is told."""
+    title, file = "Data", RunDir(run.path).quality_file
+    if run.manifest is None:
+        return Section(title, "The run did not write down what its data are.")
+    links = {"The data quality report of this run": address(file, beside)} if file.exists() else {}
+    lead = "" if run.manifest.warnings else "Nothing to bear in mind was noted."
+    return Section(
+        title,
+        lead,
+        [tables.split(run.manifest.split)],
+        run.manifest.warnings,
+        links=links,
+    )
+
+
+def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
+    """Mean rank IC by month: years by 1 to 12, and `year`; NaN where there was no date."""
+    rank_ic = days["rank_ic"]
+    dates = pd.DatetimeIndex(days.index)
+    table = rank_ic.groupby([dates.year, dates.month]).mean().unstack()
+    return table.reindex(columns=range(1, 13)).assign(year=rank_ic.groupby(dates.year).mean())
+
+
 def origin(run: RecordedRun) -> Section:
     """Where the run comes from, and how to make it again."""
     title, manifest = "Origin", run.manifest
@@ -175,12 +212,11 @@ def origin(run: RecordedRun) -> Section:
     if manifest is None:
         lead = "The run did not write down where it comes from."
         return Section(title, lead, texts=configuration)
-    said = () if run.evaluation is None else run.evaluation.notes
+    train = shlex.join(["python", "train.py", *(run.overrides or ())])
     return Section(
         title,
-        tables=[tables.facts(manifest), tables.split(manifest.split)],
-        remarks=[warning for warning in manifest.warnings if warning not in said],
-        commands=reproduction(manifest.git_commit, run.overrides or ()),
+        tables=[tables.facts(manifest)],
+        commands=reproduction(manifest.git_commit, str(manifest.facts.get("command", train))),
         texts=[
             *configuration,
             Text(f"Stocks ({len(manifest.tickers)})", ", ".join(manifest.tickers)),
@@ -190,13 +226,12 @@ def origin(run: RecordedRun) -> Section:
     )
 
 
-def reproduction(git_commit: str, overrides: Sequence[str]) -> list[str]:
+def reproduction(git_commit: str, command: str) -> list[str]:
     """The commands that make the run again."""
-    train = shlex.join(["python", "train.py", *overrides])
     commit = git_commit.removesuffix("+changes")
     if not re.fullmatch("[0-9a-f]+", commit):
-        return [f"# the code's commit is not known: {commit}", train]
-    lines = [f"git checkout {commit}", train]
+        return [f"# the code's commit is not known: {commit}", command]
+    lines = [f"git checkout {commit}", command]
     if commit != git_commit:
         lines.insert(0, "# the checkout had changes that are not in this commit")
     return lines

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 
+from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.metrics import Predictions, calibration, score
-from stockformer.evaluation.summary import VERSION
-from stockformer.reporting.quantities import COMPARED, METRICS
+from stockformer.reporting.evaluation_reader import (
+    FinalEvaluation,
+    json_object,
+    read_evaluation,
+    read_ledger,
+    require_keys,
+)
 from stockformer.run import RunDir
 
 Content = TypeVar("Content")
 
 TREES = ("outputs", "multirun")
-STATES = ("running", "finished", "failed")
+STATES = ("running", "finished", "failed", "interrupted")
 PREDICTION_COLUMNS = (
     *("signal_date", "target_start", "target_end", "ticker", "step"),
-    *("prediction", "probability", "label", "valid"),
-)
-EVALUATION_KEYS = (
-    *("version", "epoch", "model", "table", "verdict", "targets", "oracle_rank_ic", "notes"),
+    *("prediction", "probability", "label", "up", "valid"),
 )
 MANIFEST_KEYS = (
     *("git_commit", "versions", "warnings", "split", "tickers", "factor_names", "files"),
@@ -36,7 +40,7 @@ SPLIT_COLUMNS = ("samples", "first_signal_date", "last_signal_date", "last_targe
 
 @dataclass(frozen=True)
 class Status:
-    """How the run ended, or that it has not; `reason` is empty unless it failed."""
+    """How the run ended, or that it has not; `reason` is empty where it finished."""
 
     state: str
     reason: str
@@ -63,32 +67,6 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Target:
-    """A figure that was hoped for, what came of it, and whether that was enough."""
-
-    name: str
-    value: float
-    met: bool
-
-
-@dataclass(frozen=True)
-class FinalEvaluation:
-    """evaluation.json: the best epoch on the test dates, beside the baselines.
-
-    table: a row a contestant, the model first; columns as in `COMPARED`, and others.
-    oracle_rank_ic: what the best forecaster could reach, known for simulated markets only.
-    """
-
-    epoch: int
-    model: dict[str, float]
-    table: pd.DataFrame
-    verdict: str
-    targets: tuple[Target, ...]
-    oracle_rank_ic: float | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class RecordedRun:
     """Everything a report is made of; None where the run did not get that far."""
 
@@ -100,6 +78,7 @@ class RecordedRun:
     metrics: pd.DataFrame | None
     evaluation: FinalEvaluation | None
     predictions: Predictions | None
+    ledger: Backtest | None
 
     @property
     def name(self) -> str:
@@ -117,7 +96,7 @@ class RecordedRun:
                 f"No verdict: the run has been going since {when} (process {status.process}), or "
                 "was stopped without a chance to say so."
             )
-        if status.reason.startswith("KeyboardInterrupt"):
+        if status.state == "interrupted" or status.reason.startswith("KeyboardInterrupt"):
             return f"No verdict: the run was interrupted on {when}."
         if status.state == "failed":
             return f"No verdict: the run failed on {when} with {status.reason}"
@@ -147,21 +126,43 @@ def newest_run(folder: Path) -> Path:
     return max(runs, key=lambda run: (RunDir(run).status_file.stat().st_mtime_ns, run))
 
 
+def is_run(folder: Path) -> bool:
+    return RunDir(folder).status_file.exists()
+
+
 def runs_under(tree: Path) -> list[Path]:
-    """Every run folder in the tree, sorted."""
-    return sorted(file.parent for file in tree.rglob(RunDir(tree).status_file.name))
+    """Every run folder in the tree, sorted; but not what lies within a run, judged elsewhere."""
+    runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
+    return sorted(run for run in runs if runs.isdisjoint(run.parents))
 
 
-def read_run(path: Path) -> RecordedRun:
-    """Raises ValueError naming the folder or file that is missing, foreign or damaged."""
+def folders_under(tree: Path) -> list[Path]:
+    """Every folder in the tree that a run wrote to, whether or not it says how it ended; sorted."""
+    run = RunDir(tree)
+    marks = {file.name for file in (run.status_file, run.config_file, run.metrics_file)}
+    found = []
+    for folder, inside, files in os.walk(tree):
+        if marks.intersection(files):
+            found.append(Path(folder))
+            inside.clear()  # what lies in a run's folder is the run's
+    return sorted(found, key=_by_number)
+
+
+def read_run(path: Path, large_files: bool = True) -> RecordedRun:
+    """Raises ValueError naming the folder or file that is missing, foreign or damaged.
+
+    Without large_files the forecasts and the ledger are left where they are.
+    """
     run = RunDir(path)
     if not path.is_dir():
         raise ValueError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
     status = _read(run.status_file, _status)
     if status is None:
-        inside = runs_under(path)
-        hint = f"it holds {len(inside)}, such as run={inside[-1]}" if inside else "name another"
-        raise ValueError(f"{path}: not a run folder ({run.status_file.name} is missing); {hint}")
+        raise ValueError(
+            f"{path}: not a run folder ({run.status_file.name} is missing), nor one that holds "
+            "runs; name another with run=FOLDER"
+        )
+    evaluation = _read(run.evaluation_file, read_evaluation)
     return RecordedRun(
         path=path,
         status=status,
@@ -169,39 +170,15 @@ def read_run(path: Path) -> RecordedRun:
         overrides=_read(run.overrides_file, _overrides),
         manifest=_read(run.manifest_file, _manifest),
         metrics=_read(run.metrics_file, _metrics),
-        evaluation=_read(run.evaluation_file, _evaluation),
-        predictions=_read(run.predictions_file, _predictions),
-    )
-
-
-def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
-    """The content of evaluation.json, checked. Raises ValueError or TypeError."""
-    if data["version"] != VERSION:
-        raise ValueError(f"version {data['version']}, but this code reads {VERSION}")
-    for row in data["table"]:
-        _require_keys(row, ("name", "rank_ic", "mae", "accuracy"))
-    for target in data["targets"]:
-        _require_keys(target, ("name", "value", "met"))
-    oracle = data["oracle_rank_ic"]
-    return FinalEvaluation(
-        epoch=int(data["epoch"]),
-        model=_numbers(data["model"], METRICS),
-        table=pd.DataFrame(
-            [_numbers(row, COMPARED) for row in data["table"]],
-            index=[str(row["name"]) for row in data["table"]],
-        ),
-        verdict=str(data["verdict"]),
-        targets=tuple(
-            Target(str(t["name"]), _number(t["value"]), bool(t["met"])) for t in data["targets"]
-        ),
-        oracle_rank_ic=None if oracle is None else float(oracle),
-        notes=tuple(map(str, data["notes"])),
+        evaluation=evaluation,
+        predictions=_read(run.predictions_file, _predictions) if large_files else None,
+        ledger=_ledger(run, evaluation) if large_files else None,
     )
 
 
 def predictions_from(frame: pd.DataFrame) -> Predictions:
     """The inverse of `Predictions.frame`. Raises ValueError where a cell is missing or doubled."""
-    _require_keys(frame.columns, PREDICTION_COLUMNS)
+    require_keys(frame.columns, PREDICTION_COLUMNS)
     frame = frame.sort_values(["signal_date", "step", "ticker"])
     dates, steps, tickers = (frame[name].unique() for name in ("signal_date", "step", "ticker"))
     shape = len(dates), len(steps), len(tickers)
@@ -210,7 +187,9 @@ def predictions_from(frame: pd.DataFrame) -> Predictions:
         raise ValueError("not exactly one row for each signal date, step and ticker")
     cells = {
         name: frame[name].to_numpy(kind).reshape(shape)
-        for name, kind in zip(PREDICTION_COLUMNS[5:], (float, float, float, bool), strict=True)
+        for name, kind in zip(
+            PREDICTION_COLUMNS[5:], (float, float, float, bool, bool), strict=True
+        )
     }
     start, end = (
         frame[name].to_numpy("datetime64[D]").reshape(shape)[..., 0]
@@ -221,9 +200,13 @@ def predictions_from(frame: pd.DataFrame) -> Predictions:
         target_start=start,
         target_end=end,
         tickers=frame["ticker"].to_numpy(str)[: shape[2]],
-        up=cells["label"] > 0,
         **cells,
     )
+
+
+def _by_number(folder: Path) -> tuple[tuple[int, str], ...]:
+    """A sort key that has job 10 after job 9."""
+    return tuple((int(part) if part.isdecimal() else -1, part) for part in folder.parts)
 
 
 def _read(path: Path, parse: Callable[[Path], Content]) -> Content | None:
@@ -232,7 +215,8 @@ def _read(path: Path, parse: Callable[[Path], Content]) -> Content | None:
         return None
     try:
         return parse(path)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        # Whatever a file that is not what it should be makes of reading it.
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path}: damaged, or not written by train.py ({reason}); name another run with "
@@ -240,33 +224,21 @@ def _read(path: Path, parse: Callable[[Path], Content]) -> Content | None:
         ) from error
 
 
-def _object(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """A JSON object that has these keys."""
-    data = json.loads(path.read_text())
-    if not isinstance(data, dict):
-        raise ValueError(f"a {type(data).__name__} where an object was expected")
-    _require_keys(data, keys)
-    return data
-
-
-def _require_keys(given: Collection[str], keys: Collection[str]) -> None:
-    missing = [key for key in keys if key not in given]
-    if missing:
-        raise ValueError(f"without {', '.join(missing)}")
-
-
-def _number(value: float | None) -> float:
-    """JSON has no NaN: null stands for it."""
-    return math.nan if value is None else float(value)
-
-
-def _numbers(given: dict[str, Any], known: Collection[str]) -> dict[str, float]:
-    """Those of the given numbers that a report has a name for."""
-    return {name: _number(given[name]) for name in known if name in given}
+def _ledger(run: RunDir, evaluation: FinalEvaluation | None) -> Backtest | None:
+    """The backtest's ledger; None without all of its files, or the settings they were made with."""
+    if evaluation is None or evaluation.traded is None or not run.equity_file.exists():
+        return None
+    settings = evaluation.traded.settings
+    trades, positions, equity = (
+        _read(file, read_ledger) for file in (run.trades_file, run.positions_file, run.equity_file)
+    )
+    if trades is None or positions is None or equity is None:
+        return None
+    return Backtest(settings, trades, positions, equity.set_index("date"))
 
 
 def _status(path: Path) -> Status:
-    data = _object(path, ("state", "reason", "time", "process"))
+    data = json_object(path, ("state", "reason", "time", "process"))
     if data["state"] not in STATES:
         raise ValueError(f"state {data['state']!r} is none of {', '.join(STATES)}")
     time = datetime.fromisoformat(data["time"])
@@ -281,9 +253,9 @@ def _overrides(path: Path) -> tuple[str, ...]:
 
 
 def _manifest(path: Path) -> Manifest:
-    data = _object(path, MANIFEST_KEYS)
+    data = json_object(path, MANIFEST_KEYS)
     for part in dict(data["split"]).values():
-        _require_keys(part, SPLIT_COLUMNS)
+        require_keys(part, SPLIT_COLUMNS)
     facts = {
         key: value
         for key, value in data.items()
@@ -304,14 +276,10 @@ def _manifest(path: Path) -> Manifest:
 def _metrics(path: Path) -> pd.DataFrame:
     """Indexed by epoch; every other column is a number an epoch."""
     frame = pd.read_csv(path)
-    _require_keys(frame.columns, ("epoch", "train_loss", "validation_loss", "learning_rate"))
+    require_keys(frame.columns, ("epoch", "train_loss", "validation_loss", "learning_rate"))
     if frame.empty:
         raise ValueError("no epoch in it")
     return frame.astype(float).astype({"epoch": int}).set_index("epoch")
-
-
-def _evaluation(path: Path) -> FinalEvaluation:
-    return final_evaluation(_object(path, EVALUATION_KEYS))
 
 
 def _predictions(path: Path) -> Predictions:

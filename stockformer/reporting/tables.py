@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.metrics import Predictions, daily, score
 from stockformer.evaluation.statistics import summary
+from stockformer.reporting.evaluation_reader import FinalEvaluation
 from stockformer.reporting.quantities import (
     COMPARED,
     METRICS,
+    Quantity,
     tell_compared,
     tell_count,
     tell_interval,
     tell_p,
     tell_t,
 )
-from stockformer.reporting.run_reader import FinalEvaluation, Manifest, RecordedRun
+from stockformer.reporting.run_reader import Manifest, RecordedRun
 
 HOW_TO_READ_COMPARISON = (
     "t, p: is the model's daily value different from the row's (paired, Newey-West)? In the "
     "model's own row: is its rank IC different from zero?"
 )
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+DAY_COLUMNS = ("rank_ic", "ic", "mae", "accuracy", "top_minus_bottom")
 
 
 @dataclass(frozen=True)
@@ -31,20 +38,39 @@ class Table:
     """Cells as they are shown; the first of a row is its name.
 
     words: positions of the columns that hold words, not numbers. marked: the name of the row that
-    the table is about.
+    the table is about. board: an id, if the reader may sort and filter, by the columns `filters`
+    from a list. groups: titles over so many columns each; aside: columns that are set apart. links:
+    addresses by a row's name. shades: from -1 to 1 by (row, column), the strength of a colour.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Collection[int] = (0,)
     marked: str = ""
+    title: str = ""
+    board: str = ""
+    filters: Sequence[int] = ()
+    groups: Sequence[tuple[str, int]] = ()
+    aside: Collection[int] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    shades: Mapping[tuple[int, int], float] = field(default_factory=dict)
+
+    def kind(self, column: int) -> str:
+        """The classes of a column's cells."""
+        words, aside = column in self.words, column in self.aside
+        return " ".join(["words"] * words + ["aside"] * aside)
+
+    def values(self, column: int) -> list[str]:
+        """What a column holds, each once."""
+        return sorted({row[column] for row in self.rows})
 
 
 def subtitle(run: RecordedRun) -> str:
     """The run in one line: how and when it ended, on what it was tested."""
     said = [f"{run.status.state} {run.status.time:%Y-%m-%d %H:%M}"]
     if run.evaluation is not None:
-        said.append(f"tested epoch {run.evaluation.epoch}")
+        epoch = run.evaluation.epoch
+        said.append("an ensemble" if epoch is None else f"tested epoch {epoch}")
     if run.predictions is not None:
         dates, tickers = run.predictions.signal_dates, run.predictions.tickers
         said.append(f"{tell_count(len(dates), 'test date')} from {dates[0]} to {dates[-1]}")
@@ -52,9 +78,9 @@ def subtitle(run: RecordedRun) -> str:
     return ", ".join(said)
 
 
-def comparison(table: pd.DataFrame, without: Sequence[str] = ()) -> Table:
-    """The model beside the baselines; columns that nobody knows, or named `without`, left out."""
-    columns = [column for column in COMPARED if column in table and column not in without]
+def comparison(table: pd.DataFrame) -> Table:
+    """The model beside the baselines; columns that nobody knows left out."""
+    columns = [column for column in COMPARED if column in table]
     rows = [
         (str(name).replace("_", " "), *(tell_compared(c, row[c]) for c in columns))
         for name, row in zip(table.index, table.to_dict("records"))
@@ -73,10 +99,10 @@ def remarks(evaluation: FinalEvaluation) -> list[str]:
     oracle = evaluation.oracle_rank_ic
     if oracle is None:
         return list(evaluation.notes)
-    share = evaluation.model["rank_ic"] / oracle
+    share = evaluation.first_step_rank_ic / oracle
     reached = (
         f"The best attainable rank IC of this simulated market (oracle) is {oracle:.4f}; the model "
-        f"reaches {share:.0%} of it."
+        f"reaches {f'{share:.0%}' if share > 0 else 'none'} of it."
     )
     return [reached, *evaluation.notes]
 
@@ -97,11 +123,90 @@ def scores(predictions: Predictions) -> Table:
     return Table(("metric", "mean", "95 % interval", "t", "p", "unit"), rows, words=(0, 5))
 
 
+def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
+    """A row a year, shaded by sign and size; months that no year has are left out.
+
+    years: columns 1 to 12 and, last, one of the whole year.
+    """
+    years = years.loc[:, years.notna().any()]
+    named = [MONTHS[c - 1] if isinstance(c, int) else str(c) for c in years.columns]
+    values = years.to_numpy(float)
+    months = values[:, :-1]
+    largest = np.nanmax(np.abs(months), initial=0.0)
+    shades = {
+        (row, column + 1): round(float(months[row, column] / largest), 3)
+        for row, column in np.argwhere(np.isfinite(months)).tolist()
+        if largest > 0
+    }
+    rows = [
+        (str(year), *("" if math.isnan(v) else quantity.tell(v) for v in row))
+        for year, row in zip(years.index, values.tolist())
+    ]
+    return Table((quantity.unit, *named), rows, title=title, shades=shades)
+
+
+def days_by(days: pd.DataFrame, name: str, title: str, shown: int = 5) -> list[Table]:
+    """The best and the worst signal dates by one metric. days: `metrics.daily`."""
+    columns = [column for column in DAY_COLUMNS if column in days]
+    told = days[days[name].notna()].sort_values(name, ascending=False, kind="stable")
+    header = ("signal date", *(METRICS[column].title for column in columns), "stocks")
+
+    def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
+        return [
+            (
+                f"{date:%a %Y-%m-%d}",
+                *(METRICS[column].tell(row[column]) for column in columns),
+                f"{row['n_valid']:.0f}",
+            )
+            for date, row in zip(part.index, part.to_dict("records"))
+        ]
+
+    return best_and_worst(header, rows, told, title, shown)
+
+
+def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
+    """The stocks that add most to the rank IC and take most from it.
+
+    stocks: `forecasts.rank_ic_by_stock`.
+    """
+    header = ("stock", "share of the rank IC", "mean forecast", "mean outcome", "scored cells")
+
+    def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
+        return [
+            (
+                *(str(ticker), f"{row['contribution']:+.5f}"),
+                *(f"{row['prediction']:+.5f}", f"{row['label']:+.5f}", f"{row['cells']:.0f}"),
+            )
+            for ticker, row in zip(part.index, part.to_dict("records"))
+        ]
+
+    return best_and_worst(header, rows, stocks, "Stocks by what they add to the rank IC", shown)
+
+
+def best_and_worst(
+    header: Sequence[str],
+    rows: Callable[[pd.DataFrame], Sequence[Sequence[str]]],
+    ordered: pd.DataFrame,
+    title: str,
+    shown: int,
+) -> list[Table]:
+    """Two tables of the ends of a frame that has the best first; no row is in both."""
+    best = ordered.iloc[: min(shown, (len(ordered) + 1) // 2)]
+    worst = ordered.iloc[len(best) :].iloc[-shown:][::-1]
+    return [
+        Table(header, rows(best), title=f"{title}: best"),
+        Table(header, rows(worst), title=f"{title}: worst"),
+    ]
+
+
 def facts(manifest: Manifest) -> Table:
     """Versions, seed, device and what else was written down as a single value."""
     rows = {
         "code": manifest.git_commit,
-        **{name.replace("_", " "): str(value) for name, value in manifest.facts.items()},
+        **{
+            name.replace("_", " "): f"{value:.6g}" if isinstance(value, float) else str(value)
+            for name, value in manifest.facts.items()
+        },
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
     return Table(("fact", "value"), list(rows.items()), words=(0, 1))

@@ -10,9 +10,17 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from stockformer.evaluation.metrics import Predictions, daily
+
+TOGETHER = ("loss", "regression_loss", "classification_loss")
+DAILY = ("rank_ic", "ic", "mae", "accuracy")
+
 
 class TensorBoard:
-    """Scalars by epoch, the config as text, hyper-parameters with the final metrics."""
+    """Scalars by epoch, the config as text, the test by day, hyper-parameters with final metrics.
+
+    The plugin "custom scalars" has training and validation in one figure, a task each.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -20,7 +28,13 @@ class TensorBoard:
     @cached_property
     def writer(self) -> SummaryWriter:
         """Made when there is something to write: of several processes one writes."""
-        return SummaryWriter(str(self.folder))
+        writer = SummaryWriter(str(self.folder))
+        figures = {
+            name.replace("_", " "): ["Multiline", [f"train/{name}", f"validation/{name}"]]
+            for name in TOGETHER
+        }
+        writer.add_custom_scalars({"by task": figures})
+        return writer
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +58,21 @@ class TensorBoard:
 
     def text(self, name: str, text: str) -> None:
         self.writer.add_text(name, f"```yaml\n{text}\n```")
+
+    def tested(self, predictions: Predictions) -> None:
+        """Curves over the test dates, the step being the date's number from 0; the distribution of
+        the rank IC; precision and recall of "up"."""
+        days = daily(predictions)
+        for name in DAILY:
+            for number, value in enumerate(days[name]):
+                self.writer.add_scalar(f"test/{name}", value, number)
+        rank_ic = days["rank_ic"]
+        for number, value in enumerate(rank_ic.fillna(0.0).cumsum()):
+            self.writer.add_scalar("test/rank_ic_cumulated", value, number)
+        if rank_ic.notna().any():
+            self.writer.add_histogram("test/rank_ic_by_date", rank_ic.dropna().to_numpy())
+        scored = predictions.valid
+        self.writer.add_pr_curve("test/up", predictions.up[scored], predictions.probability[scored])
 
     def hyper_parameters(
         self, settings: Mapping[str, str | float | bool], metrics: Mapping[str, float]

@@ -205,7 +205,7 @@ def test_signal_is_traded_on_the_next_bar(random_market):
     known = np.vstack([market.close[1:] / market.close[:-1] - 1, np.full((1, 30), np.nan)])
     closes = replace(market, fill=market.close)
     honest, cheating = (
-        figures(topk_dropout(known, market.dates, closes, replace(SMALL, delay=delay)))
+        figures(topk_dropout(known, market.dates, closes, replace(SMALL, delay=delay)).equity)
         for delay in (1, 0)
     )
     assert cheating["annual_sharpe"] > 5 + honest["annual_sharpe"]
@@ -271,28 +271,53 @@ def test_rebalancing_calendar_and_offsets(random_market):
     assert table["n_dates"].tolist() == [39, 38, 37, 36, 35]
     assert table["annual_return"].nunique() == 5
     assert table.loc[2].to_dict() == pytest.approx(
-        figures(topk_dropout(signal, market.dates, market, settings, offset=2)), nan_ok=True
+        figures(topk_dropout(signal, market.dates, market, settings, offset=2).equity), nan_ok=True
     )
 
 
-def test_figures_by_hand_and_by_empyrical(random_market):
+def test_figures_by_hand(random_market):
+    """Empyrical's figures, on the installed pandas and NumPy, against their formulas."""
     market, signal = random_market()
     index = np.nan_to_num(market.close, nan=100.0).mean(axis=1)
     run = topk_dropout(signal, market.dates, replace(market, index=index), SMALL)
-    values = figures(run)
-    net = run.equity["net_return"]
-    assert values["total_return"] == pytest.approx(run.equity["account"].iloc[-1] / 1e8 - 1)
-    assert values["index_total_return"] == pytest.approx(index[-1] / index[1] - 1)
-    assert np.isnan(
-        figures(topk_dropout(signal, market.dates, market, SMALL))["index_total_return"]
-    )
-    empyrical = pytest.importorskip("empyrical")
-    assert values["annual_return"] == pytest.approx(empyrical.annual_return(net))
-    assert values["annual_volatility"] == pytest.approx(empyrical.annual_volatility(net))
-    assert values["annual_sharpe"] == pytest.approx(empyrical.sharpe_ratio(net))
-    assert values["max_drawdown"] == pytest.approx(empyrical.max_drawdown(net))
-    excess = empyrical.excess_sharpe(net, run.equity["benchmark"]) * np.sqrt(252)
-    assert values["annual_information_ratio"] == pytest.approx(excess)
+    values = figures(run.equity)
+    net = run.equity["net_return"].to_numpy()
+    excess = net - run.equity["benchmark"].to_numpy()
+    wealth = np.concatenate(([1.0], np.cumprod(1 + net)))
+    drawdown = (wealth / np.maximum.accumulate(wealth) - 1).min()
+    annual = wealth[-1] ** (252 / len(net)) - 1
+    below = np.sqrt((np.minimum(net, 0) ** 2).mean())
+    expected = {
+        "n_dates": 39,
+        "total_return": run.equity["account"].iloc[-1] / 1e8 - 1,
+        "annual_return": annual,
+        "annual_volatility": net.std(ddof=1) * np.sqrt(252),
+        "annual_sharpe": net.mean() / net.std(ddof=1) * np.sqrt(252),
+        "annual_sortino": net.mean() / below * np.sqrt(252),
+        "max_drawdown": drawdown,
+        "calmar": annual / -drawdown,
+        "turnover": run.equity["turnover"].mean(),
+        "cost": run.equity["cost"].mean(),
+        "benchmark_total_return": np.prod(1 + net - excess) - 1,
+        "annual_excess_return": excess.mean() * 252,
+        "annual_information_ratio": excess.mean() / excess.std(ddof=1) * np.sqrt(252),
+        "index_total_return": index[-1] / index[1] - 1,
+    }
+    assert values == pytest.approx(expected)
+    without = figures(topk_dropout(signal, market.dates, market, SMALL).equity)
+    assert np.isnan(without["index_total_return"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_a_day_or_of_nothing_earned_have_no_ratio():
+    market = market_of(np.full((4, 3), 10.0))
+    free = replace(SMALL, k=1, n_drop=1, buy_cost=0.0, sell_cost=0.0)
+    for days in (1, 3):
+        run = topk_dropout(np.tile([3.0, 2.0, 1.0], (days, 1)), market.dates[:days], market, free)
+        values = figures(run.equity)
+        assert values["total_return"] == 0.0
+        assert np.isnan(values["annual_sharpe"])
+        assert np.isnan(values["annual_information_ratio"])
 
 
 def test_sector_exposure_and_cash_make_the_account(random_market):

@@ -222,9 +222,12 @@ def test_comparison_and_verdict(market):
     assert table.loc["ridge", "rank_ic"] == pytest.approx(score(answers["ridge"])["rank_ic"])
     difference = daily(oracle)["mae"] - daily(answers["zero_return"])["mae"]
     assert np.sign(table.loc["zero_return", "mae_t"]) == np.sign(difference.mean()) == -1
-    assert verdict(table).startswith("The model beats every baseline on rank IC and MAE and acc")
+    assert verdict(table).startswith("Too good to be true: a rank IC of 1.000, over 0.3,")
+    assert ". The model beats every baseline on rank IC and MAE and accuracy: " in verdict(table)
     losing = verdict(comparison_table(model, answers))
-    assert losing.startswith("The model does not beat the baselines: rank IC nan does not beat")
+    assert losing.startswith(
+        "The model shows no skill and does not beat the baselines: rank IC nan does not beat"
+    )
     # The reversal is built into this market, so it beats what knows nothing but not itself.
     itself = verdict(comparison_table(answers["reversal_1_day"], answers))
     assert "does not beat" in itself

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from stockformer.evaluation.baselines import comparison_table, verdict
-from stockformer.evaluation.metrics import Predictions, score
-from stockformer.evaluation.summary import Summary
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.trading import Trading, market_of_returns
 from stockformer.run import RunDir
 
 TICKERS = np.array(["AAA", "B-B", "M&M", "<b>x", "360ONE", "NA", "ZZZ"])
-CONFIG = "seed: 0\npaths:\n  data_dir: /data/<old> & new\n"
+CONFIG = (
+    "seed: 0\npaths:\n  data_dir: /data/<old> & new\n"
+    "optimizer:\n  lr: 0.1\ntarget:\n  horizon: 2\n  offset: 0\ntrainer:\n  monitor: rank_ic\n"
+)
 OVERRIDES = ["seed=0", "paths.data_dir='/data/<old> & new'"]
 
 
@@ -26,7 +31,7 @@ def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
     valid = random.random(label.shape) > 0.1
     signal_dates = np.datetime64("2024-03-01") + np.arange(dates)
     start = signal_dates[:, None] + np.arange(2)
-    prediction = 0.2 * label + random.normal(0, 0.01, label.shape)
+    prediction = 0.15 * label + random.normal(0, 0.01, label.shape)
     return Predictions(
         signal_dates=signal_dates,
         target_start=start,
@@ -41,22 +46,31 @@ def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
 
 
 def summary(predictions: Predictions) -> Summary:
-    """The run's judgement, with two baselines and an oracle."""
+    """The run's judgement, with two baselines, a market to trade on and an oracle."""
     baselines = {
         "zero_return": replace(predictions, prediction=np.zeros_like(predictions.prediction)),
         "reversal_1_day": replace(predictions, prediction=-predictions.prediction),
     }
-    table = comparison_table(predictions, baselines)
+    dates = predictions.signal_dates[0] + np.arange(len(predictions.signal_dates) + 2)
+    returns = np.random.default_rng(1).normal(0, 0.02, (len(dates), len(TICKERS)))
+    trading = Trading(
+        market_of_returns(dates, TICKERS, returns, fill="close"),
+        Settings(k=2, n_drop=1),
+        offsets=3,
+        sectors=np.array(["IT", "Oil & gas", "", "IT", "IT", "IT", "<b>"]),
+    )
     notes = ["survivorship: M&M & others", "few dates"]
-    return Summary(score(predictions), table, verdict(table), 0.5, notes, 0.01)
+    judged = summarise(predictions, baselines, trading=trading, notes=notes)
+    return replace(judged, oracle_rank_ic=0.5, first_step_rank_ic=0.01, notes=notes)
 
 
-def write_epochs(run: RunDir, epochs: int = 3) -> None:
+def write_epochs(run: RunDir, epochs: int = 3, rank_ic: float = np.nan) -> None:
+    """rank_ic: of the validation, in every epoch."""
     rows = []
     for epoch in range(1, epochs + 1):
         names = ("loss", "regression_loss", "classification_loss")
         row = {f"{part}_{name}": 1 / epoch for part in ("train", "validation") for name in names}
-        row |= {"validation_mae": 0.02, "validation_accuracy": 0.5, "validation_rank_ic": np.nan}
+        row |= {"validation_mae": 0.02, "validation_accuracy": 0.5, "validation_rank_ic": rank_ic}
         rows.append({"epoch": epoch} | row | {"learning_rate": 1e-3, "seconds": 1.5})
     run.write_metrics(rows)
 
@@ -78,18 +92,32 @@ def manifest() -> dict[str, object]:
         "files": {"label.csv": "f00d"},
         "seed": 0,
         "device": "cpu",
+        "dataset": "small & old",
+        "data_hash": "f00d",
     }
 
 
-def finished_run(path: Path, age: float = 0.0) -> Path:
-    """A whole run; `age` is how many seconds ago it ended."""
+def finished_run(
+    path: Path,
+    age: float = 0.0,
+    *,
+    overrides: Sequence[str] = OVERRIDES,
+    rank_ic: float = np.nan,
+    seed: int = 0,
+    dates: int = 15,
+) -> Path:
+    """A whole run; `age` is how many seconds ago it ended, `rank_ic` its validation's."""
     with RunDir.claim(path) as run:
-        run.write_config(CONFIG, OVERRIDES)
+        run.write_config(CONFIG, overrides)
         run.write_manifest(manifest())
-        write_epochs(run)
-        predictions = some_predictions()
+        write_epochs(run, rank_ic=rank_ic)
+        predictions = some_predictions(dates, seed)
         run.write_predictions(predictions.frame())
-        run.write_evaluation({"epoch": 2} | summary(predictions).as_json())
+        judged = summary(predictions)
+        assert judged.traded is not None
+        ledger = judged.traded.ledger
+        run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
+        run.write_evaluation({"epoch": 2} | judged.as_json())
     written = run.status_file.stat().st_mtime - age
     os.utime(run.status_file, (written, written))
     return path
@@ -101,3 +129,18 @@ def failed_run(path: Path, reason: BaseException) -> Path:
         write_epochs(run)
         raise reason
     return path
+
+
+def sweep(tree: Path) -> Path:
+    """Three jobs that finished, the second best by validation, one that failed, one that runs, one
+    that cannot be read and one that left no status."""
+    for job, (rate, rank_ic) in enumerate([("1e-3", 0.02), ("1e-4", 0.05), ("<b>", np.nan)]):
+        overrides = ["seed=0", f"optimizer.lr={rate}", "model=stockformer_small"]
+        finished_run(tree / str(job), overrides=overrides, rank_ic=rank_ic, seed=job)
+    failed_run(tree / "3", ValueError("loss is nan on <M&M>; lower optimizer.lr"))
+    RunDir.claim(tree / "4").__exit__(None, None, None)
+    running = RunDir(tree / "4").status_file
+    running.write_text(running.read_text().replace("finished", "running"))
+    (finished_run(tree / "5") / "evaluation.json").write_text("{")
+    (finished_run(tree / "10") / "status.json").unlink()
+    return tree

@@ -27,7 +27,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.attributes += attributes
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "input"):
             self.open.append(tag)
             self.texts.setdefault(tag, []).append("")
 
@@ -52,7 +52,10 @@ def page(html: str) -> Page:
 
 def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     assert page.texts["h1"][0].startswith("The model ")
-    assert page.texts["h2"] == ["Against the baselines", "On the test dates", "Training", "Origin"]
+    assert page.texts["h2"] == [
+        *("Against the baselines", "On the test dates", "What the forecasts say", "Backtest"),
+        *("Best and worst", "Training", "Data", "Origin"),
+    ]
     names = page.texts["th"]
     assert {"model", "zero return", "reversal 1 day", "test accuracy > 0.52"} <= set(names)
     assert "top minus bottom fifth" in names
@@ -62,7 +65,8 @@ def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     assert {"met", "not met"} & set(cells)
     remarks = page.texts["li"]
     assert "oracle" in remarks[0]
-    assert remarks[1:] == ["survivorship: M&M & others", "few dates", "contaminated"]
+    assert remarks[1:3] == ["survivorship: M&M & others", "few dates"]
+    assert remarks[-2:] == ["survivorship: M&M & others", "contaminated"]
 
 
 def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
@@ -79,7 +83,9 @@ def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
 def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> None:
     assert len(html.encode()) < 6.5e6
     assert html.count("plotly.js v") == 1
-    assert not {"src", "href", "srcset", "action"} & {name for name, _ in page.attributes}
+    assert not {"src", "srcset", "action"} & {name for name, _ in page.attributes}
+    addresses = [value for name, value in page.attributes if name == "href"]
+    assert all(address and address.startswith("#section-") for address in addresses)
     style = "".join(page.texts["style"])
     assert "url(" not in style
     assert "@import" not in style
@@ -91,7 +97,7 @@ def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> Non
 
 def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
     drawn = [json.loads(s) for s in page.texts["script"] if s.startswith('{"data"')]
-    assert len(drawn) == 12
+    assert len(drawn) == 28
     for figure in drawn:
         for axis in ("xaxis", "yaxis"):
             assert re.fullmatch(r".+ \(.+\)", figure["layout"][axis]["title"]["text"])
@@ -99,7 +105,7 @@ def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
 
 def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
     failed_run(tmp_path / "run", FloatingPointError("loss is nan on <M&M>; lower optimizer.lr"))
-    page = Page(report.render(run_reader.read_run(tmp_path / "run")))
+    page = Page(report.page(run_reader.read_run(tmp_path / "run"), tmp_path).html())
     (headline,) = page.texts["h1"]
     assert headline.startswith("No verdict: the run failed on ")
     assert headline.endswith("FloatingPointError: loss is nan on <M&M>; lower optimizer.lr")
@@ -113,7 +119,7 @@ def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
 def test_predictions_without_a_comparison_are_still_shown(tmp_path: Path) -> None:
     folder = finished_run(tmp_path / "run")
     (folder / "evaluation.json").unlink()
-    page = Page(report.render(run_reader.read_run(folder)))
+    page = Page(report.page(run_reader.read_run(folder), tmp_path).html())
     assert "finished without a comparison" in page.texts["h1"][0]
     assert "model" in page.texts["th"]
     assert "zero return" not in page.texts["th"]
@@ -133,6 +139,6 @@ def test_reports_need_no_torch() -> None:
     ],
 )
 def test_how_to_make_a_run_again(commit: str, first: str) -> None:
-    lines = report.reproduction(commit, ["tags=[a b]"])
+    lines = report.reproduction(commit, "python train.py 'tags=[a b]'")
     assert lines[0] == first
     assert lines[-1] == "python train.py 'tags=[a b]'"

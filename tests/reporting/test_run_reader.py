@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reporting.run_folder import finished_run, some_predictions, summary
 
-from stockformer.reporting import run_reader
+from stockformer.reporting import evaluation_reader, run_reader
 
 
 def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -25,7 +25,12 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert run.metrics is not None
     assert list(run.metrics.index) == [1, 2, 3]
     assert run.manifest is not None
-    assert run.manifest.facts == {"seed": 0, "device": "cpu"}
+    assert run.manifest.facts == {
+        "seed": 0,
+        "device": "cpu",
+        "dataset": "small & old",
+        "data_hash": "f00d",
+    }
     assert run.name.endswith("/run")
 
 
@@ -51,7 +56,7 @@ def test_columns_nobody_knows_are_passed_over() -> None:
     data = {"epoch": 1} | summary(some_predictions()).as_json()
     for row in data["table"]:
         row["mood"] = "sunny"
-    assert "mood" not in run_reader.final_evaluation(data).table
+    assert "mood" not in evaluation_reader.final_evaluation(data).table
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_columns_nobody_knows_are_passed_over() -> None:
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n1,2,3,oops\n", "oops"),
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n", "no epoch"),
         ("evaluation.json", '{"version": 99', "delimiter"),
-        ("evaluation.json", '{"version": 1}', "without epoch"),
+        ("evaluation.json", '{"version": 2}', "without epoch"),
         ("predictions.parquet", b"PAR1 junk", "arquet"),
     ],
 )
@@ -90,7 +95,7 @@ def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) ->
     file = folder / "evaluation.json"
     data = json.loads(file.read_text())
     for change, reason in (
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1, but this code reads 2"),
         ({"table": [{"mae": 1}]}, "without name"),
         ({"targets": [{"value": 1}]}, "without name"),
         ({"model": {"mae": "low"}}, "low"),

@@ -1,0 +1,136 @@
+"""The pages of one run and of 200: python benchmarks/report.py [--folder FOLDER]
+
+Makes 200 complete run folders of 60 test days x 200 stocks with the package's own writers, under
+FOLDER (kept, and used again) or a temporary one, then times analyze.py from its start to its end,
+imports included, and tells how large the pages are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import summarise
+from stockformer.evaluation.trading import Trading, market_of_returns
+from stockformer.run import RunDir
+
+ROOT = Path(__file__).parents[1]
+RUNS, DAYS, STOCKS, EPOCHS = 200, 60, 200, 20
+RATES, DROPOUTS, WIDTHS = ("1e-3", "3e-4", "1e-4", "3e-5"), ("0.0", "0.1", "0.2"), ("64", "128")
+REACH = {"run": (8.0, 6.5), "leaderboard": (10.0, 8.0)}  # seconds, MB
+CONFIG = """seed: {seed}
+optimizer:
+  lr: {rate}
+model:
+  dropout: {dropout}
+  width: {width}
+target:
+  horizon: 1
+  offset: 0
+trainer:
+  monitor: rank_ic
+"""
+DATES = np.busday_offset("2024-01-01", np.arange(DAYS + 2), roll="forward")
+TICKERS = np.array([f"S{i:03d}" for i in range(STOCKS)])
+RETURNS = np.random.default_rng(0).normal(0.0004, 0.02, (DAYS + 2, STOCKS))
+
+
+def predictions(skill: float, random: np.random.Generator) -> Predictions:
+    """Forecasts of the next day's return with about that rank IC, a cell in twenty masked."""
+    label = RETURNS[1 : DAYS + 1, None]
+    noise = random.normal(0, 0.02, label.shape)
+    prediction = 0.1 * (skill * label + np.sqrt(1 - skill**2) * noise)
+    valid = random.random(label.shape) > 0.05
+    return Predictions(
+        signal_dates=DATES[:DAYS],
+        target_start=DATES[:DAYS, None],
+        target_end=DATES[1 : DAYS + 1, None],
+        tickers=TICKERS,
+        prediction=prediction,
+        probability=1 / (1 + np.exp(-100 * prediction)),
+        label=label,
+        up=label > 0,
+        valid=valid,
+    )
+
+
+def write_run(folder: Path, number: int) -> None:
+    """A run that has ended, as train.py leaves it."""
+    random = np.random.default_rng(number)
+    rate, dropout, width = (names[number % len(names)] for names in (RATES, DROPOUTS, WIDTHS))
+    skill = 0.05 - 0.02 * RATES.index(rate) + random.normal(0, 0.01)
+    forecast = predictions(skill, random)
+    zero = replace(forecast, prediction=np.zeros_like(forecast.prediction))
+    market = market_of_returns(DATES, TICKERS, RETURNS, fill="close")
+    trading = Trading(market, Settings(k=20, n_drop=4), offsets=2)
+    overrides = [f"optimizer.lr={rate}", f"model.dropout={dropout}", f"model.width={width}"]
+    with RunDir.claim(folder) as run:
+        config = CONFIG.format(seed=number, rate=rate, dropout=dropout, width=width)
+        run.write_config(config, [*overrides, f"seed={number}"])
+        run.write_manifest(manifest(number))
+        rows = []
+        for epoch in range(1, EPOCHS + 1):
+            parts = [f"{p}_{n}" for p in ("train", "validation") for n in ("loss", "mae")]
+            row = dict.fromkeys(parts, 0.02 + 0.1 / epoch)
+            noise = random.normal(0, 0.003)
+            row |= {"validation_rank_ic": skill * epoch / EPOCHS + noise, "learning_rate": 1e-3}
+            rows.append({"epoch": epoch, "seconds": 60.0} | row)
+        run.write_metrics(rows)
+        run.write_predictions(forecast.frame())
+        judged = summarise(forecast, {"zero_return": zero}, trading=trading, notes=["synthetic"])
+        assert judged.traded is not None
+        ledger = judged.traded.ledger
+        run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
+        run.write_evaluation({"epoch": EPOCHS, **judged.as_json()})
+
+
+def manifest(number: int) -> dict[str, object]:
+    first, last, target = DATES[0], DATES[DAYS - 1], DATES[DAYS]
+    names = ("samples", "first_signal_date", "last_signal_date", "last_target_date")
+    part = dict(zip(names, (DAYS, str(first), str(last), str(target))))
+    return {
+        **{"git_commit": "0", "versions": {}, "warnings": [], "split": {"test": part}},
+        **{"tickers": TICKERS.tolist(), "factor_names": ["KLEN"], "files": {}},
+        **{"seed": number, "dataset": "synthetic", "data_hash": "0"},
+    }
+
+
+def measure(what: str, folder: Path, page: Path) -> bool:
+    """Print seconds and size beside what was asked for; whether both were reached."""
+    started = time.perf_counter()
+    command = [sys.executable, "analyze.py", f"run={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds, size = time.perf_counter() - started, page.stat().st_size / 1e6
+    most_seconds, most_size = REACH[what]
+    print(f"{what:12}{seconds:6.1f} s (under {most_seconds:.0f}){size:7.2f} MB (under {most_size})")
+    return seconds < most_seconds and size < most_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where the runs are, or are to be")
+    parser.add_argument("--only-make", action="store_true", help="make the runs, time nothing")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (asked.folder or Path(temporary) / "sweep").resolve()
+        for number in range(RUNS):
+            if not (folder / str(number) / "evaluation.json").exists():
+                write_run(folder / str(number), number)
+        if asked.only_make:
+            return
+        single = measure("run", folder / "0", folder / "0/report.html")
+        board = measure("leaderboard", folder, folder / "leaderboard.html")
+    sys.exit(not (single and board))
+
+
+if __name__ == "__main__":
+    main()

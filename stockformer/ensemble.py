@@ -1,0 +1,190 @@
+"""Several runs judged as one: those on the same test dates averaged, those on others stitched.
+
+Averaged are the forecasts in the unit of the target, returns, and the probabilities of "up": a run
+whose forecasts spread wider weighs more in the first. Stitched are the folds of a walk forward. The
+baselines are fitted for each fold on its own training days, then stitched likewise.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stockformer.cli import start_log
+from stockformer.evaluation.baselines import all_baselines
+from stockformer.evaluation.metrics import Predictions, join
+from stockformer.evaluation.summary import summarise
+from stockformer.experiment import Data, git_commit, write_judgement
+from stockformer.reevaluation import configuration, read_recorded
+from stockformer.reporting.run_reader import read_run, runs_under
+from stockformer.run import RunDir
+
+log = logging.getLogger(__name__)
+
+SAME = ("data_hash", "dataset", "tickers")
+"""What the manifests of all members must agree on."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run with its test predictions, tickers in alphabetical order."""
+
+    path: Path
+    manifest: dict[str, Any]
+    predictions: Predictions
+
+
+def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
+    """Judge the runs in `folders` as one, into a run folder of its own, which is returned.
+
+    Raises ValueError naming the runs that do not go together.
+    """
+    start_log()
+    folds = by_dates(members(folders))
+    parts, baselines = [], []
+    for fold in folds:
+        data = Data.read(configuration(RunDir(fold[0].path)))
+        part = averaged(fold, data)
+        log.info("%s: %d averaged", _told(part.signal_dates), len(fold))
+        parts.append(part)
+        baselines.append(all_baselines(part, data.history()))
+    whole, panel = join(parts), data.panel
+    how = f"ensemble: the mean of {len(folds[0])} runs" + (
+        f" on each of {len(folds)} stretches of dates" if len(folds) > 1 else ""
+    )
+    rows = np.searchsorted(panel.dates, whole.signal_dates)
+    summary = summarise(
+        whole,
+        {name: join([each[name] for each in baselines]) for name in baselines[0]},
+        trading=data.trading(),
+        notes=[how, *data.notes()],
+        oracle=None if panel.oracle is None else panel.oracle[rows],
+    )
+    with RunDir.claim(into or _new_folder()) as run:
+        run.write_manifest(_manifest(folds, whole))
+        write_judgement(run, None, whole, summary)
+    return run.path
+
+
+def members(folders: Sequence[Path]) -> list[Member]:
+    """The runs that the folders are or hold. Raises ValueError for one that is not finished."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+    paths = [path for folder in folders for path in runs_under(folder)]
+    if len(set(paths)) < 2:
+        raise ValueError(
+            f"ensemble={','.join(map(str, folders))}: {len(set(paths))} runs found, two are needed"
+        )
+    found, unfit = [], []
+    for path in sorted(set(paths)):
+        run, manifest = read_run(path), RunDir(path).manifest_file
+        kind = read_recorded(manifest)["kind"] if manifest.exists() else "run"
+        if run.status.state != "finished" or run.predictions is None:
+            unfit.append(f"{path} ({run.status.state}, no test predictions)")
+        elif kind != "run":
+            unfit.append(f"{path} (an {kind})")
+        else:
+            found.append(Member(path, read_recorded(manifest), run.predictions))
+    if unfit:
+        raise ValueError(
+            f"ensemble: not finished runs: {', '.join(unfit)}; name those to take, "
+            "ensemble=FOLDER,FOLDER"
+        )
+    for member in found[1:]:
+        for key in SAME:
+            if member.manifest[key] != found[0].manifest[key]:
+                raise ValueError(f"ensemble: {found[0].path} and {member.path} differ in {key}")
+    return found
+
+
+def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
+    """Runs on the same test dates together, in the order of dates.
+
+    Raises ValueError naming runs that share some of their dates, and stretches of dates with more
+    or fewer runs than others.
+    """
+    folds: dict[bytes, list[Member]] = {}
+    for run in runs:
+        folds.setdefault(run.predictions.signal_dates.tobytes(), []).append(run)
+    for one, other in combinations(folds.values(), 2):
+        dates, others = (fold[0].predictions.signal_dates for fold in (one, other))
+        shared = np.intersect1d(dates, others)
+        if len(shared):
+            raise ValueError(
+                f"ensemble: {one[0].path} ({_told(dates)}) and {other[0].path} ({_told(others)}) "
+                f"share {len(shared)} of their test dates; runs are averaged on the same dates, or "
+                "stitched where they share none"
+            )
+    ordered = sorted(folds.values(), key=lambda fold: fold[0].predictions.signal_dates[0])
+    if len({len(fold) for fold in ordered}) > 1:
+        counts = (
+            f"{len(fold)} on {_told(fold[0].predictions.signal_dates)} "
+            f"({', '.join(run.path.name for run in fold)})"
+            for fold in ordered
+        )
+        raise ValueError(f"ensemble: not as many runs on all dates: {'; '.join(counts)}")
+    return ordered
+
+
+def averaged(fold: Sequence[Member], data: Data) -> Predictions:
+    """The mean forecast and probability of runs on the same dates, in the panel's order of stocks.
+
+    Raises ValueError where a run's targets are not those of `data`.
+    """
+    tickers, first = data.panel.tickers, fold[0].predictions
+    order = pd.Index(first.tickers).get_indexer(pd.Index(tickers))
+    rows = np.searchsorted(data.panel.dates, first.signal_dates)
+    valid = data.targets.valid[rows]
+    label = np.where(valid, data.targets.returns[rows], np.nan)
+    for run in fold:
+        theirs = run.predictions.label[..., order]
+        if theirs.shape != label.shape or not np.array_equal(theirs, label, equal_nan=True):
+            raise ValueError(
+                f"ensemble: the targets of {run.path} are not those of {fold[0].path}'s "
+                "configuration: another target, or other data"
+            )
+    mean = {
+        name: np.mean([getattr(run.predictions, name) for run in fold], axis=0)[..., order]
+        for name in ("prediction", "probability")
+    }
+    up = data.targets.up[rows]
+    return replace(first, tickers=tickers, label=label, up=up, valid=valid, **mean)
+
+
+def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str, Any]:
+    """The first run's, but for what is the ensemble's own."""
+    runs = [str(run.path.resolve()) for fold in folds for run in fold]
+    first = folds[0][0].manifest
+    kept = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
+    test = {
+        "samples": len(whole.signal_dates),
+        "first_signal_date": str(whole.signal_dates[0]),
+        "last_signal_date": str(whole.signal_dates[-1]),
+        "last_target_date": str(whole.target_end.max()),
+    }
+    return {key: first[key] for key in (*kept, "tickers", "factor_names")} | {
+        "kind": "ensemble",
+        "ensemble_of": runs,
+        "runs": len(runs),
+        "git_commit": git_commit(),
+        "split": {"test": test},
+        "command": f"python analyze.py ensemble={shlex.quote(','.join(runs))}",
+    }
+
+
+def _told(dates: np.ndarray) -> str:
+    return f"{dates[0]} to {dates[-1]}"
+
+
+def _new_folder() -> Path:
+    return Path("outputs") / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S-ensemble")

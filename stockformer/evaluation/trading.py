@@ -1,0 +1,256 @@
+"""What a model's forecasts would have earned: the backtest of an evaluation, with its doubts.
+
+Beside the figures of one run stand those of trading a day later and of doubled costs, and the
+distribution over start dates: a result that does not survive these is luck. S signal dates, H steps
+of the horizon, T dates of the market, N stocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from stockformer.evaluation.backtest import (
+    BASIS_POINT,
+    TRADING_DAYS,
+    Backtest,
+    Market,
+    Settings,
+    capacity,
+    figures,
+    over_offsets,
+    return_figures,
+    sector_exposure,
+    topk_dropout,
+    tradable,
+)
+from stockformer.evaluation.metrics import Predictions
+
+FEWEST_SIGNALS = 4  # below, there are no two days of returns for every figure
+HELD, HELD_SHARE, DROPPED_SHARE = 20, 1 / 3, 1 / 5
+WITHOUT_PRICES = (
+    "backtest: the data set has no prices, so trades are at closes made of cumulated returns: "
+    "a day without a return cannot be traded, price limits and volumes are not known"
+)
+NO_SECTOR = "unknown"
+
+
+@dataclass(frozen=True)
+class Trading:
+    """Where, how and how often a signal is traded.
+
+    offsets: start dates of the distribution, at most. share_of_volume: of a day's volume, for the
+    capacity. sectors (N,) str, "" where unknown; None if nobody knows them. member (T, N) bool:
+    whether a stock may be bought on that signal date; None: always. notes: what to bear in mind.
+    """
+
+    market: Market
+    settings: Settings
+    offsets: int = 20
+    share_of_volume: float = 0.05
+    sectors: np.ndarray | None = None
+    member: np.ndarray | None = None
+    notes: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True)
+class Traded:
+    """A ledger, and what it and its variants earned.
+
+    figures: of `backtest.figures` by variant, base, one_day_later and doubled_costs. benchmarks: of
+    `backtest.return_figures`, universe and, where there is one, index. offsets: a row an offset.
+    sectors: mean share of the account by sector. capacity: of `backtest.capacity`. Each of the last
+    two is None where nobody knows.
+    """
+
+    ledger: Backtest
+    figures: Mapping[str, Mapping[str, float]]
+    benchmarks: Mapping[str, Mapping[str, float]]
+    offsets: pd.DataFrame
+    sectors: Mapping[str, float] | None
+    capacity: Mapping[str, float] | None
+
+    def spread(self) -> pd.DataFrame:
+        """The distribution over start dates: lowest, quartiles, median, highest of each figure."""
+        quantiles = self.offsets.quantile([0, 0.25, 0.5, 0.75, 1]).T
+        return quantiles.set_axis(
+            ["lowest", "lower_quartile", "median", "upper_quartile", "highest"], axis=1
+        )
+
+
+def market_of_prices(
+    dates: np.ndarray,
+    tickers: np.ndarray,
+    prices: Mapping[str, np.ndarray],
+    *,
+    fill: str,
+    locked_move: float,
+    index: np.ndarray | None = None,
+) -> Market:
+    """A market of prices (T, N) by field; `close` is needed, and `open` where it is the fill.
+
+    Without high and low nobody knows what was locked at a limit. Raises ValueError where the fill's
+    price is missing.
+    """
+    if fill not in prices:
+        raise ValueError(
+            f"backtest.fill={fill}: the data set has no such price, only {', '.join(prices)}"
+        )
+    close = prices["close"]
+    unknown = np.full_like(close, np.nan)
+    high, low = (prices.get(name, unknown) for name in ("high", "low"))
+    free = tradable(close, high, low, locked_move) & np.isfinite(prices[fill])
+    return Market(
+        dates=dates,
+        tickers=tickers,
+        close=close,
+        fill=prices[fill],
+        tradable=free,
+        volume=prices.get("volume"),
+        index=index,
+    )
+
+
+def market_of_returns(
+    dates: np.ndarray,
+    tickers: np.ndarray,
+    returns: np.ndarray,
+    *,
+    fill: str,
+    index: np.ndarray | None = None,
+) -> Market:
+    """A market where only daily returns (T, N) are known: closes are their cumulated product.
+
+    A day without a return has no close and cannot be traded; the move over it is lost. Raises
+    ValueError for a fill that is not the close.
+    """
+    if fill != "close":
+        raise ValueError(f"backtest.fill={fill}: the data set has returns only; use close")
+    known = np.isfinite(returns)
+    close = np.where(known, np.cumprod(1 + np.where(known, returns, 0.0), axis=0), np.nan)
+    return Market(
+        dates=dates, tickers=tickers, close=close, fill=close, tradable=known, index=index
+    )
+
+
+def sizes(k: int | None, n_drop: int | None, stocks: int) -> tuple[int, int]:
+    """How many stocks to hold and to replace at most; None scales with their number.
+
+    Raises ValueError where the stocks are too few for what was asked for.
+    """
+    held = k or max(1, min(HELD, int(stocks * HELD_SHARE)))
+    dropped = n_drop or max(1, int(held * DROPPED_SHARE))
+    if held + dropped > stocks:
+        raise ValueError(
+            f"backtest.k={held}, backtest.n_drop={dropped}: together at most the {stocks} stocks of"
+            " the data set; null chooses sizes that fit"
+        )
+    return held, dropped
+
+
+def signal_of(predictions: Predictions, trading: Trading) -> np.ndarray:
+    """(S, N) what is traded on: the mean forecast of the steps that can still be earned.
+
+    Those whose target does not start before the trade; where that is none, the last step, and the
+    skill of the model must outlast its target. NaN: no member on the signal date.
+    """
+    dates, delay = trading.market.dates, trading.settings.delay
+    rows = np.searchsorted(dates, predictions.signal_dates)
+    steps_ahead = np.searchsorted(dates, predictions.target_start[0]) - rows[0]
+    earned = steps_ahead >= delay
+    earned[-1] |= not earned.any()
+    signal: np.ndarray = predictions.prediction[:, earned].mean(axis=1)
+    return signal if trading.member is None else np.where(trading.member[rows], signal, np.nan)
+
+
+def trade(predictions: Predictions, trading: Trading) -> Traded | None:
+    """Backtest the forecasts; None with too few signal dates. Raises as `topk_dropout` does."""
+    signals, market = len(predictions.signal_dates), trading.market
+    if signals < FEWEST_SIGNALS:
+        return None
+    signal, settings = signal_of(predictions, trading), trading.settings
+
+    def run(changed: Settings) -> Backtest:
+        return topk_dropout(signal, predictions.signal_dates, market, changed)
+
+    ledger = run(settings)
+    variants = {
+        "base": ledger,
+        "one_day_later": run(replace(settings, delay=settings.delay + 1)),
+        "doubled_costs": run(doubled_costs(settings)),
+    }
+    equity = ledger.equity
+    benchmarks = {"universe": return_figures(equity["benchmark"])}
+    if equity["index"].notna().all():
+        benchmarks["index"] = return_figures(equity["index"])
+    offsets = range(max(1, min(trading.offsets, signals // 2)))
+    return Traded(
+        ledger=ledger,
+        figures={name: figures(variant.equity) for name, variant in variants.items()},
+        benchmarks=benchmarks,
+        offsets=over_offsets(signal, predictions.signal_dates, market, settings, offsets),
+        sectors=_sector_shares(ledger, trading),
+        capacity=_capacity(ledger, trading),
+    )
+
+
+def doubled_costs(settings: Settings) -> Settings:
+    """Twice the costs of both sides and twice the slippage."""
+    names = ("buy_cost", "sell_cost", "slippage_basis_points")
+    return replace(settings, **{name: 2 * getattr(settings, name) for name in names})
+
+
+def as_json(traded: Traded) -> dict[str, object]:
+    """What evaluation.json holds of it, but for numbers that are none."""
+    equity = traded.ledger.equity
+    return {
+        "settings": asdict(traded.ledger.settings),
+        "figures": traded.figures,
+        "benchmarks": traded.benchmarks,
+        "offsets": {
+            "summary": traded.spread().to_dict("index"),
+            "list": traded.offsets.reset_index().to_dict("records"),
+        },
+        "sectors": traded.sectors,
+        "capacity": traded.capacity,
+        "daily": {
+            "date": [f"{date:%Y-%m-%d}" for date in equity.index],
+            "net_return": equity["net_return"].tolist(),
+            "benchmark": equity["benchmark"].tolist(),
+        },
+    }
+
+
+def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame) -> list[str]:
+    """The backtest for a terminal: what was earned, and how little it takes to lose it.
+
+    figures: a row a variant, offsets: a row a start date, as in `Traded`.
+    """
+    base = figures.loc["base"]
+    told = figures["total_return"].map("{:+.1%}".format)
+    spread = offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
+    return [
+        f"backtest, top {settings.k}, {base['n_dates']:.0f} days, after costs: {told['base']}; "
+        f"equal-weight universe {base['benchmark_total_return']:+.1%}",
+        f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
+        f"turnover {base['turnover']:.0%} a day",
+        f"  a day over the universe, {len(offsets)} start dates: {spread.min():+.1f} to "
+        f"{spread.max():+.1f} basis points, median {spread.median():+.1f}",
+    ]
+
+
+def _sector_shares(ledger: Backtest, trading: Trading) -> dict[str, float] | None:
+    if trading.sectors is None:
+        return None
+    names = (str(name) or NO_SECTOR for name in trading.sectors)
+    shares = sector_exposure(ledger, dict(zip(trading.market.tickers, names)))
+    return {str(name): float(share) for name, share in shares.mean().items()}
+
+
+def _capacity(ledger: Backtest, trading: Trading) -> dict[str, float] | None:
+    if trading.market.volume is None or ledger.trades.empty:
+        return None
+    return capacity(ledger, trading.market, trading.share_of_volume)

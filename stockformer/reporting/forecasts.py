@@ -1,0 +1,67 @@
+"""Forecasts taken apart: by rank, by stock and from day to day.
+
+Frames have a row a scored cell: signal_date, step, ticker, prediction, label (`Predictions.frame`,
+the valid cells). Returns are fractions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+CELL = ["signal_date", "step"]
+
+
+def quantile_returns(cells: pd.DataFrame, quantiles: int = 5) -> pd.DataFrame:
+    """Mean outcome by quantile of the forecast, less that of all stocks.
+
+    Dates by 1 (the lowest forecasts) on; mean over the steps of a date. A date with fewer stocks
+    than quantiles, or with forecasts tied over a whole quantile, has gaps (NaN).
+    """
+    days = cells.groupby(CELL)
+    share = days["prediction"].rank(pct=True)
+    quantile = np.ceil(share * quantiles - 1e-9).clip(1, quantiles).astype(int)
+    excess = cells["label"] - days["label"].transform("mean")
+    by_step = excess.groupby([cells["signal_date"], cells["step"], quantile.rename("q")]).mean()
+    by_date = by_step.groupby(level=["signal_date", "q"]).mean().unstack()
+    return by_date.reindex(columns=range(1, quantiles + 1))
+
+
+def rank_ic_by_stock(cells: pd.DataFrame) -> pd.DataFrame:
+    """What each stock adds to the mean rank IC.
+
+    By ticker, the largest first: contribution (their sum is that mean), the number of cells, mean
+    prediction and mean label.
+
+    A date's rank IC is a sum over stocks of products of centred ranks. Dates on which forecasts or
+    outcomes are all the same have no rank IC and are left out.
+    """
+    ranks = cells.groupby(CELL)[["prediction", "label"]].rank()
+    centred = ranks - ranks.groupby([cells[name] for name in CELL]).transform("mean")
+    keys = [cells[name] for name in CELL]
+    scale = (centred**2).groupby(keys).transform("sum").prod(axis=1) ** 0.5
+    product = (centred["prediction"] * centred["label"] / scale).where(scale > 0)
+    steps = product.groupby(keys).sum(min_count=1).groupby(level=0).count()
+    dates = int((steps > 0).sum())
+    weight = 1 / cells["signal_date"].map(steps).where(lambda n: n > 0) / max(1, dates)
+    parts = cells.assign(contribution=product * weight).groupby("ticker")
+    table = parts.agg(
+        contribution=("contribution", "sum"),
+        cells=("label", "size"),
+        prediction=("prediction", "mean"),
+        label=("label", "mean"),
+    )
+    return table.sort_values(["contribution"], ascending=False, kind="stable")
+
+
+def rank_stability(cells: pd.DataFrame) -> pd.Series:
+    """Rank correlation of a date's first-step forecasts with the date before's, by signal date.
+
+    Over the stocks scored on both; NaN on the first date, and where forecasts are all the same.
+    """
+    first = cells[cells["step"] == cells["step"].min()]
+    wide = first.pivot(index="signal_date", columns="ticker", values="prediction")
+    before = wide.shift()
+    both = wide.notna() & before.notna()
+    now, then = (frame.where(both).rank(axis=1) for frame in (wide, before))
+    return now.corrwith(then, axis=1)

@@ -1,0 +1,317 @@
+"""The page of a sweep or of a tree of runs: who leads by validation, and what leading is worth."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from stockformer.reporting import trial_figures
+from stockformer.reporting.page import Page, Plot, Section, address, require_html
+from stockformer.reporting.quantities import (
+    CURVES,
+    METRICS,
+    MISSING,
+    Quantity,
+    tell_count,
+    tell_p,
+    tell_t,
+)
+from stockformer.reporting.run_reader import RecordedRun
+from stockformer.reporting.tables import Table
+from stockformer.reporting.trials import (
+    FEWEST_TRIALS,
+    UNRELIABLE_TRIALS,
+    Group,
+    Trials,
+    importance,
+    luck,
+    paired_tests,
+    tried,
+)
+from stockformer.run import RunDir
+
+FILE = "leaderboard.html"
+NOT_FOR_CHOOSING = "test, not for choosing"
+VALIDATION_COLUMNS = ("rank_ic", "mae", "accuracy", "loss")
+TEST_COLUMNS = ("rank_ic", "rank_ic_t", "mae", "accuracy", "top_minus_bottom")
+MOST_CHOICES = 12
+"""A setting of more values has no list to filter by."""
+MOST_PAIRED = 300
+MOST_DRAWN = 300
+T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
+SCORES = CURVES | METRICS | {"rank_ic_t": T_STATISTIC}
+
+
+def write_leaderboard(trials: Trials, output: Path | None) -> Path:
+    """Write the page, whole or not at all: to `output`, by default into the folder.
+
+    Returns where it lies. Raises ValueError where it cannot be written.
+    """
+    path = output or trials.folder / FILE
+    require_html(path)
+    return page(trials, path.parent).write(path)
+
+
+def page(trials: Trials, beside: Path) -> Page:
+    """beside: the folder that the page will lie in, for its links."""
+    sections = [ranking(trials, beside)]
+    if trials.completed:
+        sections += [picking(trials), mattering(trials), pairs(trials)]
+    if trials.unfinished or trials.refused:
+        sections.append(not_completed(trials, beside))
+    state = "finished" if trials.completed else "failed"
+    name = "/".join(trials.folder.resolve().parts[-3:])
+    return Page("runs in", name, headline(trials), subtitle(trials), state, sections)
+
+
+def headline(trials: Trials) -> str:
+    """Who leads, and whether that one beats the baselines."""
+    if not trials.completed:
+        return "No run was completed."
+    best, run = next(iter(trials.completed.items()))
+    if len(trials.groups) > 1:
+        return (
+            f"These {len(trials.completed)} runs were tested on {len(trials.groups)} different "
+            "data sets, targets or spans of dates: compare only within one."
+        )
+    quantity = SCORES[trials.monitor]
+    value = quantity.tell(float(trials.score.iloc[0]))
+    return f"Best by validation {quantity.title} ({value}): run {best}. {run.headline}"
+
+
+def subtitle(trials: Trials) -> str:
+    said = [tell_count(len(trials.completed), "run") + " completed"]
+    if trials.unfinished:
+        said.append(f"{len(trials.unfinished)} not")
+    if trials.refused:
+        said.append(f"{len(trials.refused)} unreadable")
+    return ", ".join(said)
+
+
+def ranking(trials: Trials, beside: Path) -> Section:
+    """The table of all completed runs."""
+    title = "Ranking"
+    if not trials.completed:
+        return Section(title, "There is nothing to rank.")
+    quantity = SCORES[trials.monitor]
+    low = " (the lowest first)" if not quantity.around_zero else ""
+    lead = (
+        f"Sorted by the validation {quantity.title}{low} of the tested epoch, the metric that most "
+        "of these runs were to be picked by. Press a heading to sort by it. The test columns are "
+        "there to be looked at once: whoever picks by them has no test left."
+    )
+    return Section(title, lead, [board(trials, beside)])
+
+
+def board(trials: Trials, beside: Path) -> Table:
+    """A row a completed run: settings that differ, validation metrics, test metrics."""
+    by_monitor = (trials.monitor, *(n for n in VALIDATION_COLUMNS if n != trials.monitor))
+    validation = [name for name in by_monitor if name in trials.validation]
+    test = [name for name in TEST_COLUMNS if name in trials.test]
+    keys = [str(key) for key in trials.settings]
+    settings, on_validation, on_test = (
+        frame.to_dict("index") for frame in (trials.settings, trials.validation, trials.test)
+    )
+    several = len(trials.groups) > 1
+    tested_on = {name: group.label for group in trials.groups for name in group.runs}
+    rows = [
+        (
+            name,
+            *([tested_on[name]] if several else []),
+            *(settings[name][key] for key in keys),
+            *(SCORES[n].tell(on_validation[name][n]) for n in validation),
+            *_effort(run),
+            *(SCORES[n].tell(on_test[name][n]) for n in test),
+        )
+        for name, run in trials.completed.items()
+    ]
+    named = 1 + several + len(keys)
+    first_test = named + len(validation) + 2
+    choices = [c for c in range(1, named) if 1 < len({row[c] for row in rows}) <= MOST_CHOICES]
+    return Table(
+        header=(
+            "run",
+            *(["tested on"] if several else []),
+            *keys,
+            *(SCORES[n].title for n in validation),
+            *("tested epoch", "seconds"),
+            *(SCORES[n].title for n in test),
+        ),
+        rows=rows,
+        words=(0, 1) if several else (0,),
+        board="board",
+        filters=choices,
+        groups=[
+            ("", 1 + several),
+            *([("settings that differ", len(keys))] if keys else []),
+            ("validation", len(validation)),
+            ("training", 2),
+            (NOT_FOR_CHOOSING, len(test)),
+        ],
+        aside=range(first_test, first_test + len(test)),
+        links=_addresses(trials.completed, beside),
+    )
+
+
+def picking(trials: Trials) -> Section:
+    """How much of the best one's showing is owed to having tried many."""
+    rows, without = [], []
+    for group in trials.groups:
+        found = luck(group, tried(trials, group))
+        if found is None:
+            without.append(group.label)
+            continue
+        rows.append(
+            (
+                *(group.label, str(found.trials), found.picked, f"{found.sharpe:+.3f}"),
+                *(f"{found.expected_maximum:+.3f}", _probability(found.deflated)),
+            )
+        )
+    header = (
+        *("tested on", "trials", "picked", "daily Sharpe ratio"),
+        *("best of as many\nwithout skill", "deflated Sharpe\n(probability)"),
+    )
+    remarks = [
+        "The deflated Sharpe ratio is the probability that the picked run's true Sharpe ratio "
+        "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
+        "Prado 2014): below 0.95, assume luck. Daily, not annualised, after costs, over all "
+        "completed trials, seeds included; trials deleted or made elsewhere count too, and are "
+        "not known here.",
+        "It is meant for the series on which the pick was made. The pick is by validation, whose "
+        "daily returns a run does not keep, so it is taken on the test dates: hard on a pick that "
+        "never looked at them, right for one that did.",
+    ]
+    lead = f"{tell_count(len(trials.completed), 'completed trial')}."
+    if without:
+        lead += (
+            " No daily returns of a backtest in the evaluation.json of the runs tested on "
+            f"{'; '.join(without)}, hence no deflated Sharpe ratio."
+        )
+    tables = [Table(header, rows, words=(0, 2))] if rows else []
+    return Section("What the pick is worth", lead, tables, remarks if rows else ())
+
+
+def mattering(trials: Trials) -> Section:
+    """Which settings went with which score."""
+    title = "Which settings mattered"
+    group = trials.groups[0]
+    score = tried(trials, group)
+    varied = trials.settings.loc[score.index]
+    varied = varied.loc[:, varied.nunique() > 1]
+    if varied.empty:
+        return Section(title, "No setting differs between runs that can be compared.")
+    lead = [] if len(trials.groups) == 1 else [f"Of the runs tested on {group.label}."]
+    found = importance(varied, score)
+    plots = []
+    if found is None:
+        lead.append(f"Importance needs {FEWEST_TRIALS} trials and scores that vary.")
+    else:
+        lead.append(
+            f"Permutation importance in a random forest, on trials it has not seen: it explains "
+            f"{found.explained:.0%} of the variance of the validation metric over "
+            f"{tell_count(found.trials, 'trial')}."
+        )
+        if found.explained <= 0:
+            lead.append("That is nothing: the bars are noise.")
+        elif found.trials < UNRELIABLE_TRIALS:
+            lead.append(f"Below {UNRELIABLE_TRIALS} trials that is unreliable.")
+        caption = "At zero or below, a setting told the forest nothing. Says what, not which way."
+        plots.append(Plot("Importance", trial_figures.importance(found.drop), caption))
+    quantity = SCORES[trials.monitor]
+    shown = score.iloc[:MOST_DRAWN]
+    caption = (
+        "A line a run, orange the best third by validation, blue the middle, grey the worst; "
+        "those that the table's filters leave."
+    )
+    if len(shown) < len(score):
+        caption += f" The best {MOST_DRAWN} only."
+    figure = trial_figures.parallel_coordinates(varied.loc[shown.index], shown, quantity)
+    plots.append(Plot("Settings and score", figure, caption, follows="board"))
+    return Section(title, " ".join(lead), plots=plots)
+
+
+def pairs(trials: Trials) -> Section:
+    """Any two runs, the difference of their daily rank IC tested."""
+    title = "Two runs compared"
+    groups = [_paired(group) for group in trials.groups if group.rank_ic.shape[1] > 1]
+    if not groups:
+        return Section(title, "It takes two runs with daily metrics, tested on the same dates.")
+    lead = (
+        "The paired difference of daily rank IC on the test dates, Newey-West: whether the first "
+        "run is better than the second by more than luck. Of many pairs, one in twenty is below "
+        "p = 0.05 by chance."
+    )
+    if any(group.rank_ic.shape[1] > MOST_PAIRED for group in trials.groups):
+        lead += f" The best {MOST_PAIRED} by validation can be chosen."
+    return Section(title, lead, pairs=json.dumps(groups, separators=(",", ":")))
+
+
+def not_completed(trials: Trials, beside: Path) -> Section:
+    """The other runs, each with the reason."""
+    rows = [
+        (name, run.status.state, f"{run.status.time:%Y-%m-%d %H:%M}", _epochs(run), _reason(run))
+        for name, run in trials.unfinished.items()
+    ]
+    rows += [(name, "unreadable", "-", "-", reason) for name, reason in trials.refused.items()]
+    header = ("run", "state", "since", "epochs", "reason")
+    links = _addresses(trials.unfinished, beside)
+    table = Table(header, rows, words=(0, 1, 4), links=links)
+    return Section("Not completed", "Left out of everything above.", [table])
+
+
+def _reason(run: RecordedRun) -> str:
+    if run.status.reason:
+        return run.status.reason
+    if run.status.state == "running":
+        return f"process {run.status.process} has not said that it ended"
+    return "not tested" if run.status.state == "finished" else "-"
+
+
+def _epochs(run: RecordedRun) -> str:
+    return "0" if run.metrics is None else str(len(run.metrics))
+
+
+def _effort(run: RecordedRun) -> tuple[str, str]:
+    """The tested epoch, and how long the training took."""
+    assert run.evaluation is not None
+    if run.metrics is None or run.evaluation.epoch is None:
+        return "ensemble", MISSING
+    seconds = run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
+    return str(run.evaluation.epoch), CURVES["seconds"].tell(seconds)
+
+
+def _probability(value: float) -> str:
+    return ">0.999" if value > 0.999 else tell_p(value)
+
+
+def _addresses(runs: dict[str, RecordedRun], beside: Path) -> dict[str, str]:
+    """Each run's report where there is one, else its folder, as seen from the page."""
+    reports = {name: RunDir(run.path).report_file for name, run in runs.items()}
+    return {
+        name: address(report if report.exists() else report.parent, beside)
+        for name, report in reports.items()
+    }
+
+
+def _paired(group: Group) -> dict[str, object]:
+    """What the page needs to compare any two runs of a group; short numbers, not a NaN in it."""
+    rank_ic = group.rank_ic.iloc[:, :MOST_PAIRED]
+    tests = paired_tests(rank_ic, group.horizon)
+    ic = METRICS["rank_ic"]
+    return {
+        "label": group.label,
+        "dates": [f"{date:%Y-%m-%d}" for date in rank_ic.index],
+        "runs": list(rank_ic.columns),
+        "rank_ic": [_short(rank_ic[name]) for name in rank_ic],
+        "mean": [ic.tell(mean) for mean in tests["mean"]],
+        "n": [int(n) for n in tests["n"]],
+        "t": [tell_t(t) for t in tests["t"]],
+        "p": [tell_p(p) for p in tests["p"]],
+    }
+
+
+def _short(series: pd.Series) -> list[float | None]:
+    return [None if math.isnan(value) else round(value, 4) for value in series]

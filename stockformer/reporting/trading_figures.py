@@ -1,0 +1,98 @@
+"""The backtest's figures: each a pure function of a frame by date. Returns are shown in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from stockformer.reporting.figures import (
+    DAY,
+    REFERENCE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    base,
+    dated,
+    histogram,
+    plain,
+)
+
+COLOURS = (TEST, REFERENCE, TRAIN)
+
+
+def lines(
+    series: Mapping[str, pd.Series], title: str, number_format: str, fill: bool = False
+) -> go.Figure:
+    """A line a series, by date; the first is what the figure is about. title: with the unit."""
+    figure = dated(next(iter(series.values())).index, title, "date (day)")
+    for colour, (name, values) in zip(COLOURS, series.items()):
+        first = colour == COLOURS[0]
+        figure.add_scatter(
+            x=values.index.to_numpy(),
+            y=values.to_numpy(),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2 if first else 1.5},
+            fill="tozeroy" if fill and first else None,
+            hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{number_format}}}<extra>{name}</extra>",
+        )
+    percent = ".0%" if number_format.endswith("%") else None
+    figure.update_yaxes(tickformat=percent)
+    figure.update_layout(showlegend=len(series) > 1)
+    return figure
+
+
+def bars(values: pd.Series, title: str, number_format: str) -> go.Figure:
+    """A bar a date, and their mean."""
+    figure = dated(values.index, title, "date (day)")
+    figure.add_bar(
+        x=values.index.to_numpy(),
+        y=values.to_numpy(),
+        width=0.8 * DAY,
+        marker={"color": TEST, "line": {"width": 0}},
+        hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{number_format}}}<extra></extra>",
+    )
+    figure.add_hline(float(values.mean()), line={"color": VALIDATION, "width": 2, "dash": "dash"})
+    figure.update_yaxes(tickformat=".0%" if number_format.endswith("%") else None)
+    return figure
+
+
+def returns_distribution(returns: pd.Series) -> go.Figure:
+    """How many days earned what, and their mean."""
+    figure = histogram(returns, "daily return (%)", "+.2%")
+    figure.update_xaxes(tickformat=".1%")
+    return figure
+
+
+def by_start_date(offsets: pd.DataFrame, column: str, title: str) -> go.Figure:
+    """A bar a start date of the backtest, and the median."""
+    figure = base("start after the first signal (signal dates)", title)
+    figure.add_bar(
+        x=offsets.index.to_numpy(),
+        y=offsets[column].to_numpy(),
+        marker={"color": TEST, "line": {"width": 0}},
+        hovertemplate="start %{x} dates later: %{y:+.1%} a year<extra></extra>",
+    )
+    median = float(offsets[column].median())
+    figure.add_hline(median, line={"color": VALIDATION, "width": 2, "dash": "dash"})
+    figure.update_yaxes(tickformat=".0%")
+    if len(offsets) <= 12:  # few would get ticks between them
+        figure.update_xaxes(dtick=1)
+    return figure
+
+
+def sectors(shares: Mapping[str, float]) -> go.Figure:
+    """Mean share of the account by sector, the largest at the top."""
+    ordered = sorted(shares.items(), key=lambda item: item[1])[-15:]
+    figure = base("mean share of the account (%)", "sector (name)")
+    figure.add_bar(
+        x=[share for _, share in ordered],
+        y=[plain(name) for name, _ in ordered],
+        orientation="h",
+        marker={"color": TEST, "line": {"width": 0}},
+        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+    )
+    figure.update_xaxes(tickformat=".0%")
+    return figure

@@ -1,0 +1,208 @@
+"""What the forecasts would have earned: the report's section on the backtest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from stockformer.evaluation.backtest import Backtest, largest_imbalance
+from stockformer.reporting import returns, tables, trading_figures
+from stockformer.reporting.evaluation_reader import RecordedTrading
+from stockformer.reporting.page import Plot, Section
+from stockformer.reporting.quantities import EARNED, Quantity, tell_count
+from stockformer.reporting.run_reader import RecordedRun
+from stockformer.reporting.tables import Table
+
+TITLE = "Backtest"
+PERCENT = Quantity("return", "%", 1, around_zero=True, percent=True)
+WINDOWS = (63, 21)
+"""Days of a rolling ratio: the first of which there are two and more."""
+FEW_DAYS = 252
+
+
+def backtest(run: RecordedRun) -> Section:
+    """Figures beside their variants and benchmarks, the course by day, the ledger's detail."""
+    if run.evaluation is None:
+        return Section(TITLE, "The run has not been tested.")
+    traded = run.evaluation.traded
+    if traded is None:
+        return Section(TITLE, "There were too few test dates to trade on.")
+    plots, remarks = course(traded, run.ledger), doubts(traded)
+    if run.ledger is None:
+        remarks.append(f"The ledger is not whole ({run.path.name}/equity.csv and others).")
+    else:
+        plots += ledger_plots(run.ledger)
+        remarks.append(
+            "Cash and holdings recomputed from the trades agree with the account to "
+            f"{largest_imbalance(run.ledger):.0e} of the capital."
+        )
+    plots.append(
+        Plot(
+            "Excess return by start date",
+            trading_figures.by_start_date(
+                traded.offsets, "annual_excess_return", "annual excess (%)"
+            ),
+            "Over the universe, of the same strategy started some signal dates later. Dashed: the "
+            "median. Bars of both signs: the result hangs on the day it began.",
+        )
+    )
+    if traded.sectors:
+        plots.append(Plot("Sectors", trading_figures.sectors(traded.sectors), "The rest is cash."))
+    details = [] if run.ledger is None else from_ledger(run.ledger)
+    return Section(TITLE, lead(traded), [earned(traded)], remarks, plots, details=details)
+
+
+def lead(traded: RecordedTrading) -> str:
+    """How the forecasts were traded."""
+    s = traded.settings
+    said = (
+        f"TopK-dropout: the {s.k} highest forecasts are held, at most {s.n_drop} replaced every "
+        f"{tell_count(s.rebalance_days, 'signal date')}, traded {tell_count(s.delay, 'day')} after "
+        f"the signal. Costs: {s.buy_cost:.3%} to buy, {s.sell_cost:.3%} to sell, "
+        f"{s.slippage_basis_points:g} basis points of slippage. Universe: all stocks, equally "
+        "weighted, without costs."
+    )
+    days = len(traded.returns)
+    if days < FEW_DAYS:
+        said += f" Annual figures from {tell_count(days, 'day')} are rough."
+    return said
+
+
+def earned(traded: RecordedTrading) -> Table:
+    """A row a figure; the run, its variants, the benchmarks."""
+    columns = pd.concat([traded.figures, traded.benchmarks]).to_dict("index")
+    rows = []
+    for name, quantity in EARNED.items():
+        cells = [column.get(name, float("nan")) for column in columns.values()]
+        rows.append((quantity.title, *map(quantity.tell, cells), quantity.unit))
+    names = [str(name).replace("_", " ").replace("base", "as set") for name in columns]
+    return Table(("figure", *names, "unit"), rows, words=(0, len(names) + 1))
+
+
+def doubts(traded: RecordedTrading) -> list[str]:
+    """What trading at scale would run into."""
+    if not traded.capacity:
+        return []
+    capital, most = traded.settings.capital, traded.capacity.get("most_trades", float("nan"))
+    return [
+        f"Capacity: at a capital of {most:,.0f} (here {capital:,.0f}) 95 % of the trades stay "
+        "within the permitted share of their day's volume."
+    ]
+
+
+def course(traded: RecordedTrading, ledger: Backtest | None) -> list[Plot]:
+    """By day, from evaluation.json; the index, if any, from the ledger."""
+    net, universe = traded.returns["net_return"], traded.returns["benchmark"]
+    both = {"after costs": net, "universe": universe}
+    if ledger is not None and ledger.equity["index"].notna().all():
+        both["index"] = ledger.equity["index"]
+    plots = [
+        Plot(
+            "Equity",
+            trading_figures.lines(_each(returns.wealth, both), "wealth (start = 1)", ".3f"),
+        ),
+        Plot(
+            "Drawdown",
+            trading_figures.lines(
+                _each(returns.drawdown, both), "below the highest (%)", ".1%", fill=True
+            ),
+        ),
+        Plot(
+            "Daily returns",
+            trading_figures.returns_distribution(net),
+            "After costs. Dashed: the mean.",
+        ),
+    ]
+    window = next((days for days in WINDOWS if len(net) >= 2 * days), None)
+    if window is not None:
+        ratios = {name: returns.rolling_sharpe(each, window) for name, each in both.items()}
+        figure = trading_figures.lines(ratios, f"Sharpe ratio ({window} days, annual)", "+.2f")
+        plots.insert(2, Plot("Rolling Sharpe ratio", figure))
+    return plots
+
+
+def from_ledger(ledger: Backtest) -> list[Table]:
+    """Months, drawdowns, and the days and stocks that made and lost most."""
+    net = ledger.equity["net_return"]
+    return [
+        tables.by_month(returns.by_month(net), "Monthly returns, after costs", PERCENT),
+        _drawdowns(net),
+        *_days(ledger),
+        *_stocks(ledger),
+    ]
+
+
+def ledger_plots(ledger: Backtest) -> list[Plot]:
+    """Exposure, turnover and costs by day."""
+    equity = ledger.equity
+    costs = (equity["cost"] + equity["slippage"]).cumsum()
+    exposure = {"invested": returns.invested(ledger)}
+    held = {"stocks": equity["n_held"]}
+    return [
+        Plot(
+            "Exposure",
+            trading_figures.lines(exposure, "invested (% of the account)", ".1%"),
+            "The rest is cash.",
+        ),
+        Plot("Stocks held", trading_figures.lines(held, "stocks (number)", ".0f")),
+        Plot(
+            "Turnover",
+            trading_figures.bars(equity["turnover"], "turnover (% of the account)", ".1%"),
+            "Dashed: the mean.",
+        ),
+        Plot(
+            "Costs, cumulated",
+            trading_figures.lines({"costs": costs}, "costs (% of the account)", ".2%"),
+            "Slippage included.",
+        ),
+    ]
+
+
+def _each(function: object, series: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    assert callable(function)
+    return {name: function(each) for name, each in series.items()}
+
+
+def _drawdowns(net: pd.Series) -> Table:
+    rows = [
+        (
+            f"{row['start']:%Y-%m-%d}",
+            f"{row['trough']:%Y-%m-%d}",
+            "not yet" if pd.isna(row["end"]) else f"{row['end']:%Y-%m-%d}",
+            f"{row['days']}",
+            f"{row['depth']:+.1%}",
+        )
+        for row in returns.drawdowns(net).to_dict("records")
+    ]
+    header = ("from", "deepest", "made good", "days below", "depth (%)")
+    return Table(header, rows, title="Deepest drawdowns")
+
+
+def _days(ledger: Backtest) -> list[Table]:
+    ordered = ledger.equity.sort_values("net_return", ascending=False, kind="stable")
+    header = ("date", "return (%)", "universe (%)", "turnover (%)", "stocks held")
+
+    def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
+        return [
+            (
+                *(f"{date:%a %Y-%m-%d}", f"{row['net_return']:+.2%}", f"{row['benchmark']:+.2%}"),
+                *(f"{row['turnover']:.0%}", f"{row['n_held']:.0f}"),
+            )
+            for date, row in zip(part.index, part.to_dict("records"))
+        ]
+
+    return tables.best_and_worst(header, rows, ordered, "Days by return after costs", shown=5)
+
+
+def _stocks(ledger: Backtest) -> list[Table]:
+    header = ("stock", "profit (% of capital)", "days held", "trades")
+
+    def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
+        return [
+            (str(ticker), f"{row['profit']:+.2%}", f"{row['days']:.0f}", f"{row['trades']:.0f}")
+            for ticker, row in zip(part.index, part.to_dict("records"))
+        ]
+
+    stocks = returns.profit_by_stock(ledger)
+    return tables.best_and_worst(header, rows, stocks, "Stocks by profit after costs", shown=10)

@@ -1,0 +1,365 @@
+"""The runs of a folder side by side: what was set, what came of it, what the pick is worth."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import KFold
+
+from stockformer.evaluation.statistics import (
+    deflated_sharpe_ratio,
+    expected_maximum_sharpe,
+    paired_comparison,
+    sharpe_ratio,
+)
+from stockformer.reporting.evaluation_reader import FinalEvaluation
+from stockformer.reporting.run_reader import RecordedRun, folders_under, read_run
+
+UNSET = "default"
+LOWER_IS_BETTER = ("loss", "regression_loss", "classification_loss", "mae", "rmse")
+UNRELIABLE_TRIALS = 30
+"""Below so many trials an importance is said to be unreliable."""
+FEWEST_TRIALS = 8
+"""Below so many there is none."""
+FOLDS = 5
+SAME_TARGET = ("horizon", "offset", "excess", "median_class")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Completed runs that were tested on the same data and dates; only they can be compared.
+
+    rank_ic: test dates by runs. returns: dates by runs, of the backtest after costs; of the runs
+    that have one. Runs are named as in `Trials`, the best first. horizon: the days a target spans.
+    """
+
+    label: str
+    horizon: int
+    runs: list[str]
+    rank_ic: pd.DataFrame
+    returns: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Trials:
+    """All runs under a folder, named by their path in it.
+
+    completed: sorted by the validation metric `monitor`, the best first. The frames have a row a
+    completed run, in that order: settings that differ, as text; validation: the metrics of the
+    tested epoch; test: those of `RecordedRun.evaluation`. unfinished: the other runs. refused: why
+    a folder cannot be read.
+    """
+
+    folder: Path
+    monitor: str
+    completed: dict[str, RecordedRun]
+    settings: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    groups: list[Group]
+    unfinished: dict[str, RecordedRun]
+    refused: dict[str, str]
+
+    @property
+    def score(self) -> pd.Series:
+        """The validation metric that the runs are sorted by."""
+        return self.validation[self.monitor]
+
+
+@dataclass(frozen=True)
+class Luck:
+    """What the pick of the best of `trials` is worth, by its daily Sharpe ratio, not annualised.
+
+    expected_maximum: what the best of so many trials without skill would show; deflated: the
+    probability that the picked one's is more than that.
+    """
+
+    trials: int
+    picked: str
+    sharpe: float
+    expected_maximum: float
+    deflated: float
+
+
+@dataclass(frozen=True)
+class Importance:
+    """By setting: how much less of the variance of the validation metric a forest explains on
+    trials it has not seen when that setting is shuffled; explained: how much it explains (R2)."""
+
+    trials: int
+    explained: float
+    drop: pd.Series
+
+
+def read_trials(folder: Path) -> Trials:
+    """Every run under the folder; what cannot be read is named and passed over.
+
+    Raises ValueError where there is no run at all.
+    """
+    runs: dict[str, RecordedRun] = {}
+    refused: dict[str, str] = {}
+    for path in folders_under(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            runs[name] = read_run(path, large_files=False)
+        except ValueError as error:
+            reason = str(error).split("; name another")[0]
+            refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
+    if not runs and not refused:
+        read_run(folder)  # says what is wrong with it
+    completed = {name: run for name, run in runs.items() if is_complete(run)}
+    configs = {name: settings_of(run) for name, run in completed.items()}
+    monitor = monitored(configs)
+    validation = pd.DataFrame.from_dict(
+        {name: tested_epoch(run) for name, run in completed.items()}, orient="index"
+    )
+    if completed:
+        order = validation[monitor].sort_values(
+            ascending=monitor in LOWER_IS_BETTER, kind="stable", na_position="last"
+        )
+        completed = {str(name): completed[str(name)] for name in order.index}
+    return Trials(
+        folder=folder,
+        monitor=monitor,
+        completed=completed,
+        settings=differing(configs, completed),
+        validation=validation.reindex(list(completed)),
+        test=pd.DataFrame.from_dict(
+            {name: test_figures(run) for name, run in completed.items()}, orient="index"
+        ),
+        groups=list(grouped(completed, configs)),
+        unfinished={name: run for name, run in runs.items() if name not in completed},
+        refused=refused,
+    )
+
+
+def is_complete(run: RecordedRun) -> bool:
+    """Finished and tested, with the tested epoch's validation metrics unless it is an ensemble."""
+    if run.status.state != "finished" or run.evaluation is None:
+        return False
+    if run.evaluation.epoch is None:
+        return True
+    return run.metrics is not None and run.evaluation.epoch in run.metrics.index
+
+
+def settings_of(run: RecordedRun) -> dict[str, str]:
+    """Every value of the configuration by dotted key, and the groups that overrides chose."""
+    try:
+        config = yaml.load(run.config or "", Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:  # the page still shows it, word for word
+        config = None
+    values = dict(_leaves(config)) if isinstance(config, dict) else {}
+    chosen = (override.lstrip("+~").partition("=") for override in run.overrides or ())
+    return values | {key: value for key, _, value in chosen}
+
+
+def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
+    """The validation metric that most runs were picked by."""
+    named = Counter(values.get("trainer.monitor", "mae") for values in configs.values())
+    return min(named, key=lambda name: (-named[name], name)) if named else "mae"
+
+
+def tested_epoch(run: RecordedRun) -> dict[str, float]:
+    """The validation metrics of the epoch that was tested; an ensemble has none."""
+    epoch = _judged(run).epoch
+    if run.metrics is None or epoch is None:
+        return {}
+    row, part = run.metrics.loc[epoch].astype(float).to_dict(), "validation_"
+    names = [str(name) for name in row if str(name).startswith(part)]
+    return {name.removeprefix(part): row[name] for name in names}
+
+
+def test_figures(run: RecordedRun) -> dict[str, float]:
+    """The model's metrics, the t of its rank IC, and its backtest's figures where it has one."""
+    judged = _judged(run)
+    t = float(judged.table["rank_ic_t"].iloc[0]) if "rank_ic_t" in judged.table else math.nan
+    earned = {} if judged.traded is None else judged.traded.figures.loc["base"].to_dict()
+    return judged.model | {"rank_ic_t": t} | {str(name): earned[name] for name in earned}
+
+
+def differing(
+    configs: Mapping[str, Mapping[str, str]], names: Mapping[str, RecordedRun]
+) -> pd.DataFrame:
+    """The overridden settings that are not the same in every run; rows as in `names`."""
+    overridden = sorted(
+        {
+            override.lstrip("+~").partition("=")[0]
+            for run in names.values()
+            for override in run.overrides or ()
+        }
+    )
+    columns = {key: [configs[name].get(key, UNSET) for name in names] for key in overridden}
+    varied = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    return pd.DataFrame(varied, index=list(names))
+
+
+def grouped(
+    completed: Mapping[str, RecordedRun], configs: Mapping[str, Mapping[str, str]]
+) -> Iterator[Group]:
+    """The completed runs by what they were tested on, the largest group first."""
+    by_key: dict[tuple[str, ...], list[str]] = {}
+    for name, run in completed.items():
+        by_key.setdefault(_tested_on(run, configs[name]), []).append(name)
+    labels: Counter[str] = Counter()
+    for key, names in sorted(by_key.items(), key=lambda item: -len(item[1])):
+        label = f"{key[0]}, {key[1]} to {key[2]}" if key[0] else "of unknown origin"
+        labels[label] += 1
+        yield Group(
+            label=label if labels[label] == 1 else f"{label} ({labels[label]})",
+            horizon=_horizon(configs[names[0]]),
+            runs=names,
+            rank_ic=pd.DataFrame({n: _judged(completed[n]).daily["rank_ic"] for n in names}),
+            returns=pd.DataFrame(
+                {
+                    name: traded.returns["net_return"]
+                    for name in names
+                    for traded in [_judged(completed[name]).traded]
+                    if traded is not None
+                }
+            ),
+        )
+
+
+def luck(group: Group, score: pd.Series) -> Luck | None:
+    """None where no trial has returns that vary. score: of the trials, the best first."""
+    tried = [name for name in score.index if name in group.returns]
+    sharpes = group.returns[tried].apply(sharpe_ratio).dropna()
+    if sharpes.empty:
+        return None
+    picked = str(sharpes.index[0])
+    return Luck(
+        trials=len(sharpes),
+        picked=picked,
+        sharpe=float(sharpes[picked]),
+        expected_maximum=expected_maximum_sharpe(sharpes.to_numpy()),
+        deflated=deflated_sharpe_ratio(group.returns[picked], sharpes.to_numpy()),
+    )
+
+
+def tried(trials: Trials, group: Group) -> pd.Series:
+    """The validation metric of the group's trials; an ensemble of trials is none."""
+    names = [name for name in group.runs if _judged(trials.completed[name]).epoch is not None]
+    return trials.score.loc[names]
+
+
+def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
+    """Permutation importance in a random forest (Breiman 2001), on trials left out of the fit.
+
+    None below `FEWEST_TRIALS` with a score, or where neither settings nor scores vary.
+    """
+    known = np.isfinite(score)
+    settings, score = settings[known], score[known]
+    codes = settings.apply(levels)
+    codes = codes.loc[:, codes.nunique() > 1]
+    if len(score) < FEWEST_TRIALS or codes.empty or score.nunique() < 2:
+        return None
+    target = score.to_numpy()
+    drops, residual = [], np.zeros_like(target)
+    for fit, held_out in KFold(FOLDS, shuffle=True, random_state=0).split(codes):
+        forest = RandomForestRegressor(100, random_state=0, max_features=0.5)
+        forest.fit(codes.to_numpy()[fit], target[fit])
+        inputs = codes.to_numpy()[held_out]
+        residual[held_out] = target[held_out] - forest.predict(inputs)
+        shuffled = permutation_importance(
+            forest,
+            inputs,
+            target[held_out],
+            scoring="neg_mean_squared_error",
+            n_repeats=10,
+            random_state=0,
+        )
+        drops.append(shuffled.importances_mean * len(held_out))
+    variance = target.var()
+    drop = np.sum(drops, axis=0) / len(target) / variance
+    return Importance(
+        trials=len(target),
+        explained=float(1 - np.mean(residual**2) / variance),
+        drop=pd.Series(drop, index=codes.columns).sort_values(ascending=False),
+    )
+
+
+def levels(column: pd.Series) -> pd.Series:
+    """A setting as numbers: its own where all of them are, else the place among its values."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.notna().all():
+        return numbers.astype(float)
+    order = {value: place for place, value in enumerate(sorted(set(column)))}
+    return column.map(order).astype(float)
+
+
+def paired_tests(rank_ic: pd.DataFrame, horizon: int) -> pd.DataFrame:
+    """`paired_comparison` of every two columns: mean, n, t, p, a row a pair (i < j, row by row).
+
+    Newey-West of all pairs at once, because 200 runs make 19,900 of them.
+    """
+    values = rank_ic.to_numpy()
+    first, second = np.triu_indices(values.shape[1], k=1)
+    tests = np.full((len(first), 4), np.nan)
+    whole = np.isfinite(values).all(axis=0)
+    fast = whole[first] & whole[second] & (len(values) > 1)
+    if fast.any():
+        tests[fast] = _newey_west(values[:, first[fast]] - values[:, second[fast]], horizon)
+    for pair in np.flatnonzero(~fast):
+        a, b = rank_ic.iloc[:, first[pair]], rank_ic.iloc[:, second[pair]]
+        test = paired_comparison(a, b, horizon)
+        tests[pair] = test.mean, test.n, test.t, test.p
+    return pd.DataFrame(tests, columns=["mean", "n", "t", "p"])
+
+
+def _newey_west(series: np.ndarray, horizon: int) -> np.ndarray:
+    """(series, 4) of mean, n, t, p: `statistics.newey_west` of each column of (n, series)."""
+    n = len(series)
+    lag = min(max(horizon - 1, int(4 * (n / 100) ** (2 / 9))), n - 1)
+    mean = series.mean(axis=0)
+    centred = series - mean
+    variance = (centred**2).sum(axis=0)
+    for distance in range(1, lag + 1):
+        overlap = (centred[distance:] * centred[:-distance]).sum(axis=0)
+        variance += 2 * (1 - distance / (lag + 1)) * overlap
+    error = np.sqrt(variance / n / (n - 1))
+    error[np.ptp(series, axis=0) == 0] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = mean / error
+    return np.column_stack([mean, np.full_like(mean, n), t, 2 * stats.t.sf(np.abs(t), n - 1)])
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", "null" if value is None else str(value)
+
+
+def _tested_on(run: RecordedRun, settings: Mapping[str, str]) -> tuple[str, ...]:
+    """Data set, first and last test date, hash of the data, and what the target is."""
+    if run.manifest is None or "test" not in run.manifest.split.index:
+        return ("", "", "")
+    test = run.manifest.split.loc["test"]
+    target = (settings.get(f"target.{name}", "") for name in SAME_TARGET)
+    facts = run.manifest.facts
+    return (
+        *(str(facts.get("dataset", "")), str(test["first_signal_date"])),
+        *(str(test["last_signal_date"]), str(facts.get("data_hash", "")), *target),
+    )
+
+
+def _judged(run: RecordedRun) -> FinalEvaluation:
+    assert run.evaluation is not None
+    return run.evaluation
+
+
+def _horizon(settings: Mapping[str, str]) -> int:
+    steps, offset = (settings.get(f"target.{name}", "") for name in ("horizon", "offset"))
+    return max(1, sum(int(days) for days in (steps, offset) if days.isdecimal()))

@@ -1,0 +1,204 @@
+"""The pages in a real browser, from the file system: nothing leaves, nothing breaks, all works.
+
+Needs Chromium (the environment's STOCKFORMER_BROWSER, or one on the path); skipped without.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from reporting.run_folder import failed_run, sweep
+
+from stockformer.evaluation.statistics import paired_comparison
+from stockformer.reporting import leaderboard, report
+from stockformer.reporting.run_reader import read_run
+from stockformer.reporting.trials import read_trials
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+HOSTILE = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>"
+SCREENS = [(width, scheme) for width in (1400, 400) for scheme in ("light", "dark")]
+
+# Texts of a figure that lie over one another, or reach out of it.
+OVERLAPS = """() => {
+  const found = [];
+  const apart = (a, b) => a.right <= b.left + 1 || b.right <= a.left + 1
+    || a.bottom <= b.top + 2 || b.bottom <= a.top + 2;
+  const within = (a, b) => a.left >= b.left - 1 && a.right <= b.right + 1
+    && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+  const kinds = ['.xtick text', '.ytick text', '.g-xtitle text', '.g-ytitle text', '.legendtext'];
+  for (const plot of document.querySelectorAll('.plot, .own-plot')) {
+    const texts = [...plot.querySelectorAll(kinds)]
+      .map((text) => [text.textContent, text.getBoundingClientRect()]);
+    texts.forEach(([a, box], i) => {
+      if (!within(box, plot.getBoundingClientRect())) found.push(`${a} reaches out`);
+      for (const [b, other] of texts.slice(i + 1)) {
+        if (!apart(box, other)) found.push(`${a} over ${b}`);
+      }
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    asked = os.environ.get("STOCKFORMER_BROWSER")
+    path = asked or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("no Chromium on the path (apt-get install chromium, or STOCKFORMER_BROWSER)")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with its leaderboard, a report of its first run and one of a run that failed."""
+    tree = sweep(tmp_path_factory.mktemp("multirun") / "a sweep & more")
+    failed_run(tree / "6", ValueError(HOSTILE))
+    for job in ("0", "6"):
+        report.write_report(read_run(tree / job), None)
+    leaderboard.write_leaderboard(read_trials(tree), None)
+    return tree
+
+
+class Visit:
+    """An open page, and everything that it complained of or asked for."""
+
+    def __init__(self, browser: Browser, file: Path, width: int = 1400, scheme: str = "light"):
+        self.complaints: list[str] = []
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if scheme == "dark" else "light",
+            is_mobile=width < 500,
+            has_touch=width < 500,
+        )
+        self.page: Page = context.new_page()
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.requests: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_load_state()
+
+    def column(self, name: str) -> list[str]:
+        """The shown cells of the board's column."""
+        return self.page.evaluate(
+            """(name) => {
+              const board = document.getElementById('board');
+              const cells = [...[...board.tHead.rows].at(-1).cells];
+              const column = cells.findIndex((cell) => cell.textContent === name);
+              return [...board.tBodies[0].rows].filter((row) => !row.hidden)
+                .map((row) => row.cells[column].textContent);
+            }""",
+            name,
+        )
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+@pytest.mark.parametrize("name", ["0/report.html", "6/report.html", "leaderboard.html"])
+def test_a_page_opens_whole_and_sends_nothing(
+    browser: Browser, folder: Path, name: str, width: int, scheme: str
+) -> None:
+    visit = Visit(browser, folder / name, width, scheme)
+    assert visit.complaints == []
+    outside = [u for u in visit.requests if not u.startswith(("file:", "data:", "blob:"))]
+    assert outside == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.page.evaluate("typeof hacked") == "undefined"
+    figures = visit.page.locator(".plot, .own-plot")
+    assert figures.count() == visit.page.locator(".main-svg:first-child").count()
+    assert visit.page.evaluate(OVERLAPS) == []
+    light = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (light == "rgb(251, 251, 250)") == (scheme == "light")
+
+
+def test_a_bar_tells_its_date_and_value_under_the_pointer(browser: Browser, folder: Path) -> None:
+    page = Visit(browser, folder / "0/report.html").page
+    figure = page.locator("figure", has=page.get_by_role("heading", name="Rank IC by day"))
+    figure.scroll_into_view_if_needed()
+    bars = figure.locator(".bars .point path")
+    heights = [bars.nth(i).bounding_box() for i in range(bars.count())]
+    box = max((b for b in heights if b), key=lambda b: b["height"])
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    text = figure.locator(".hoverlayer text").first
+    text.wait_for()
+    assert "2024-03-" in (text.text_content() or "")
+
+
+def test_headings_sort_up_and_down_with_what_is_missing_last(
+    browser: Browser, folder: Path
+) -> None:
+    visit = Visit(browser, folder / "leaderboard.html")
+    heading = visit.page.locator("#board thead tr").last.locator("th").nth(2)
+    assert visit.column("run") == ["1", "0", "2"]
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert visit.column("rank IC") == ["+0.0200", "+0.0500", "-"]
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert visit.column("rank IC") == ["+0.0500", "+0.0200", "-"]
+    visit.page.get_by_role("button", name="run", exact=True).click()
+    assert visit.column("run") == ["0", "1", "2"]
+    assert heading.get_attribute("aria-sort") is None
+
+
+def test_words_and_lists_filter_rows_and_lines(browser: Browser, folder: Path) -> None:
+    visit = Visit(browser, folder / "leaderboard.html")
+    search, count = visit.page.get_by_role("searchbox"), visit.page.locator(".filters output")
+    search.fill("1e-4")
+    assert visit.column("run") == ["1"]
+    assert count.text_content() == "1 of 3"
+    shown = "document.querySelector('[data-follows] .plot').data.filter((t) => t.visible !== false)"
+    assert visit.page.evaluate(f"{shown}.map((t) => t.meta).filter(Boolean)") == ["1"]
+    search.fill("")
+    visit.page.locator(".filters select").select_option("<b>")
+    assert visit.column("run") == ["2"]
+    visit.page.locator(".filters select").select_option("")
+    assert visit.column("run") == ["1", "0", "2"]
+    assert visit.complaints == []
+
+
+def test_any_two_runs_are_compared_as_the_statistics_do(browser: Browser, folder: Path) -> None:
+    (group,) = read_trials(folder).groups
+    visit = Visit(browser, folder / "leaderboard.html")
+    chooser = visit.page.locator(".pairs")
+    verdict = chooser.locator(".verdict")
+    for a, b in (("1", "2"), ("2", "0")):
+        chooser.locator("select").nth(0).select_option(a)
+        chooser.locator("select").nth(1).select_option(b)
+        test = paired_comparison(group.rank_ic[a], group.rank_ic[b], group.horizon)
+        said = f"{a} minus {b}: {test.mean:+.4f} (t {test.t:+.2f}, p {test.p:.3f}, 15 dates)"
+        assert said in (verdict.text_content() or "")
+    sums = visit.page.evaluate("document.querySelector('.own-plot').data.map((t) => t.y.at(-1))")
+    expected = [group.rank_ic[name].sum() for name in ("2", "0")]
+    assert sums == pytest.approx([*expected, expected[0] - expected[1]], abs=1e-3)
+    chooser.locator("select").nth(1).select_option("2")
+    assert verdict.text_content() == "Choose two different runs."
+
+
+def test_a_runs_name_leads_to_its_report(browser: Browser, folder: Path) -> None:
+    visit = Visit(browser, folder / "leaderboard.html")
+    visit.page.get_by_role("link", name="0", exact=True).click()
+    visit.page.wait_for_url("**/0/report.html")
+    assert visit.page.get_by_role("heading", name="Against the baselines").is_visible()
+
+
+def test_paper_gets_every_figure_and_no_controls(browser: Browser, folder: Path) -> None:
+    visit = Visit(browser, folder / "leaderboard.html", scheme="dark")
+    assert visit.page.pdf(format="A4").startswith(b"%PDF")
+    visit.page.emulate_media(media="print")
+    assert not visit.page.locator(".filters").is_visible()
+    paper = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    assert visit.complaints == []

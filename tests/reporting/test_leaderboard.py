@@ -1,0 +1,93 @@
+"""The leaderboard says who leads by validation, marks the test, and hides nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from reporting.run_folder import failed_run, sweep
+from reporting.test_report import Page
+
+from stockformer.reporting import leaderboard, report, run_reader
+from stockformer.reporting.trials import read_trials
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = sweep(tmp_path_factory.mktemp("multirun") / "50% & <more>")
+    report.write_report(run_reader.read_run(tree / "0"), None)
+    leaderboard.write_leaderboard(read_trials(tree), None)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return (folder / "leaderboard.html").read_text()
+
+
+def test_it_is_one_file_that_fetches_nothing(html: str) -> None:
+    page = Page(html)
+    assert html.count("plotly.js v") == 1
+    assert not {"src", "srcset", "action"} & {name for name, _ in page.attributes}
+    addresses = [value for name, value in page.attributes if name == "href" and value]
+    assert not [a for a in addresses if re.match(r"[a-z]+:|//|/", a)]
+
+
+def test_the_best_by_validation_leads_with_its_verdict(html: str) -> None:
+    page = Page(html)
+    (headline,) = page.texts["h1"]
+    assert headline.startswith("Best by validation rank IC (+0.0500): run 1. The model ")
+    assert "3 runs completed, 2 not, 2 unreadable" in page.texts["p"]
+
+
+def test_test_columns_are_set_apart_and_come_last(folder: Path) -> None:
+    board = leaderboard.board(read_trials(folder), folder)
+    assert [row[0] for row in board.rows] == ["1", "0", "2"]
+    assert board.groups[-1] == ("test, not for choosing", len(board.aside))
+    assert list(board.aside)[-1] == len(board.header) - 1
+    assert sum(columns for _, columns in board.groups) == len(board.header)
+    assert board.filters == [1]
+    assert board.rows[2][1:3] == ("<b>", "-")
+
+
+def test_names_lead_to_the_run(folder: Path, tmp_path: Path) -> None:
+    trials = read_trials(folder)
+    links = leaderboard.board(trials, folder).links
+    assert links["0"] == "0/report.html"
+    assert links["1"] == "1/"
+    elsewhere = leaderboard.board(trials, tmp_path).links["0"]
+    assert elsewhere.startswith("../")
+    assert "50%25%20%26%20%3Cmore%3E/0/report.html" in elsewhere
+
+
+def test_what_was_not_completed_is_listed_and_escaped(html: str) -> None:
+    cells = Page(html).texts["td"]
+    assert "ValueError: loss is nan on <M&M>; lower optimizer.lr" in cells
+    assert "<M&M>" not in html
+    assert {"failed", "running", "unreadable"} <= set(cells)
+    assert any("evaluation.json: damaged" in cell for cell in cells)
+
+
+def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
+    section = leaderboard.pairs(read_trials(folder))
+    (group,) = json.loads(section.pairs, parse_constant=pytest.fail)
+    assert group["runs"] == ["1", "0", "2"]
+    assert [len(group[name]) for name in ("mean", "n", "t", "p")] == [3] * 4
+    assert len(group["rank_ic"][0]) == len(group["dates"]) == 15
+
+
+def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
+    section = leaderboard.picking(read_trials(folder))
+    (row,) = section.tables[0].rows
+    assert row[1:3] == ("3", "1")
+    assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-1])
+    assert "taken on the test dates" in section.remarks[1]
+
+
+def test_a_folder_in_which_nothing_was_completed_says_so(tmp_path: Path) -> None:
+    failed_run(tmp_path / "0", ValueError("no"))
+    page = Page(leaderboard.page(read_trials(tmp_path), tmp_path).html())
+    assert page.texts["h1"] == ["No run was completed."]
+    assert "ValueError: no" in page.texts["td"]

@@ -1,0 +1,136 @@
+"""Runs side by side: sorted by validation, compared as the statistics say, nothing unsaid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from reporting.run_folder import finished_run, sweep
+
+from stockformer.evaluation.statistics import (
+    deflated_sharpe_ratio,
+    paired_comparison,
+    sharpe_ratio,
+)
+from stockformer.reporting import trials
+
+
+@pytest.fixture(scope="module")
+def some_trials(tmp_path_factory: pytest.TempPathFactory) -> trials.Trials:
+    return trials.read_trials(sweep(tmp_path_factory.mktemp("sweep")))
+
+
+def test_runs_are_sorted_by_the_validation_metric_they_were_picked_by(
+    some_trials: trials.Trials,
+) -> None:
+    assert some_trials.monitor == "rank_ic"
+    assert list(some_trials.completed) == ["1", "0", "2"]  # the last has none
+    for frame in (some_trials.settings, some_trials.validation, some_trials.test):
+        assert list(frame.index) == ["1", "0", "2"]
+    np.testing.assert_allclose(some_trials.score, [0.05, 0.02, np.nan])
+
+
+def test_an_error_is_better_when_it_is_lower(tmp_path: Path) -> None:
+    for name, mae in (("a", 0.03), ("b", 0.01), ("c", 0.02)):
+        folder = finished_run(tmp_path / name)
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("monitor: rank_ic", "monitor: mae"))
+        metrics = folder / "metrics.csv"
+        metrics.write_text(metrics.read_text().replace("0.02", str(mae)))
+    assert list(trials.read_trials(tmp_path).completed) == ["b", "c", "a"]
+
+
+def test_only_what_differs_is_a_setting(some_trials: trials.Trials) -> None:
+    assert list(some_trials.settings) == ["optimizer.lr"]
+    assert list(some_trials.settings["optimizer.lr"]) == ["1e-4", "1e-3", "<b>"]
+
+
+def test_what_an_override_does_not_say_is_the_configurations(tmp_path: Path) -> None:
+    finished_run(tmp_path / "a", overrides=["optimizer.lr=1", "model=stockformer_small"])
+    finished_run(tmp_path / "b", overrides=["tags=[x]"])
+    settings = trials.read_trials(tmp_path).settings.to_dict("index")
+    assert settings["a"] == {
+        "model": "stockformer_small",
+        "optimizer.lr": "1",
+        "tags": trials.UNSET,
+    }
+    assert settings["b"] == {"model": trials.UNSET, "optimizer.lr": "0.1", "tags": "[x]"}
+
+
+def test_what_was_not_completed_is_named_with_the_reason(some_trials: trials.Trials) -> None:
+    assert list(some_trials.unfinished) == ["3", "4"]
+    assert "loss is nan" in some_trials.unfinished["3"].status.reason
+    assert some_trials.unfinished["4"].status.state == "running"
+    assert list(some_trials.refused) == ["5", "10"]
+    assert "evaluation.json: damaged" in some_trials.refused["5"]
+    assert "status.json is missing" in some_trials.refused["10"]
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a run folder"):
+        trials.read_trials(tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        trials.read_trials(tmp_path / "nowhere")
+
+
+def test_runs_on_other_dates_are_another_group(tmp_path: Path) -> None:
+    for name in "ab":
+        finished_run(tmp_path / name, rank_ic=0.1)
+    other = finished_run(tmp_path / "c", rank_ic=0.2)
+    manifest = other / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("2024-03-15", "2024-03-14"))
+    first, second = trials.read_trials(tmp_path).groups
+    assert (first.runs, second.runs) == (["a", "b"], ["c"])
+    assert first.horizon == 2
+    assert "2024-03-14" in second.label
+
+
+@pytest.mark.parametrize("horizon", [1, 7])
+def test_all_pairs_at_once_are_the_pairs_one_by_one(horizon: int) -> None:
+    random = np.random.default_rng(0)
+    daily = pd.DataFrame(random.normal(0, 0.1, (40, 6)).cumsum(axis=0))
+    daily[4] = daily[3]  # no difference at all
+    daily.loc[7, 5] = np.nan
+    tests = trials.paired_tests(daily, horizon)
+    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    assert len(tests) == len(pairs)
+    for (i, j), test in zip(pairs, tests.to_dict("records")):
+        expected = paired_comparison(daily[i], daily[j], horizon)
+        for name in ("mean", "n", "t", "p"):
+            assert test[name] == pytest.approx(getattr(expected, name), nan_ok=True, rel=1e-9)
+
+
+def test_the_picks_luck_is_measured_over_all_trials(some_trials: trials.Trials) -> None:
+    (group,) = some_trials.groups
+    found = trials.luck(group, some_trials.score)
+    assert found is not None
+    assert (found.trials, found.picked) == (3, "1")
+    sharpes = group.returns.apply(sharpe_ratio)
+    assert found.sharpe == sharpes["1"]
+    assert found.deflated == deflated_sharpe_ratio(group.returns["1"], sharpes.to_numpy())
+    assert found.expected_maximum > 0
+
+
+def test_importance_finds_the_setting_that_matters_and_no_other() -> None:
+    random = np.random.default_rng(0)
+    settings = pd.DataFrame(
+        {
+            "optimizer.lr": random.choice(["1e-4", "1e-3", "1e-2"], 60),
+            "graph": random.choice(["none", "spectral"], 60),
+            "seed": random.choice(["0", "1"], 60),
+        }
+    )
+    score = settings["optimizer.lr"].astype(float) * 10 + random.normal(0, 0.005, 60)
+    found = trials.importance(settings, score)
+    assert found is not None
+    assert found.drop.index[0] == "optimizer.lr"
+    assert found.drop.iloc[0] > 1
+    assert found.drop.iloc[1:].abs().max() < 0.1
+    assert found.explained > 0.9
+    noise = trials.importance(settings, pd.Series(random.normal(size=60)))
+    assert noise is not None
+    assert noise.explained < 0.1
+    assert trials.importance(settings[:7], score[:7]) is None
+    assert trials.importance(settings.assign(seed="0")[["seed"]], score) is None

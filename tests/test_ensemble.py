@@ -1,0 +1,118 @@
+"""`python analyze.py ensemble=...`: runs on the same dates averaged, folds stitched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stockformer.evaluation.metrics import by_date
+from stockformer.reporting.run_reader import predictions_from, read_run
+
+Command = Callable[..., tuple[int, str]]
+ONE_EPOCH = ("trainer.max_epoch=1", "target=next_day")
+FOLDS = (
+    *("split=walk_forward", "split.first_train=5", "split.first_test=50"),
+    *("split.test_days=10", "split.validation_days=10"),
+)
+
+
+def predictions(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "predictions.parquet")
+
+
+def evaluation(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_seeds_and_folds_are_averaged_then_stitched(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    settings = (*ONE_EPOCH, *FOLDS, "split.fold=0,1", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert train("-m", *settings)[0] == 0
+    status, output = command("analyze", "ensemble=sweep", "into=whole")
+    assert status == 0, output
+    runs = [predictions(tmp_path / "sweep" / name) for name in "0123"]
+    whole = predictions(tmp_path / "whole")
+    key = ["signal_date", "step", "ticker"]
+    both = pd.concat(runs).groupby(key)[["prediction", "probability"]].mean()
+    ours = whole.set_index(key)[["prediction", "probability"]]
+    pd.testing.assert_frame_equal(ours.sort_index(), both.sort_index())
+    assert whole["signal_date"].nunique() == 20
+    assert whole["ticker"].iloc[:7].tolist() == runs[0]["ticker"].iloc[:7].tolist()
+    # The baselines of each fold learn from its own training days.
+    judged, parts = (evaluation(tmp_path / name) for name in ("whole", "sweep/0"))
+    other = evaluation(tmp_path / "sweep/2")
+    for row, one, two in zip(judged["table"][1:], parts["table"][1:], other["table"][1:]):
+        assert row["mae"] == pytest.approx((one["mae"] + two["mae"]) / 2), row["name"]
+    ic = by_date(predictions_from(whole))["rank_ic"]
+    assert judged["model"]["rank_ic"] == pytest.approx(ic.mean())
+    assert judged["epoch"] is None
+    assert judged["backtest"]["figures"]["base"]["n_dates"] == 20
+    run = read_run(tmp_path / "whole")
+    assert run.headline in output
+    assert "ensemble: the mean of 2 runs on each of 2 stretches of dates" in output
+    assert (tmp_path / "whole/report.html").exists()
+    manifest = json.loads((tmp_path / "whole/manifest.json").read_text())
+    assert manifest["kind"] == "ensemble"
+    assert len(manifest["ensemble_of"]) == manifest["runs"] == 4
+    # It is no run to be taken into another ensemble.
+    status, output = command("analyze", "ensemble=whole,sweep/0")
+    assert (status, "whole (an ensemble)" in output) == (1, True)
+
+
+def test_an_average_is_a_run_that_is_found_as_the_newest(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    train("-m", *ONE_EPOCH, "seed=0,1", "hydra.sweep.dir=sweep", "target.median_class=true")
+    status, output = command("analyze", "ensemble=sweep/0,sweep/1")
+    assert status == 0, output
+    (folder,) = (tmp_path / "outputs").glob("*/*-ensemble")
+    status, output = command("analyze")
+    assert f"report: {folder.relative_to(tmp_path)}/report.html" in output
+    # The class is the median's, not the sign's.
+    whole = predictions(folder)
+    assert (whole["up"] != (whole["label"] > 0)).any()
+    np.testing.assert_array_equal(whole["up"], predictions(tmp_path / "sweep/0")["up"])
+
+
+def test_what_does_not_go_together_is_named(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    def run(name: str, *settings: str) -> None:
+        assert train(*ONE_EPOCH, *settings, f"hydra.run.dir={name}")[0] == 0
+
+    run("a", *FOLDS)
+    run("b", *FOLDS, "seed=1")
+    run("next", *FOLDS, "split.fold=1")
+    run("across", *FOLDS, "split.first_test=55")
+    run("excess", *FOLDS, "target.excess=true")
+    train(*ONE_EPOCH, "optimizer.lr=1e30", "hydra.run.dir=failed")
+    for names, reason in (
+        ("a", "ensemble=a: 1 runs found, two are needed"),
+        ("a,across", "a (2023-03-13 to 2023-03-24) and across (2023-03-20 to 2023-03-31) share 5"),
+        ("a,b,next", "not as many runs on all dates: 2 on 2023-03-13 to 2023-03-24 (a, b); 1 on "),
+        ("a,excess", "the targets of excess are not those of a's configuration"),
+        ("a,failed", "not finished runs: failed (failed, no test predictions)"),
+        ("a,nowhere", "nowhere: no such folder"),
+    ):
+        status, output = command("analyze", f"ensemble={names}", "into=whole")
+        assert status == 1, names
+        assert reason in output, output
+        assert "Traceback" not in output
+    assert not (tmp_path / "whole").exists()
+
+
+def test_runs_on_other_data_do_not_go_together(
+    train: Command, command: Command, phase5_files
+) -> None:
+    train(*ONE_EPOCH, "hydra.run.dir=a")
+    phase5_files.returns[5, 5] = 0.01
+    phase5_files.write()
+    train(*ONE_EPOCH, "hydra.run.dir=b")
+    status, output = command("analyze", "ensemble=a,b")
+    assert (status, "a and b differ in data_hash" in output) == (1, True)
