@@ -237,7 +237,7 @@ def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame) -> l
         f"equal-weight universe {base['benchmark_total_return']:+.1%}",
         f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
         f"turnover {base['turnover']:.0%} a day",
-        f"  a day over the universe, {len(offsets)} start dates: {spread.min():+.1f} to "
+        f"  daily excess from {len(offsets)} start dates: {spread.min():+.1f} to "
         f"{spread.max():+.1f} basis points, median {spread.median():+.1f}",
     ]
 
