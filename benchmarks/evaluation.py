@@ -81,7 +81,7 @@ def measure(size: str) -> None:
     summary = judged(*given)
     seconds = time.perf_counter() - started
     assert summary.traded is not None
-    assert len(summary.traded.offsets) == 20
+    assert len(summary.traded.offsets["base"]) == 20
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 

@@ -95,7 +95,9 @@ class Summary:
             )
         if self.traded is not None:
             figures = pd.DataFrame(self.traded.figures).T
-            lines += trading.lines(self.traded.ledger.settings, figures, self.traded.offsets)
+            lines += trading.lines(
+                self.traded.ledger.settings, figures, self.traded.offsets["base"]
+            )
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
 

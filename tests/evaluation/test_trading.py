@@ -79,19 +79,25 @@ def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
 def test_start_dates_are_a_distribution(trading):
     predictions, where = trading
     traded = trade(predictions, where)
-    assert traded.offsets.index.tolist() == [0, 1, 2, 3]
-    assert traded.offsets.loc[0].to_dict() == pytest.approx(traded.figures["base"], nan_ok=True)
+    assert traded.offsets["base"].index.tolist() == [0, 1, 2, 3]
+    assert traded.offsets["base"].loc[0].to_dict() == pytest.approx(
+        traded.figures["base"], nan_ok=True
+    )
     later = topk_dropout(
         predictions.prediction[:, 0], predictions.signal_dates, where.market, SETTINGS, offset=3
     )
-    assert traded.offsets.loc[3, "total_return"] == pytest.approx(
+    assert traded.offsets["base"].loc[3, "total_return"] == pytest.approx(
         figures(later.equity)["total_return"]
     )
-    row = traded.spread().loc["annual_return"]
-    assert row["lowest"] == traded.offsets["annual_return"].min()
-    assert row["median"] == traded.offsets["annual_return"].median()
-    assert row["highest"] == traded.offsets["annual_return"].max()
-    assert len(trade(predictions, replace(where, offsets=20)).offsets) == 6  # half the signals
+    row = traded.spread("base").loc["annual_return"]
+    assert row["lowest"] == traded.offsets["base"]["annual_return"].min()
+    assert row["median"] == traded.offsets["base"]["annual_return"].median()
+    assert row["highest"] == traded.offsets["base"]["annual_return"].max()
+    dearer = traded.offsets["doubled_costs"]["total_return"]
+    assert (dearer < traded.offsets["base"]["total_return"]).all()
+    assert (
+        len(trade(predictions, replace(where, offsets=20)).offsets["base"]) == 6
+    )  # half the signals
 
 
 def test_the_signal_is_of_the_steps_that_can_still_be_earned(random_predictions, trading):
@@ -111,13 +117,18 @@ def test_who_is_no_member_on_the_signal_date_is_not_bought(trading):
     predictions, where = trading
     member = np.ones(where.market.close.shape, dtype=bool)
     member[5:11, :20] = False
-    traded = trade(predictions, replace(where, member=member))
+    market = replace(where.market, member=member)
+    traded = trade(predictions, replace(where, market=market))
     bought = traded.ledger.trades[traded.ledger.trades["side"] == "buy"]
     early = bought[bought["date"] <= pd.Timestamp(predictions.signal_dates[6])]
     assert len(early)
     assert set(early["ticker"]) <= set(predictions.tickers[20:])
     later = bought[bought["date"] > pd.Timestamp(predictions.signal_dates[6])]
     assert set(later["ticker"]) & set(predictions.tickers[:20])
+    close, day = market.close, 8
+    members = close[day, 20:] / close[day - 1, 20:] - 1
+    benchmark = traded.ledger.equity["benchmark"]
+    assert benchmark[pd.Timestamp(market.dates[day])] == pytest.approx(members.mean())
 
 
 def test_a_market_of_returns_earns_them(trading):
@@ -199,7 +210,7 @@ def test_what_json_holds_is_what_was_traded(trading):
     assert read["daily"]["net_return"] == traded.ledger.equity["net_return"].tolist()
     assert read["daily"]["date"][0] == str(predictions.signal_dates[0] + 1)
     assert [row["offset"] for row in read["offsets"]["list"]] == [0, 1, 2, 3]
-    said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets)
+    said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets["base"])
     assert f"{traded.figures['base']['total_return']:+.1%}; equal-weight universe" in said[0]
     assert all(len(line) <= 80 for line in said)
 
