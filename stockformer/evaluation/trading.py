@@ -209,6 +209,20 @@ def trade(predictions: Predictions, trading: Trading) -> Traded | None:
     )
 
 
+def gaps_of_index(traded: Traded, trading: Trading) -> list[str]:
+    """What is to be said of an index that was given, and is not known on every day."""
+    market, days = trading.market, traded.ledger.equity.index
+    if market.index is None:
+        return []
+    unknown = days[np.isnan(market.index[np.searchsorted(market.dates, days.to_numpy())])]
+    if unknown.empty:
+        return []
+    return [
+        f"backtest: no index to compare with, its file lacks {len(unknown)} of {len(days)} days, "
+        f"first {unknown[0]:%Y-%m-%d}"
+    ]
+
+
 def doubled_costs(settings: Settings) -> Settings:
     """Twice the costs of both sides and twice the slippage."""
     names = ("buy_cost", "sell_cost", "slippage_basis_points")

@@ -22,6 +22,7 @@ from stockformer.evaluation.trading import (
     Trading,
     as_json,
     doubled_costs,
+    gaps_of_index,
     lines,
     market_of_prices,
     market_of_returns,
@@ -191,9 +192,14 @@ def test_an_index_is_compared_with_where_it_is_known(trading):
     index = 100 * 1.01 ** np.arange(25)
     known = trade(predictions, replace(where, market=replace(where.market, index=index)))
     assert known.benchmarks["index"]["total_return"] == pytest.approx(1.01**11 - 1)
+    assert gaps_of_index(known, replace(where, market=replace(where.market, index=index))) == []
     index[:9] = np.nan
     unknown = trade(predictions, replace(where, market=replace(where.market, index=index)))
     assert list(unknown.benchmarks) == ["universe"]
+    said = gaps_of_index(unknown, replace(where, market=replace(where.market, index=index)))
+    assert said == [
+        "backtest: no index to compare with, its file lacks 3 of 12 days, first 2024-01-02"
+    ]
     assert np.isnan(unknown.figures["base"]["index_total_return"])
 
 
