@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -111,8 +112,11 @@ def describe(config: DictConfig, choices: dict[str, Any]) -> str:
             for key, value in ((str(name), value) for name, value in values)
             if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
         ]
-        lines.append(f"├─ {group!s:11}{choice:18}{'  '.join(shown)}".rstrip())
-    lines[-1] = lines[-1].replace("├", "└", 1)
+        if choice or any(shown):
+            first, *more = textwrap.wrap("  ".join(shown), 78) or [""]
+            branch = [f"├─ {group!s:11}{choice:18}{first}".rstrip()]
+            lines.append("\n".join([*branch, *(f"│{'':31}{rest}" for rest in more)]))
+    lines[-1] = lines[-1].replace("├", "└").replace("│", " ")
     return "\n".join(lines)
 
 
