@@ -15,7 +15,8 @@ def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
     """The best validation value of `trainer.monitor`."""
     with own(folder, resume=config.resume is not None) as run:
         announce(config)
-        from stockformer.experiment import Data, Experiment  # noqa: PLC0415 (torch, after checks)
+        from stockformer.dataset import Data  # noqa: PLC0415 (torch, after checks)
+        from stockformer.experiment import Experiment  # noqa: PLC0415 (torch, after checks)
 
         best = Experiment(config, Data.read(config)).train(run, overrides)
     if config.report and leads() and HydraConfig.get().mode is RunMode.RUN:

@@ -13,10 +13,10 @@ import pandas as pd
 from hydra import compose, initialize_config_dir
 
 from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import Predictions, daily
 from stockformer.evaluation.statistics import newey_west
-from stockformer.experiment import Data
 
 FOLDS = 6
 

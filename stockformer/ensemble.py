@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 
 from stockformer.cli import start_log
+from stockformer.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import Predictions, join
 from stockformer.evaluation.summary import summarise
-from stockformer.experiment import Data, git_commit, write_judgement
+from stockformer.experiment import git_commit, write_judgement
 from stockformer.reevaluation import configuration, read_recorded, same_data
 from stockformer.reporting.run_reader import read_run, runs_under
 from stockformer.run import RunDir

@@ -23,9 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.cli import start_log
 from stockformer.config import CONFIG_NAME, check_values, config_folder
+from stockformer.dataset import Data, Fitted, read_panel
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import plain
-from stockformer.experiment import Data, Experiment, Fitted, read_panel, write_judgement
+from stockformer.experiment import Experiment, write_judgement
 from stockformer.overrides import check_command_line
 from stockformer.run import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint

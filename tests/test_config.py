@@ -129,7 +129,7 @@ def test_the_values_of_other_splits_are_checked_too(override: str) -> None:
 
 
 def test_what_a_module_only_imports_is_not_built() -> None:
-    from stockformer.experiment import build
+    from stockformer.build import build
 
     for name in ("stockformer.data.graph.Path", "stockformer.models.stockformer.nn"):
         with pytest.raises(ValueError, match="not a class this project builds"):

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from stockformer.config import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar, real_calendar
-from stockformer.experiment import Data, Experiment
+from stockformer.dataset import Data
+from stockformer.experiment import Experiment
 from stockformer.interface import Batch, Forecast
 from stockformer.run import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from stockformer.config import CONFIG_NAME, config_folder
 from stockformer.data.panel import Panel
-from stockformer.experiment import Data, Experiment, read_panel
+from stockformer.dataset import Data, read_panel
+from stockformer.experiment import Experiment
 from stockformer.run import RunDir
 
 

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from stockformer.build import build
 from stockformer.cli import announce, command
 from stockformer.data.panel import Panel
-from stockformer.experiment import Data, Experiment, build, training_days
+from stockformer.dataset import Data, training_days
+from stockformer.experiment import Experiment
 
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
 

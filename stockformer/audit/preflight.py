@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from torch.nn.utils import clip_grad_norm_
 
 from stockformer.audit.lookahead import Audit
-from stockformer.experiment import Data, Experiment, build
+from stockformer.build import build
+from stockformer.dataset import Data
+from stockformer.experiment import Experiment
 from stockformer.interface import Batch, Forecast
 from stockformer.training.memory import peak_memory_mib
 from stockformer.training.processes import Processes

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from small_data import Phase5Files
 
-import stockformer.experiment as house
+import stockformer.dataset as house
 from stockformer.audit.lookahead import Audit, Leak
 from stockformer.config import CONFIG_NAME, config_folder
 from stockformer.data import alpha158, processors

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+from stockformer.build import build
 from stockformer.config import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split, by_ratio
 from stockformer.data.targets import Targets, next_returns
 from stockformer.data.windows import Windows
-from stockformer.experiment import build
 from stockformer.models.wavelet import band_matrices
 
 LOOKBACK, HORIZON = 20, 2
