@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from small_data import Phase5Files
 
-import stockformer.dataset as house
+from stockformer import dataset, experiment
 from stockformer.audit.lookahead import Audit, Leak
 from stockformer.config import CONFIG_NAME, config_folder
 from stockformer.data import alpha158, processors
@@ -115,7 +115,8 @@ def tomorrows_cross_section(factors: np.ndarray, returns: np.ndarray) -> np.ndar
 
 
 def whole_sample_graph(patch: Patch) -> None:
-    patch.setattr(house, "training_days", lambda split, targets: slice(0, None))
+    for room in (dataset, experiment):
+        patch.setattr(room, "training_days", lambda split, targets: slice(0, None))
 
 
 def whole_sample_selection(patch: Patch) -> None:
@@ -129,23 +130,23 @@ def whole_sample_selection(patch: Patch) -> None:
 
 
 def target_one_day_early(patch: Patch) -> None:
-    clean = house.next_returns
+    clean = dataset.next_returns
 
     def early(panel: Panel, **settings: Any) -> Targets:
         targets = clean(panel, **settings)
         rolled = {name: np.roll(getattr(targets, name), 1, axis=0) for name in ("returns", "valid")}
         return replace(targets, **rolled)
 
-    patch.setattr(house, "next_returns", early)
+    patch.setattr(dataset, "next_returns", early)
 
 
 def unit_of_all_days(patch: Patch) -> None:
-    clean = house.standardise
+    clean = dataset.standardise
 
     def standardise(targets: Targets, transform: str, days: np.ndarray) -> Targets:
         return clean(targets, transform, np.arange(len(targets.values)))
 
-    patch.setattr(house, "standardise", standardise)
+    patch.setattr(dataset, "standardise", standardise)
 
 
 def calendar_from_the_future(patch: Patch) -> None:
@@ -225,7 +226,7 @@ def test_alpha158_from_prices_is_clean_and_a_leak_in_it_is_caught(
     phase5_files: Phase5Files, monkeypatch: Patch
 ) -> None:
     random = np.random.default_rng(0)
-    clean_build = house.build
+    clean_build = dataset.build
 
     def with_prices(node: Any, **facts: Any) -> Any:
         built = clean_build(node, **facts)
