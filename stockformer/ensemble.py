@@ -24,14 +24,14 @@ from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import Predictions, join
 from stockformer.evaluation.summary import summarise
 from stockformer.experiment import Data, git_commit, write_judgement
-from stockformer.reevaluation import configuration, read_recorded
+from stockformer.reevaluation import configuration, read_recorded, same_data
 from stockformer.reporting.run_reader import read_run, runs_under
 from stockformer.run import RunDir
 
 log = logging.getLogger(__name__)
 
-SAME = ("data_hash", "dataset", "tickers")
-"""What the manifests of all members must agree on."""
+KEPT = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
+"""Of the first run's manifest, in the ensemble's."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,26 @@ def members(folders: Sequence[Path]) -> list[Member]:
         )
     found, unfit = [], []
     for path in sorted(set(paths)):
-        run, manifest = read_run(path), RunDir(path).manifest_file
-        kind = read_recorded(manifest)["kind"] if manifest.exists() else "run"
+        run = read_run(path)
+        manifest = read_recorded(RunDir(path).manifest_file, "kind", *KEPT, "tickers")
+        kind = manifest["kind"]
         if run.status.state != "finished" or run.predictions is None:
             unfit.append(f"{path} ({run.status.state}, no test predictions)")
         elif kind != "run":
             unfit.append(f"{path} (an {kind})")
         else:
-            found.append(Member(path, read_recorded(manifest), run.predictions))
+            found.append(Member(path, manifest, run.predictions))
     if unfit:
         raise ValueError(
             f"ensemble: not finished runs: {', '.join(unfit)}; name those to take, "
             "ensemble=FOLDER,FOLDER"
         )
+    first = found[0]
     for member in found[1:]:
-        for key in SAME:
-            if member.manifest[key] != found[0].manifest[key]:
-                raise ValueError(f"ensemble: {found[0].path} and {member.path} differ in {key}")
+        stocks = member.manifest["tickers"] == first.manifest["tickers"]
+        if not stocks or not same_data(first.manifest, member.manifest):
+            what = "other data" if stocks else "other stocks"
+            raise ValueError(f"ensemble: {member.path} has read {what} than {first.path}")
     return found
 
 
@@ -165,14 +168,13 @@ def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str
     """The first run's, but for what is the ensemble's own."""
     runs = [str(run.path.resolve()) for fold in folds for run in fold]
     first = folds[0][0].manifest
-    kept = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
     test = {
         "samples": len(whole.signal_dates),
         "first_signal_date": str(whole.signal_dates[0]),
         "last_signal_date": str(whole.signal_dates[-1]),
         "last_target_date": str(whole.target_end.max()),
     }
-    return {key: first[key] for key in (*kept, "tickers", "factor_names")} | {
+    return {key: first[key] for key in (*KEPT, "tickers", "factor_names")} | {
         "kind": "ensemble",
         "ensemble_of": runs,
         "runs": len(runs),

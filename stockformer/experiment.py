@@ -173,21 +173,20 @@ class Data:
         costs = ("cash_share", "buy_cost", "sell_cost", "slippage_basis_points")
         names = ("rebalance_days", "delay", "capital", *costs)
         index = index_closes(Path(wanted.index_file), panel.dates) if wanted.index_file else None
-        labels, fill = (panel.dates, panel.tickers), wanted.fill.value
-        if "close" in panel.prices:
-            market = market_of_prices(
-                *labels, panel.prices, fill=fill, locked_move=wanted.locked_move, index=index
-            )
+        shared = {"fill": wanted.fill.value, "index": index, "member": panel.member}
+        labels, priced = (panel.dates, panel.tickers), "close" in panel.prices
+        if priced:
+            move = wanted.locked_move
+            market = market_of_prices(*labels, panel.prices, locked_move=move, **shared)
         else:
-            market = market_of_returns(*labels, panel.returns, fill=fill, index=index)
+            market = market_of_returns(*labels, panel.returns, **shared)
         return Trading(
             market,
             Settings(k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
             offsets=wanted.offsets,
             share_of_volume=wanted.share_of_volume,
             sectors=panel.sectors,
-            member=panel.member,
-            notes=() if "close" in panel.prices else (WITHOUT_PRICES,),
+            notes=() if priced else (WITHOUT_PRICES,),
         )
 
     def judge(self, predictions: Predictions) -> Summary:

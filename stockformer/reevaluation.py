@@ -37,8 +37,8 @@ MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device")
 FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
 """What a data set's file says of the model's inputs: it stays as the model was trained."""
 
-UNNAMED = ("paths", "trainer")
-"""Changes that do not tell one evaluation from another."""
+UNNAMED = ("paths.", "trainer.device")
+"""Changes of where, not of what."""
 
 NO_GRAPH = {"_target_": "stockformer.data.graph.NoGraph"}
 
@@ -46,15 +46,16 @@ NO_GRAPH = {"_target_": "stockformer.data.graph.NoGraph"}
 def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -> Path:
     """Judge the best checkpoint of a run folder again; the folder of what was judged.
 
-    Without overrides on the run's own test days: the recorded metrics must come out again, and
-    nothing is written. With them elsewhere, into a folder of its own, by default within the run's.
+    Without overrides, or with those that only say where the same data lie, on the run's own test
+    days: the recorded metrics must come out again, and nothing is written. With others elsewhere,
+    into a folder of its own, by default within the run's.
     Raises ValueError where the metrics are not reproduced, a model cannot be judged there, or a
     file is missing.
     """
     start_log()
     run = RunDir(path)
     facts = read_checkpoint(run.checkpoint("best"))[1]
-    manifest = read_recorded(run.manifest_file)
+    manifest = read_recorded(run.manifest_file, "threads", "files", "data_hash", "split")
     config = configuration(run, overrides)
     config.graph = NO_GRAPH  # the embedding is in the checkpoint; none is fitted
     panel = read_panel(config)
@@ -65,15 +66,17 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     load_checkpoint(run.checkpoint("best"), experiment.model, data.panel.factor_names)
     test = experiment.loader("test")
     evaluation = experiment.evaluator.evaluate(experiment.model, experiment.loss, test)
-    if not overrides:
-        require_reproduced(run, manifest, experiment.manifest(), evaluation)
+    now = experiment.manifest()
+    moved = all(line.startswith(UNNAMED) for line in overrides)
+    if not overrides or (moved and same_data(manifest, now)):
+        require_reproduced(run, manifest, now, evaluation)
         return run.path
     words = [f"run={run.path.resolve()}", "evaluate=true", *overrides]
     folder = into or run.evaluations_folder / folder_name(overrides)
     with RunDir.claim(folder) as place:
         place.write_config(OmegaConf.to_yaml(config), overrides)
         place.write_manifest(
-            experiment.manifest()
+            now
             | {"kind": "evaluation", "graph_last_date": facts["graph_last_date"]}
             | {"command": f"python analyze.py {shlex.join(words)}"}
         )
@@ -146,15 +149,16 @@ def require_reproduced(
     run: RunDir, then: Mapping[str, Any], now: Mapping[str, Any], evaluation: Evaluation
 ) -> None:
     """Say that every recorded test metric came out again; ValueError names those that did not."""
-    recorded = read_recorded(run.evaluation_file)["model"]
+    recorded = read_recorded(run.evaluation_file, "model")["model"]
     again = plain(evaluation.metrics)
     different = [
-        f"{name} {value} recorded, {again[name]} now"
+        f"{name} {value} recorded, {again.get(name)} now"
         for name, value in recorded.items()
-        if value != again[name]
+        if value != again.get(name)
     ]
     known = pd.read_parquet(run.predictions_file)
-    same = known.equals(evaluation.predictions.frame().astype(known.dtypes))
+    frame = evaluation.predictions.frame()
+    same = known.equals(frame[known.columns].astype(known.dtypes))
     if different or not same:
         what = "; ".join(different[:3]) or "the metrics agree, single predictions do not"
         raise ValueError(f"{run.path}: not reproduced: {what}. {_changes(then, now)}")
@@ -162,6 +166,17 @@ def require_reproduced(
         "reproduced to the bit: all %d recorded test metrics and %s predictions",
         *(len(recorded), f"{len(known):,}"),
     )
+
+
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two manifests are of the same files; of simulated markets, of the same settings.
+
+    A file that only one has read, as a graph's, does not count.
+    """
+    files, others = then["files"], now["files"]
+    if not files or not others:
+        return bool(then["data_hash"] == now["data_hash"])
+    return all(others.get(name, digest) == digest for name, digest in files.items())
 
 
 def overlap(parts: Mapping[str, Mapping[str, str]], predictions: Predictions) -> str:
@@ -203,15 +218,20 @@ def _overlaid(composed: DictConfig, recorded: Any, but: set[str]) -> DictConfig:
     return config
 
 
-def read_recorded(path: Path) -> Any:
+def read_recorded(path: Path, *keys: str) -> Any:
+    """What a run wrote as JSON. Raises ValueError where it is not there, or lacks one of `keys`."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+        if keys and not content.keys() >= set(keys):
+            raise ValueError(f"without {', '.join(set(keys) - content.keys())}")
+        return content
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); was the run finished?") from error
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is other than when the run was made, as far as it is known."""
-    keys = ("data_hash", "git_commit", "device", "platform", "threads", "versions")
+    keys = ("git_commit", "device", "platform", "threads", "versions")
     changed = [key.replace("_", " ") for key in keys if then.get(key) != now.get(key)]
+    changed += [] if same_data(then, now) else ["the data"]
     return f"Other than then: {', '.join(changed) or 'nothing that is recorded'}"

@@ -37,6 +37,18 @@ def test_the_recorded_metrics_come_out_again(
     assert contents(tmp_path / "run") == before
 
 
+def test_the_same_data_elsewhere_are_the_same(
+    train: Command, command: Command, tmp_path: Path, phase5_files: Phase5Files
+) -> None:
+    assert train("hydra.run.dir=run", "graph=file")[0] == 0
+    phase5_files.data_dir.rename(tmp_path / "moved")
+    moved = ("run=run", "evaluate=true", "paths.data_dir=moved", "trainer.device=cpu")
+    status, output = command("analyze", *moved)
+    assert status == 0, output
+    assert "reproduced to the bit" in output
+    assert not (tmp_path / "run/evaluations").exists()
+
+
 def test_other_numbers_are_said_to_be_other(
     train: Command, command: Command, tmp_path: Path, phase5_files: Phase5Files
 ) -> None:
@@ -47,7 +59,7 @@ def test_other_numbers_are_said_to_be_other(
     assert status == 1
     assert "run: not reproduced: " in output
     assert "recorded, " in output
-    assert "Other than then: data hash" in output
+    assert "Other than then: the data" in output
     file = tmp_path / "run/predictions.parquet"
     phase5_files.returns[-3, 2] -= 1e-9
     phase5_files.write()
@@ -208,4 +220,5 @@ def test_a_run_that_was_not_finished_or_is_damaged_is_named(
 def test_the_name_of_an_evaluation_is_a_file_name() -> None:
     assert folder_name(["dataset=nifty200", "paths.data_dir=/a/b"]) == "dataset=nifty200"
     assert folder_name(["paths.data_dir=../x y"]) == "paths.data_dir=..-x-y"
+    assert folder_name(["split.test=0.1", "trainer.device=cpu"]) == "split.test=0.1"
     assert len(folder_name(["dataset.source.path=" + "a/" * 200])) == 120

@@ -14,6 +14,8 @@ import yaml
 from small_data import Phase5Files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stockformer.evaluation.backtest import Backtest, Settings, largest_imbalance
+
 Train = Callable[..., tuple[int, str]]
 
 
@@ -77,6 +79,66 @@ def test_the_closing_table_sets_the_model_beside_the_baselines(
     assert zero["mae"] == pytest.approx(tidy["label"].abs().mean())
     assert evaluation["oracle_rank_ic"] is None
     assert output.rstrip().endswith(f"run folder: {folder}")
+
+
+def test_the_ledger_balances_and_is_what_the_evaluation_tells(train: Train, tmp_path: Path) -> None:
+    status, output = train("hydra.run.dir=run", "backtest.k=2", "backtest.capital=1e6")
+    assert status == 0, output
+    backtest = json.loads((tmp_path / "run/evaluation.json").read_text())["backtest"]
+    tables = {
+        name: pd.read_csv(tmp_path / f"run/{name}.csv", keep_default_na=False, parse_dates=["date"])
+        for name in ("trades", "positions", "equity")
+    }
+    equity = tables["equity"]
+    assert equity.columns[0] == "date"
+    settings = Settings(**backtest["settings"])
+    assert (settings.k, settings.n_drop, settings.capital) == (2, 1, 1e6)
+    ledger = Backtest(settings, tables["trades"], tables["positions"], equity.set_index("date"))
+    assert largest_imbalance(ledger) < 1e-9
+    assert {"NA", "TRUE", "M&M"} & set(tables["trades"]["ticker"])
+    base = backtest["figures"]["base"]
+    assert base["total_return"] == pytest.approx(equity["account"].iloc[-1] / 1e6 - 1)
+    assert backtest["daily"]["net_return"] == equity["net_return"].tolist()
+    assert f"{base['total_return']:+.1%}; equal-weight universe" in output
+    assert "closes made of cumulated returns" in output
+
+
+def test_an_index_is_read_and_compared_with(
+    train: Train, tmp_path: Path, phase5_files: Phase5Files
+) -> None:
+    index = pd.Series(range(100, 190), phase5_files.dates, name="Close")
+    index.to_csv(tmp_path / "index.csv", index_label="date", date_format="%Y-%m-%d")
+    assert train("backtest.index_file=index.csv", "hydra.run.dir=run")[0] == 0
+    evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+    dates = pd.DatetimeIndex(evaluation["backtest"]["daily"]["date"])
+    earned = evaluation["backtest"]["benchmarks"]["index"]["total_return"]
+    assert earned == pytest.approx(index[dates[-1]] / index[dates[0]] - 1)
+    index.rename("price").to_csv(tmp_path / "index.csv", index_label="date")
+    status, output = train("backtest.index_file=index.csv")
+    assert (status, "index.csv: no column 'close', only price" in output) == (1, True)
+    status, output = train("backtest.index_file=nowhere.csv")
+    assert (status, "nowhere.csv: file not found" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("backtest.k=7", "together at most the 7 stocks of the data set"),
+        ("backtest.fill=open", "the data set has returns only; use close"),
+        ("backtest.fill=high", "backtest.fill"),
+        ("backtest.delay=-1", "backtest.delay=-1: must not be negative"),
+        ("backtest.buy_cost=0.1", "leaves no cash for backtest.buy_cost, once doubled"),
+        ("backtest.kk=3", "Did you mean 'backtest.k'?"),
+    ],
+)
+def test_a_backtest_that_cannot_be_is_refused_before_training(
+    train: Train, tmp_path: Path, setting: str, reason: str
+) -> None:
+    status, output = train(setting)
+    assert status == 1
+    assert reason in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.rglob("metrics.csv"))
 
 
 def test_predictions_are_dated_and_labelled_by_what_happened(

@@ -29,7 +29,8 @@ class Market:
     dates (T,) datetime64[D]; tickers (N,); close (T, N), NaN where not traded; fill (T, N): the
     price of a trade on that date, the close or the open; tradable (T, N) bool, see `tradable`.
     volume (T, N): shares traded, for `capacity`. index (T,): closes of a market index, NaN where
-    unknown.
+    unknown. member (T, N) bool: whether a stock may be bought on a signal of that date, and counts
+    in the benchmark; None: always.
     """
 
     dates: np.ndarray
@@ -39,10 +40,11 @@ class Market:
     tradable: np.ndarray
     volume: np.ndarray | None = None
     index: np.ndarray | None = None
+    member: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         cells = (len(self.dates), len(self.tickers))
-        for name in ("close", "fill", "tradable", "volume", "index"):
+        for name in ("close", "fill", "tradable", "volume", "index", "member"):
             array = getattr(self, name)
             expected = cells[:1] if name == "index" else cells
             if array is not None and array.shape != expected:
@@ -54,6 +56,12 @@ class Market:
     def mark(self) -> np.ndarray:
         """(T, N) the close a holding is valued at: each stock's last known one."""
         return _carried_forward(self.close)
+
+    @cached_property
+    def choosable(self) -> np.ndarray:
+        """(T, N) bool: who may be bought on a signal of that date: traded, and a member."""
+        known = np.isfinite(self.close)
+        return known if self.member is None else known & self.member
 
 
 @dataclass(frozen=True)
@@ -154,11 +162,11 @@ def topk_dropout(
     """Trade a signal (S, N) of known dates; the higher, the more it is wanted, NaN is no opinion.
 
     The first rebalancing is on the signal date at `offset`, then one every rebalance_days signal
-    dates. A stock that was not traded on the signal date has no signal. What cannot be traded on
-    its day is left: a sale is decided again at the next rebalancing, the cash of a buy is kept. The
-    ledger runs from the first rebalancing to the trade date of the last signal; signals to trade
-    past the market's end are left out. Raises ValueError where no signal is left or the labels do
-    not fit the market.
+    dates. A stock that was not traded, or no member, on the signal date has no signal. What cannot
+    be traded on its day is left: a sale is decided again at the next rebalancing, the cash of a buy
+    is kept. The ledger runs from the first rebalancing to the trade date of the last signal;
+    signals to trade past the market's end are left out. Raises ValueError where no signal is left
+    or the labels do not fit the market.
     """
     days, traded, cash = _trade(signal, signal_dates, market, settings, offset)
     dates = pd.DatetimeIndex(market.dates[days], name="date")
@@ -326,8 +334,8 @@ def _trade(
     for day, row in enumerate(days):
         cash[day] = cash[day - 1] if day else settings.capital
         if row in rebalance:
-            known = np.isfinite(market.close[row - settings.delay])
-            opinion = np.where(known, signal[signal_at[row]], np.nan)
+            choosable = market.choosable[row - settings.delay]
+            opinion = np.where(choosable, signal[signal_at[row]], np.nan)
             traded[day], cash[day] = _rebalance(
                 opinion, shares, cash[day], market=market, row=row, settings=settings
             )
@@ -410,10 +418,15 @@ def _cells(
 
 
 def _equal_weight_return(market: Market, days: np.ndarray) -> np.ndarray:
-    """(D,) mean return of the stocks traded that day, on the first from the fill to the close."""
+    """(D,) mean return of the stocks traded that day, on the first from the fill to the close.
+
+    Of yesterday's members, where stocks come and go.
+    """
     start = np.vstack([market.fill[days[:1]], market.mark[days[1:] - 1]])
     returns = market.close[days] / start - 1
     known = np.isfinite(returns)
+    if market.member is not None:
+        known &= market.member[np.maximum(days - 1, 0)]
     return np.where(known, returns, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from stockformer.evaluation import statistics, trading
 from stockformer.evaluation.baselines import comparison_table, verdict
 from stockformer.evaluation.metrics import Predictions, daily, score
-from stockformer.evaluation.trading import Traded, Trading, trade
+from stockformer.evaluation.trading import Traded, Trading, gaps_of_index, trade
 
 VERSION = 2
 """Of evaluation.json, docs/evaluation.md; a reader refuses one it does not know."""
@@ -95,7 +95,9 @@ class Summary:
             )
         if self.traded is not None:
             figures = pd.DataFrame(self.traded.figures).T
-            lines += trading.lines(self.traded.ledger.settings, figures, self.traded.offsets)
+            lines += trading.lines(
+                self.traded.ledger.settings, figures, self.traded.offsets["base"]
+            )
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
 
@@ -147,6 +149,8 @@ def summarise(
     traded = trade(predictions, trading)
     if traded is None:
         said.append("no backtest: too few test dates")
+    else:
+        said += gaps_of_index(traded, trading)
     return Summary(
         scores=scores,
         table=table,

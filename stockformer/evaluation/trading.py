@@ -20,7 +20,6 @@ from stockformer.evaluation.backtest import (
     Market,
     Settings,
     capacity,
-    figures,
     over_offsets,
     return_figures,
     sector_exposure,
@@ -43,8 +42,8 @@ class Trading:
     """Where, how and how often a signal is traded.
 
     offsets: start dates of the distribution, at most. share_of_volume: of a day's volume, for the
-    capacity. sectors (N,) str, "" where unknown; None if nobody knows them. member (T, N) bool:
-    whether a stock may be bought on that signal date; None: always. notes: what to bear in mind.
+    capacity. sectors (N,) str, "" where unknown; None if nobody knows them. notes: what to bear in
+    mind.
     """
 
     market: Market
@@ -52,7 +51,6 @@ class Trading:
     offsets: int = 20
     share_of_volume: float = 0.05
     sectors: np.ndarray | None = None
-    member: np.ndarray | None = None
     notes: Sequence[str] = field(default=())
 
 
@@ -61,7 +59,8 @@ class Traded:
     """A ledger, and what it and its variants earned.
 
     figures: of `backtest.figures` by variant, base, one_day_later and doubled_costs. benchmarks: of
-    `backtest.return_figures`, universe and, where there is one, index. offsets: a row an offset.
+    `backtest.return_figures`, universe and, where there is one, index. offsets: likewise by
+    variant, a row an offset.
     sectors: mean share of the account by sector. capacity: of `backtest.capacity`. Each of the last
     two is None where nobody knows.
     """
@@ -69,13 +68,13 @@ class Traded:
     ledger: Backtest
     figures: Mapping[str, Mapping[str, float]]
     benchmarks: Mapping[str, Mapping[str, float]]
-    offsets: pd.DataFrame
+    offsets: Mapping[str, pd.DataFrame]
     sectors: Mapping[str, float] | None
     capacity: Mapping[str, float] | None
 
-    def spread(self) -> pd.DataFrame:
+    def spread(self, variant: str) -> pd.DataFrame:
         """The distribution over start dates: lowest, quartiles, median, highest of each figure."""
-        quantiles = self.offsets.quantile([0, 0.25, 0.5, 0.75, 1]).T
+        quantiles = self.offsets[variant].quantile([0, 0.25, 0.5, 0.75, 1]).T
         return quantiles.set_axis(
             ["lowest", "lower_quartile", "median", "upper_quartile", "highest"], axis=1
         )
@@ -89,6 +88,7 @@ def market_of_prices(
     fill: str,
     locked_move: float,
     index: np.ndarray | None = None,
+    member: np.ndarray | None = None,
 ) -> Market:
     """A market of prices (T, N) by field; `close` is needed, and `open` where it is the fill.
 
@@ -111,6 +111,7 @@ def market_of_prices(
         tradable=free,
         volume=prices.get("volume"),
         index=index,
+        member=member,
     )
 
 
@@ -121,6 +122,7 @@ def market_of_returns(
     *,
     fill: str,
     index: np.ndarray | None = None,
+    member: np.ndarray | None = None,
 ) -> Market:
     """A market where only daily returns (T, N) are known: closes are their cumulated product.
 
@@ -132,7 +134,13 @@ def market_of_returns(
     known = np.isfinite(returns)
     close = np.where(known, np.cumprod(1 + np.where(known, returns, 0.0), axis=0), np.nan)
     return Market(
-        dates=dates, tickers=tickers, close=close, fill=close, tradable=known, index=index
+        dates=dates,
+        tickers=tickers,
+        close=close,
+        fill=close,
+        tradable=known,
+        index=index,
+        member=member,
     )
 
 
@@ -155,15 +163,16 @@ def signal_of(predictions: Predictions, trading: Trading) -> np.ndarray:
     """(S, N) what is traded on: the mean forecast of the steps that can still be earned.
 
     Those whose target does not start before the trade; where that is none, the last step, and the
-    skill of the model must outlast its target. NaN: no member on the signal date.
+    skill of the model must outlast its target.
     """
     dates, delay = trading.market.dates, trading.settings.delay
-    rows = np.searchsorted(dates, predictions.signal_dates)
-    steps_ahead = np.searchsorted(dates, predictions.target_start[0]) - rows[0]
-    earned = steps_ahead >= delay
+    rows_ahead = np.searchsorted(dates, predictions.target_start[0]) - np.searchsorted(
+        dates, predictions.signal_dates[0]
+    )
+    earned = rows_ahead >= delay
     earned[-1] |= not earned.any()
     signal: np.ndarray = predictions.prediction[:, earned].mean(axis=1)
-    return signal if trading.member is None else np.where(trading.member[rows], signal, np.nan)
+    return signal
 
 
 def trade(predictions: Predictions, trading: Trading) -> Traded | None:
@@ -172,29 +181,46 @@ def trade(predictions: Predictions, trading: Trading) -> Traded | None:
     if signals < FEWEST_SIGNALS:
         return None
     signal, settings = signal_of(predictions, trading), trading.settings
-
-    def run(changed: Settings) -> Backtest:
-        return topk_dropout(signal, predictions.signal_dates, market, changed)
-
-    ledger = run(settings)
     variants = {
-        "base": ledger,
-        "one_day_later": run(replace(settings, delay=settings.delay + 1)),
-        "doubled_costs": run(doubled_costs(settings)),
+        "base": settings,
+        "one_day_later": replace(settings, delay=settings.delay + 1),
+        "doubled_costs": doubled_costs(settings),
     }
+    starts = range(max(1, min(trading.offsets, signals // 2)))
+    offsets = {
+        name: over_offsets(signal, predictions.signal_dates, market, variant, starts)
+        for name, variant in variants.items()
+    }
+    ledger = topk_dropout(signal, predictions.signal_dates, market, settings)
     equity = ledger.equity
     benchmarks = {"universe": return_figures(equity["benchmark"])}
     if equity["index"].notna().all():
         benchmarks["index"] = return_figures(equity["index"])
-    offsets = range(max(1, min(trading.offsets, signals // 2)))
     return Traded(
         ledger=ledger,
-        figures={name: figures(variant.equity) for name, variant in variants.items()},
+        figures={
+            name: dict(zip(map(str, rows.columns), rows.to_numpy()[0].tolist()))
+            for name, rows in offsets.items()
+        },
         benchmarks=benchmarks,
-        offsets=over_offsets(signal, predictions.signal_dates, market, settings, offsets),
+        offsets=offsets,
         sectors=_sector_shares(ledger, trading),
         capacity=_capacity(ledger, trading),
     )
+
+
+def gaps_of_index(traded: Traded, trading: Trading) -> list[str]:
+    """What is to be said of an index that was given, and is not known on every day."""
+    market, days = trading.market, traded.ledger.equity.index
+    if market.index is None:
+        return []
+    unknown = days[np.isnan(market.index[np.searchsorted(market.dates, days.to_numpy())])]
+    if unknown.empty:
+        return []
+    return [
+        f"backtest: no index to compare with, its file lacks {len(unknown)} of {len(days)} days, "
+        f"first {unknown[0]:%Y-%m-%d}"
+    ]
 
 
 def doubled_costs(settings: Settings) -> Settings:
@@ -211,8 +237,10 @@ def as_json(traded: Traded) -> dict[str, object]:
         "figures": traded.figures,
         "benchmarks": traded.benchmarks,
         "offsets": {
-            "summary": traded.spread().to_dict("index"),
-            "list": traded.offsets.reset_index().to_dict("records"),
+            "summary": traded.spread("base").to_dict("index"),
+            "list": traded.offsets["base"].reset_index().to_dict("records"),
+            "one_day_later": traded.spread("one_day_later").to_dict("index"),
+            "doubled_costs": traded.spread("doubled_costs").to_dict("index"),
         },
         "sectors": traded.sectors,
         "capacity": traded.capacity,
@@ -237,7 +265,7 @@ def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame) -> l
         f"equal-weight universe {base['benchmark_total_return']:+.1%}",
         f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
         f"turnover {base['turnover']:.0%} a day",
-        f"  a day over the universe, {len(offsets)} start dates: {spread.min():+.1f} to "
+        f"  daily excess from {len(offsets)} start dates: {spread.min():+.1f} to "
         f"{spread.max():+.1f} basis points, median {spread.median():+.1f}",
     ]
 

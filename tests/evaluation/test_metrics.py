@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 
 from stockformer.evaluation.metrics import by_date, calibration, daily, join, score
 
@@ -164,6 +165,39 @@ def test_calibration_by_hand(predictions):
     np.testing.assert_allclose(table["frequency"], [0.5, 1.0])
     with pytest.raises(ValueError, match="outside"):
         calibration(predictions(np.zeros(label.shape), label, probability + 0.1))
+
+
+def test_calibration_agrees_with_sklearn(random_predictions):
+    p = random_predictions(dates=40)
+    table = calibration(p, bins=7)  # no edge at 0.5, where there are ties
+    frequency, probability = calibration_curve(p.up[p.valid], p.probability[p.valid], n_bins=7)
+    some = table[table["n"] > 0]
+    np.testing.assert_allclose(some["frequency"], frequency)
+    np.testing.assert_allclose(some["probability"], probability)
+    assert table["n"].sum() == p.valid.sum()
+
+
+def test_precision_and_return_of_the_highest_agree_with_sorting(random_predictions):
+    p = random_predictions(dates=20)
+    p = replace(p, prediction=p.prediction + 1e-9 * np.arange(40))  # without ties
+    for (date, step), row in by_date(p, k=7).iterrows():
+        cell = np.flatnonzero(p.signal_dates == date.to_datetime64())[0], step - 1
+        known = np.flatnonzero(p.valid[cell])
+        best = known[np.argsort(-p.prediction[cell][known])[:7]]
+        assert row["precision_at_k"] == pytest.approx(p.up[cell][best].mean())
+        assert row["top_k_return"] == pytest.approx(p.label[cell][best].mean())
+
+
+def test_deviations_and_ratios_agree_with_scipy(random_predictions):
+    p = random_predictions(dates=50, steps=1)
+    scores = score(p)
+    for name, correlation in (("ic", stats.pearsonr), ("rank_ic", stats.spearmanr)):
+        days = [
+            correlation(p.prediction[d, 0, p.valid[d, 0]], p.label[d, 0, p.valid[d, 0]]).statistic
+            for d in range(50)
+        ]
+        assert scores[f"{name}_std"] == pytest.approx(stats.tstd(days))
+        assert scores[f"{name}ir"] == pytest.approx(1 / stats.variation(days, ddof=1))
 
 
 def test_frame_is_tidy(random_predictions):

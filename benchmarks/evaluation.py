@@ -1,0 +1,106 @@
+"""How long an evaluation takes: python benchmarks/evaluation.py [small | large]
+
+Judges random forecasts as a finished run is judged: metrics, statistics, baselines (but LightGBM)
+on 22 factors, and the backtest with its variants and 20 start dates. Small: 60 test days x 200
+stocks after 440 training days; large: 1,250 x 1,000 after 500. Each in a process of its own, for
+its peak memory.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.trading import Trading, market_of_prices
+
+FACTORS = 22
+SIZES = {"small": (440, 60, 200), "large": (500, 1250, 1000)}  # training days, test days, stocks
+REACH = {"small": (5.0, 2.0), "large": (60.0, 2.0)}  # seconds, GiB
+
+
+def material(train: int, test: int, stocks: int) -> tuple[Predictions, History, Trading]:
+    """Random prices and factors, and forecasts with a little skill."""
+    random = np.random.default_rng(0)
+    days = train + test + 2
+    dates = np.datetime64("2015-01-01") + np.arange(days)
+    tickers = np.array([f"S{stock:04d}" for stock in range(stocks)])
+    returns = random.normal(0, 0.02, (days, stocks))
+    returns[random.random(returns.shape) < 0.01] = np.nan
+    label = np.full((days, 1, stocks), np.nan)
+    label[:-1, 0] = returns[1:]
+    valid = np.isfinite(label)
+    rows = np.arange(train, train + test)
+    forecast = 0.05 * np.nan_to_num(label[rows]) + random.normal(0, 0.02, (test, 1, stocks))
+    predictions = Predictions(
+        signal_dates=dates[rows],
+        target_start=dates[rows][:, None],
+        target_end=dates[rows + 1][:, None],
+        tickers=tickers,
+        prediction=forecast,
+        probability=1 / (1 + np.exp(-50 * forecast)),
+        label=label[rows],
+        up=np.nan_to_num(label[rows]) > 0,
+        valid=valid[rows],
+    )
+    history = History(
+        dates=dates,
+        tickers=tickers,
+        returns=returns,
+        factors=random.standard_normal((days, stocks, FACTORS), dtype=np.float32),
+        label=label,
+        up=np.nan_to_num(label) > 0,
+        valid=valid,
+        training_days=np.arange(20, train - 1),
+    )
+    close = 100 * np.cumprod(1 + np.nan_to_num(returns), axis=0)
+    close[np.isnan(returns)] = np.nan
+    prices = {"close": close, "high": close * 1.01, "low": close * 0.99}
+    prices["volume"] = np.full_like(close, 1e6)
+    market = market_of_prices(dates, tickers, prices, fill="close", locked_move=0.04)
+    sectors = np.array([f"sector {stock % 12}" for stock in range(stocks)])
+    return predictions, history, Trading(market, Settings(), sectors=sectors)
+
+
+def judged(predictions: Predictions, history: History, trading: Trading) -> Summary:
+    baselines = all_baselines(predictions, history, with_lightgbm=False)
+    return summarise(predictions, baselines, trading=trading, notes=())
+
+
+def measure(size: str) -> None:
+    """Print seconds and GiB of one evaluation in this process."""
+    given = material(*SIZES[size])
+    started = time.perf_counter()
+    summary = judged(*given)
+    seconds = time.perf_counter() - started
+    assert summary.traded is not None
+    assert len(summary.traded.offsets["base"]) == 20
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def main() -> None:
+    if sys.argv[1:]:
+        measure(sys.argv[1])
+        return
+    print(f"{'':8}{'days':>7}{'stocks':>8}{'seconds':>10}{'reach':>7}{'peak GiB':>10}{'reach':>7}")
+    for size, (_, days, stocks) in SIZES.items():
+        command = [sys.executable, __file__, size]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        seconds, gib = map(float, said.split())
+        reach = REACH[size]
+        met = "yes" if seconds < reach[0] and gib < reach[1] else "NO"
+        print(
+            f"{size:8}{days:7,}{stocks:8,}{seconds:10.2f}{reach[0]:7.0f}{gib:10.2f}{reach[1]:7.0f}"
+            f"   {met}"
+        )
+
+
+if __name__ == "__main__":
+    main()

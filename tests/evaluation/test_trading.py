@@ -1,0 +1,231 @@
+"""The backtest of an evaluation: markets, the traded signal, variants, start dates, JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stockformer.evaluation.backtest import (
+    Settings,
+    capacity,
+    figures,
+    largest_imbalance,
+    topk_dropout,
+)
+from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.summary import plain
+from stockformer.evaluation.trading import (
+    Trading,
+    as_json,
+    doubled_costs,
+    gaps_of_index,
+    lines,
+    market_of_prices,
+    market_of_returns,
+    signal_of,
+    sizes,
+    trade,
+)
+
+SETTINGS = Settings(k=5, n_drop=2, slippage_basis_points=3.0)
+
+
+@pytest.fixture
+def trading(random_predictions):
+    """A market of prices around the predictions' dates, and how it is traded."""
+    predictions = random_predictions(dates=12, steps=1, stocks=30)
+    random = np.random.default_rng(3)
+    dates = predictions.signal_dates[0] - 5 + np.arange(25)
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.02, (25, 30)), axis=0))
+    prices = {
+        "open": close * np.exp(random.normal(0, 0.003, close.shape)),
+        "high": close * 1.02,
+        "low": close * 0.98,
+        "close": close,
+        "volume": random.integers(1_000, 9_000, close.shape).astype(float),
+    }
+    sectors = np.array(["bank", "oil", ""] * 10)
+    market = market_of_prices(dates, predictions.tickers, prices, fill="close", locked_move=0.04)
+    return predictions, Trading(market, SETTINGS, offsets=4, sectors=sectors)
+
+
+def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
+    predictions, where = trading
+    traded = trade(predictions, where)
+    signal = predictions.prediction[:, 0]
+    expected = {
+        "base": SETTINGS,
+        "one_day_later": replace(SETTINGS, delay=2),
+        "doubled_costs": replace(
+            SETTINGS, buy_cost=0.00238, sell_cost=0.00208, slippage_basis_points=6.0
+        ),
+    }
+    assert doubled_costs(SETTINGS) == expected["doubled_costs"]
+    assert list(traded.figures) == list(expected)
+    for name, settings in expected.items():
+        run = topk_dropout(signal, predictions.signal_dates, where.market, settings)
+        assert traded.figures[name] == pytest.approx(figures(run.equity), nan_ok=True), name
+    assert traded.figures["doubled_costs"]["cost"] > 1.9 * traded.figures["base"]["cost"]
+    assert largest_imbalance(traded.ledger) < 1e-9
+    assert traded.capacity == capacity(traded.ledger, where.market, 0.05)
+    assert set(traded.sectors) == {"bank", "oil", "unknown"}
+    cash = (traded.ledger.equity["cash"] / traded.ledger.equity["account"]).mean()
+    assert sum(traded.sectors.values()) + cash == pytest.approx(1)
+
+
+def test_start_dates_are_a_distribution(trading):
+    predictions, where = trading
+    traded = trade(predictions, where)
+    assert traded.offsets["base"].index.tolist() == [0, 1, 2, 3]
+    assert traded.offsets["base"].loc[0].to_dict() == pytest.approx(
+        traded.figures["base"], nan_ok=True
+    )
+    later = topk_dropout(
+        predictions.prediction[:, 0], predictions.signal_dates, where.market, SETTINGS, offset=3
+    )
+    assert traded.offsets["base"].loc[3, "total_return"] == pytest.approx(
+        figures(later.equity)["total_return"]
+    )
+    row = traded.spread("base").loc["annual_return"]
+    assert row["lowest"] == traded.offsets["base"]["annual_return"].min()
+    assert row["median"] == traded.offsets["base"]["annual_return"].median()
+    assert row["highest"] == traded.offsets["base"]["annual_return"].max()
+    dearer = traded.offsets["doubled_costs"]["total_return"]
+    assert (dearer < traded.offsets["base"]["total_return"]).all()
+    assert (
+        len(trade(predictions, replace(where, offsets=20)).offsets["base"]) == 6
+    )  # half the signals
+
+
+def test_the_signal_is_of_the_steps_that_can_still_be_earned(random_predictions, trading):
+    _, where = trading
+    two = random_predictions(dates=12, steps=3, stocks=30)
+    np.testing.assert_array_equal(signal_of(two, where), two.prediction[:, 1:].mean(axis=1))
+    now = replace(where, settings=replace(SETTINGS, delay=0))
+    np.testing.assert_array_equal(signal_of(two, now), two.prediction.mean(axis=1))
+    late = replace(where, settings=replace(SETTINGS, delay=9))
+    np.testing.assert_array_equal(signal_of(two, late), two.prediction[:, 2])
+    # Whether a target became known later has no say in what is bought.
+    hidden = replace(two, valid=np.zeros_like(two.valid), label=np.full(two.label.shape, np.nan))
+    np.testing.assert_array_equal(signal_of(hidden, where), signal_of(two, where))
+
+
+def test_who_is_no_member_on_the_signal_date_is_not_bought(trading):
+    predictions, where = trading
+    member = np.ones(where.market.close.shape, dtype=bool)
+    member[5:11, :20] = False
+    market = replace(where.market, member=member)
+    traded = trade(predictions, replace(where, market=market))
+    bought = traded.ledger.trades[traded.ledger.trades["side"] == "buy"]
+    early = bought[bought["date"] <= pd.Timestamp(predictions.signal_dates[6])]
+    assert len(early)
+    assert set(early["ticker"]) <= set(predictions.tickers[20:])
+    later = bought[bought["date"] > pd.Timestamp(predictions.signal_dates[6])]
+    assert set(later["ticker"]) & set(predictions.tickers[:20])
+    close, day = market.close, 8
+    members = close[day, 20:] / close[day - 1, 20:] - 1
+    benchmark = traded.ledger.equity["benchmark"]
+    assert benchmark[pd.Timestamp(market.dates[day])] == pytest.approx(members.mean())
+
+
+def test_a_market_of_returns_earns_them(trading):
+    predictions, where = trading
+    close = where.market.close
+    returns = np.vstack([np.full((1, 30), np.nan), close[1:] / close[:-1] - 1])
+    market = market_of_returns(where.market.dates, predictions.tickers, returns, fill="close")
+    ours = trade(predictions, replace(where, market=market))
+    theirs = trade(predictions, where)
+    assert ours.figures["base"] == pytest.approx(theirs.figures["base"], nan_ok=True)
+    assert ours.capacity is None
+    returns[9, 4] = np.nan
+    gap = market_of_returns(where.market.dates, predictions.tickers, returns, fill="close")
+    assert not gap.tradable[9, 4]
+    assert gap.close[10, 4] / gap.close[8, 4] == pytest.approx(1 + returns[10, 4])
+    with pytest.raises(ValueError, match=r"backtest\.fill=open: the data set has returns only"):
+        market_of_returns(where.market.dates, predictions.tickers, returns, fill="open")
+
+
+def test_a_market_of_prices(trading):
+    _, where = trading
+    dates, tickers, close = where.market.dates, where.market.tickers, where.market.close
+    prices = {"close": close.copy(), "open": close * 1.01}
+    prices["open"][3, 2] = np.nan
+    market = market_of_prices(dates, tickers, prices, fill="open", locked_move=0.04)
+    assert market.fill is prices["open"]
+    assert not market.tradable[3, 2]
+    assert market.tradable.sum() == close.size - 1  # without high and low nothing is locked
+    assert market.volume is None
+    with pytest.raises(ValueError, match=r"backtest\.fill=open: .* only close"):
+        market_of_prices(dates, tickers, {"close": close}, fill="open", locked_move=0.04)
+    flat = {"close": close, "high": close, "low": close}
+    moved = np.abs(close[1:] / close[:-1] - 1) > 0.03
+    locked = market_of_prices(dates, tickers, flat, fill="close", locked_move=0.03)
+    np.testing.assert_array_equal(~locked.tradable[1:], moved)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stocks", "expected"),
+    [
+        ((None, None), 500, (20, 4)),
+        ((None, None), 60, (20, 4)),
+        ((None, None), 30, (10, 2)),
+        ((None, None), 2, (1, 1)),
+        ((50, None), 191, (50, 10)),
+        ((None, 2), 191, (20, 2)),
+    ],
+)
+def test_sizes_scale_with_the_stocks(wanted, stocks, expected):
+    assert sizes(*wanted, stocks) == expected
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"backtest\.k=20, backtest\.n_drop=4: .* the 23 stocks"):
+        sizes(20, None, 23)
+
+
+def test_an_index_is_compared_with_where_it_is_known(trading):
+    predictions, where = trading
+    index = 100 * 1.01 ** np.arange(25)
+    known = trade(predictions, replace(where, market=replace(where.market, index=index)))
+    assert known.benchmarks["index"]["total_return"] == pytest.approx(1.01**11 - 1)
+    assert gaps_of_index(known, replace(where, market=replace(where.market, index=index))) == []
+    index[:9] = np.nan
+    unknown = trade(predictions, replace(where, market=replace(where.market, index=index)))
+    assert list(unknown.benchmarks) == ["universe"]
+    said = gaps_of_index(unknown, replace(where, market=replace(where.market, index=index)))
+    assert said == [
+        "backtest: no index to compare with, its file lacks 3 of 12 days, first 2024-01-02"
+    ]
+    assert np.isnan(unknown.figures["base"]["index_total_return"])
+
+
+def test_what_json_holds_is_what_was_traded(trading):
+    predictions, where = trading
+    traded = trade(predictions, where)
+    read = json.loads(json.dumps(plain(as_json(traded)), allow_nan=False))
+    assert list(read) == [
+        *("settings", "figures", "benchmarks", "offsets", "sectors", "capacity", "daily"),
+    ]
+    assert read["settings"]["k"] == 5
+    assert read["figures"]["base"]["index_total_return"] is None
+    assert read["figures"]["base"]["annual_return"] == traded.figures["base"]["annual_return"]
+    assert read["daily"]["net_return"] == traded.ledger.equity["net_return"].tolist()
+    assert read["daily"]["date"][0] == str(predictions.signal_dates[0] + 1)
+    assert [row["offset"] for row in read["offsets"]["list"]] == [0, 1, 2, 3]
+    said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets["base"])
+    assert f"{traded.figures['base']['total_return']:+.1%}; equal-weight universe" in said[0]
+    assert all(len(line) <= 80 for line in said)
+
+
+def test_few_dates_are_not_traded(trading):
+    predictions, where = trading
+    few = {
+        name: getattr(predictions, name)[:3]
+        for name in Predictions.__dataclass_fields__
+        if name != "tickers"
+    }
+    assert trade(replace(predictions, **few), where) is None

@@ -1,0 +1,53 @@
+"""Whole trainings on the simulated market: of nothing, no skill; of a leak, too good to be true."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.data.panel import Panel
+from stockformer.experiment import Data, Experiment, read_panel
+from stockformer.run import RunDir
+
+
+@pytest.fixture
+def config() -> DictConfig:
+    lines = ("trainer.max_epoch=2", "trainer.device=cpu", "dataset.factors=[]", "model.dropout=0")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(CONFIG_NAME, [*lines, "dataset.source.days=400", "graph=none"])
+
+
+def simulated(config: DictConfig) -> Panel:
+    """The market with two factors that know nothing."""
+    panel = read_panel(config)
+    nothing = np.random.default_rng(0).normal(size=(*panel.returns.shape, 2)).astype(np.float32)
+    return replace(panel.with_factors(nothing, ("FIRST", "SECOND")), oracle=None)
+
+
+def verdict(config: DictConfig, data: Data, folder: Path) -> str:
+    with RunDir.claim(folder) as run:
+        Experiment(config, data).train(run, [])
+    return str(json.loads(run.evaluation_file.read_text())["verdict"])
+
+
+def test_a_model_fed_shuffled_targets_shows_no_skill(config: DictConfig, tmp_path: Path) -> None:
+    panel = simulated(config)
+    shuffled = np.random.default_rng(1).permuted(panel.returns, axis=1)
+    data = Data.prepare(config, replace(panel, returns=shuffled))
+    said = verdict(config, data, tmp_path / "run")
+    assert said.startswith("The model shows no skill and does not beat the baselines: ")
+
+
+def test_a_model_fed_the_label_is_too_good_to_be_true(config: DictConfig, tmp_path: Path) -> None:
+    panel = simulated(config)
+    panel.factors[:-1, :, 0] = np.nan_to_num(panel.returns[1:])  # tomorrow's return
+    said = verdict(config, Data.prepare(config, panel), tmp_path / "run")
+    assert said.startswith("Too good to be true: a rank IC of 0.")
+    assert "leaked label" in said
