@@ -87,7 +87,8 @@ def _places(column: pd.Series) -> np.ndarray:
 
 def _share(values: np.ndarray, logarithmic: bool) -> np.ndarray:
     values = np.log(values) if logarithmic else values
-    low, high = np.nanmin(values), np.nanmax(values)
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
     return (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 

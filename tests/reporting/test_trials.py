@@ -105,6 +105,19 @@ def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
     assert "ensemble" in row
 
 
+def test_runs_without_a_validation_metric_still_have_a_page(tmp_path: Path) -> None:
+    for name in "ab":
+        folder = finished_run(tmp_path / name, overrides=[f"optimizer.lr={name}"])
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("monitor: rank_ic", "monitor: mood"))
+        evaluation = folder / "evaluation.json"
+        evaluation.write_text(evaluation.read_text().replace('"epoch": 2', '"epoch": null'))
+    found = trials.read_trials(tmp_path)
+    assert found.monitor == "mae"
+    assert list(found.completed) == ["a", "b"]
+    assert "No setting differs" in leaderboard.page(found, tmp_path).html()
+
+
 @pytest.mark.parametrize("horizon", [1, 7])
 def test_all_pairs_at_once_are_the_pairs_one_by_one(horizon: int) -> None:
     random = np.random.default_rng(0)
