@@ -54,13 +54,12 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
     for fold in folds:
         data = Data.read(configuration(RunDir(fold[0].path)))
         part = averaged(fold, data)
-        log.info("%s: %d averaged", _told(part.signal_dates), len(fold))
+        log.info("%s: %s", _told(part.signal_dates), ", ".join(str(run.path) for run in fold))
         parts.append(part)
         baselines.append(all_baselines(part, data.history()))
     whole, panel = join(parts), data.panel
-    how = f"ensemble: the mean of {len(folds[0])} runs" + (
-        f" on each of {len(folds)} stretches of dates" if len(folds) > 1 else ""
-    )
+    each = "a run" if len(folds[0]) == 1 else f"the mean of {len(folds[0])} runs"
+    how = f"ensemble: {each}" + (f" on each of {len(folds)} folds" if len(folds) > 1 else "")
     rows = np.searchsorted(panel.dates, whole.signal_dates)
     summary = summarise(
         whole,
@@ -113,7 +112,7 @@ def members(folders: Sequence[Path]) -> list[Member]:
 def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
     """Runs on the same test dates together, in the order of dates.
 
-    Raises ValueError naming runs that share some of their dates, and stretches of dates with more
+    Raises ValueError naming runs that share some of their dates, and folds with more
     or fewer runs than others.
     """
     folds: dict[bytes, list[Member]] = {}

@@ -55,7 +55,7 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     assert judged["backtest"]["figures"]["base"]["n_dates"] == 20
     run = read_run(tmp_path / "whole")
     assert run.headline in output
-    assert "ensemble: the mean of 2 runs on each of 2 stretches of dates" in output
+    assert "ensemble: the mean of 2 runs on each of 2 folds" in output
     assert (tmp_path / "whole/report.html").exists()
     manifest = json.loads((tmp_path / "whole/manifest.json").read_text())
     assert manifest["kind"] == "ensemble"
