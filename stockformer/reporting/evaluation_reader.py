@@ -21,6 +21,8 @@ EVALUATION_KEYS = (
 )
 TRADED_KEYS = (*("settings", "figures", "benchmarks", "offsets", "sectors", "capacity", "daily"),)
 
+SPREAD = ("lowest", "lower_quartile", "median", "upper_quartile", "highest")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -36,14 +38,16 @@ class RecordedTrading:
     """The backtest in evaluation.json.
 
     figures: a row a variant, `base` first; benchmarks: a row a benchmark; offsets: a row a start
-    date; columns as in `quantities.EARNED`, and others. sectors: mean share of the account; returns
-    by date: net_return, benchmark. sectors and capacity are None where nobody knows.
+    date; columns as in `quantities.EARNED`, and others. spreads: a row a variant, distribution of
+    the annual excess over start dates, columns `SPREAD`. sectors: mean share of the account;
+    returns by date: net_return, benchmark. sectors and capacity are None where nobody knows.
     """
 
     settings: Settings
     figures: pd.DataFrame
     benchmarks: pd.DataFrame
     offsets: pd.DataFrame
+    spreads: pd.DataFrame
     sectors: dict[str, float] | None
     capacity: dict[str, float] | None
     returns: pd.DataFrame
@@ -132,6 +136,7 @@ def require_keys(given: Collection[str], keys: Collection[str]) -> None:
 def _traded(data: dict[str, Any]) -> RecordedTrading:
     require_keys(data, TRADED_KEYS)
     offsets = pd.DataFrame(data["offsets"]["list"]).set_index("offset")
+    spreads = {name: each for name, each in data["offsets"].items() if name != "list"}
     returns = _by_date(data["daily"], "date")
     require_keys(returns.columns, ("net_return", "benchmark"))
     return RecordedTrading(
@@ -139,6 +144,7 @@ def _traded(data: dict[str, Any]) -> RecordedTrading:
         figures=_figures(data["figures"]),
         benchmarks=_figures(data["benchmarks"]),
         offsets=offsets.astype(float),
+        spreads=_figures({name: each["annual_excess_return"] for name, each in spreads.items()}),
         sectors=data["sectors"],
         capacity=data["capacity"],
         returns=returns,

@@ -208,6 +208,7 @@ def base(x: str, y: str) -> go.Figure:
     # Ticks that are not seen keep the labels of two axes apart in their corner.
     ticks = {"ticks": "outside", "ticklen": 6, "tickcolor": TRANSPARENT}
     axis = {"automargin": True, "zeroline": False, "showline": False} | ticks
+    axis |= {"exponentformat": "none"}  # 0.0002, not 200µ
     return go.Figure(
         layout={
             "template": {},  # Plotly's own would bring its colours, 7 kB a figure

@@ -39,6 +39,8 @@ VALIDATION_COLUMNS = ("rank_ic", "mae", "accuracy", "loss")
 TEST_COLUMNS = ("rank_ic", "rank_ic_t", "mae", "accuracy", "top_minus_bottom")
 MOST_CHOICES = 12
 """A setting of more values has no list to filter by."""
+REM_AN_AXIS = 7
+"""Room for an axis of the parallel coordinates, so that names do not overlap."""
 MOST_PAIRED = 300
 MOST_DRAWN = 300
 T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
@@ -218,7 +220,10 @@ def mattering(trials: Trials) -> Section:
             lead.append("That is nothing: the bars are noise.")
         elif found.trials < UNRELIABLE_TRIALS:
             lead.append(f"Below {UNRELIABLE_TRIALS} trials that is unreliable.")
-        caption = "At zero or below, a setting told the forest nothing. Says what, not which way."
+        caption = (
+            "How much less of the variance is explained when a setting is shuffled; at zero or "
+            "below, it told the forest nothing. Says what mattered, not which way."
+        )
         plots.append(Plot("Importance", trial_figures.importance(found.drop), caption))
     quantity = SCORES[trials.monitor]
     shown = score.iloc[:MOST_DRAWN]
@@ -229,7 +234,8 @@ def mattering(trials: Trials) -> Section:
     if len(shown) < len(score):
         caption += f" The best {MOST_DRAWN} only."
     figure = trial_figures.parallel_coordinates(varied.loc[shown.index], shown, quantity)
-    plots.append(Plot("Settings and score", figure, caption, follows="board"))
+    width = REM_AN_AXIS * (varied.shape[1] + 1)
+    plots.append(Plot("Settings and score", figure, caption, follows="board", least_width=width))
     return Section(title, " ".join(lead), plots=plots)
 
 

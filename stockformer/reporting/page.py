@@ -20,13 +20,15 @@ from stockformer.reporting.tables import Table
 class Plot:
     """A figure under its title; the caption says how to read it.
 
-    follows: the figure has a trace a row of this table, hidden with it.
+    follows: the figure has a trace a row of this table, hidden with it. least_width: in
+    rem; where the screen is narrower, the figure is moved under the finger.
     """
 
     title: str
     figure: go.Figure
     caption: str = ""
     follows: str = ""
+    least_width: int = 0
 
     def json(self) -> Markup:
         """For a script element, which only a `<` can end."""

@@ -47,12 +47,16 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
     yield Text(f"{trials.folder}: {leaderboard.subtitle(trials)}")
     if trials.completed:
         quantity = leaderboard.SCORES[trials.monitor]
-        header = ("run", *trials.settings, f"validation {quantity.title}")
+        settings = trials.settings.to_dict("index")
         rows = [
-            (name, *map(str, trials.settings.loc[name]), quantity.tell(trials.score[name]))
+            (
+                *(name, quantity.tell(trials.score[name])),
+                " ".join(f"{key}={value}" for key, value in settings[name].items()),
+            )
             for name in list(trials.completed)[:SHOWN_RUNS]
         ]
-        yield from (Text(), _laid_out(Table(header, rows), fold=True), Text())
+        header = ("run", f"validation\n{quantity.title}", "settings that differ")
+        yield from (Text(), _laid_out(Table(header, rows, words=(0, 2)), fold=True), Text())
     for name, run in trials.unfinished.items():
         yield Text(f"{run.status.state}: {name} {run.status.reason}".rstrip())
     for name, reason in trials.refused.items():
@@ -93,7 +97,11 @@ def _laid_out(table: Table, fold: bool = False) -> RichTable:
     for position, heading in enumerate(table.header):
         side: Literal["left", "right"] = "left" if position in table.words else "right"
         laid_out.add_column(
-            heading, justify=side, no_wrap=not fold, overflow="fold", vertical="bottom"
+            heading,
+            justify=side,
+            no_wrap=not fold,
+            overflow="fold",
+            vertical="top" if fold else "bottom",
         )
     for row in table.rows:
         laid_out.add_row(*map(Text, row), style="bold" if row[0] == table.marked else "")

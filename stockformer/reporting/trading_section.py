@@ -8,7 +8,7 @@ import pandas as pd
 
 from stockformer.evaluation.backtest import Backtest, largest_imbalance
 from stockformer.reporting import returns, tables, trading_figures
-from stockformer.reporting.evaluation_reader import RecordedTrading
+from stockformer.reporting.evaluation_reader import SPREAD, RecordedTrading
 from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.quantities import EARNED, Quantity, tell_count
 from stockformer.reporting.run_reader import RecordedRun
@@ -50,7 +50,9 @@ def backtest(run: RecordedRun) -> Section:
     if traded.sectors:
         plots.append(Plot("Sectors", trading_figures.sectors(traded.sectors), "The rest is cash."))
     details = [] if run.ledger is None else from_ledger(run.ledger)
-    return Section(TITLE, lead(traded), [earned(traded)], remarks, plots, details=details)
+    return Section(
+        TITLE, lead(traded), [earned(traded), spread(traded)], remarks, plots, details=details
+    )
 
 
 def lead(traded: RecordedTrading) -> str:
@@ -76,8 +78,19 @@ def earned(traded: RecordedTrading) -> Table:
     for name, quantity in EARNED.items():
         cells = [column.get(name, float("nan")) for column in columns.values()]
         rows.append((quantity.title, *map(quantity.tell, cells), quantity.unit))
-    names = [str(name).replace("_", " ").replace("base", "as set") for name in columns]
+    names = [_variant(name) for name in columns]
     return Table(("figure", *names, "unit"), rows, words=(0, len(names) + 1))
+
+
+def spread(traded: RecordedTrading) -> Table:
+    """How far the excess over the universe depends on the day of the start."""
+    excess = EARNED["annual_excess_return"]
+    rows = [
+        (_variant(name), *(excess.tell(row[column]) for column in SPREAD))
+        for name, row in traded.spreads.to_dict("index").items()
+    ]
+    title = f"Annual excess over the universe (%), {tell_count(len(traded.offsets), 'start date')}"
+    return Table(("", *(name.replace("_", " ") for name in SPREAD)), rows, title=title)
 
 
 def doubts(traded: RecordedTrading) -> list[str]:
@@ -157,6 +170,10 @@ def ledger_plots(ledger: Backtest) -> list[Plot]:
             "Slippage included.",
         ),
     ]
+
+
+def _variant(name: object) -> str:
+    return "as set" if name in ("base", "summary") else str(name).replace("_", " ")
 
 
 def _each(function: object, series: Mapping[str, pd.Series]) -> dict[str, pd.Series]:

@@ -21,13 +21,15 @@ THIRDS = (VALIDATION, TRAIN, REFERENCE)
 def importance(drop: pd.Series) -> go.Figure:
     """A bar a setting, the most important at the top."""
     shown = drop.iloc[:12][::-1]
-    figure = base("loss of explained variance when shuffled (share)", "setting (key)")
+    keys = [str(key) for key in shown.index]
+    figure = base("loss when shuffled (share)", "setting (key)")
     figure.add_bar(
         x=shown.to_numpy(),
-        y=[plain(str(name)) for name in shown.index],
+        y=[plain(name) for name in short_names(keys)],
+        customdata=[plain(key) for key in keys],
         orientation="h",
         marker={"color": TEST, "line": {"width": 0}},
-        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        hovertemplate="%{customdata}: %{x:.3f}<extra></extra>",
     )
     figure.add_vline(0, line={"color": REFERENCE, "width": 1})
     figure.update_layout(showlegend=False)
@@ -60,12 +62,18 @@ def parallel_coordinates(settings: pd.DataFrame, score: pd.Series, quantity: Qua
     _label_axes(figure, [settings[key] for key in settings], score, quantity)
     figure.update_xaxes(
         tickvals=list(range(len(axes))),
-        ticktext=list(map(plain, axes)),
+        ticktext=[plain(name) for name in short_names(axes)],
         range=[-0.25, len(axes) - 0.75],
     )
     figure.update_yaxes(showticklabels=False, range=[-0.08, 1.12], showgrid=False)
     figure.update_layout(showlegend=False, hovermode="closest", height=360)
     return figure
+
+
+def short_names(keys: list[str]) -> list[str]:
+    """The last part of each dotted key; the whole key where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys)]
 
 
 def _places(column: pd.Series) -> np.ndarray:
@@ -79,7 +87,8 @@ def _places(column: pd.Series) -> np.ndarray:
 
 def _share(values: np.ndarray, logarithmic: bool) -> np.ndarray:
     values = np.log(values) if logarithmic else values
-    low, high = np.nanmin(values), np.nanmax(values)
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
     return (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 

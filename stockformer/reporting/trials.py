@@ -24,6 +24,7 @@ from stockformer.evaluation.statistics import (
     sharpe_ratio,
 )
 from stockformer.reporting.evaluation_reader import FinalEvaluation
+from stockformer.reporting.quantities import CURVES
 from stockformer.reporting.run_reader import RecordedRun, folders_under, read_run
 
 UNSET = "default"
@@ -124,6 +125,8 @@ def read_trials(folder: Path) -> Trials:
     validation = pd.DataFrame.from_dict(
         {name: tested_epoch(run) for name, run in completed.items()}, orient="index"
     )
+    if monitor not in validation:  # nothing but ensembles
+        validation[monitor] = math.nan
     if completed:
         order = validation[monitor].sort_values(
             ascending=monitor in LOWER_IS_BETTER, kind="stable", na_position="last"
@@ -166,7 +169,8 @@ def settings_of(run: RecordedRun) -> dict[str, str]:
 
 def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
     """The validation metric that most runs were picked by."""
-    named = Counter(values.get("trainer.monitor", "mae") for values in configs.values())
+    named = Counter(values.get("trainer.monitor", "") for values in configs.values())
+    named = Counter({name: count for name, count in named.items() if name in CURVES})
     return min(named, key=lambda name: (-named[name], name)) if named else "mae"
 
 
@@ -260,7 +264,7 @@ def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
     """
     known = np.isfinite(score)
     settings, score = settings[known], score[known]
-    codes = settings.apply(levels)
+    codes = settings.apply(levels).rank(method="dense")  # a tree asks for the order alone
     codes = codes.loc[:, codes.nunique() > 1]
     if len(score) < FEWEST_TRIALS or codes.empty or score.nunique() < 2:
         return None

@@ -11,7 +11,7 @@ import pytest
 from reporting.run_folder import some_predictions
 
 from stockformer.evaluation.metrics import calibration, daily
-from stockformer.reporting import figures
+from stockformer.reporting import figures, trading_figures, trial_figures
 from stockformer.reporting.quantities import METRICS
 
 EPOCHS = pd.DataFrame(
@@ -19,6 +19,12 @@ EPOCHS = pd.DataFrame(
     index=pd.Index([1, 2], name="epoch"),
 )
 DAYS = daily(some_predictions())
+RETURNS = DAYS["top_minus_bottom"]
+QUANTILES = pd.DataFrame({q: RETURNS * q for q in range(1, 6)})
+SETTINGS = pd.DataFrame(
+    {"optimizer.lr": [f"1e-{n}" for n in range(12)], "model.name": list("abbbbbbbbbbb")}
+)
+SCORE = pd.Series([*np.linspace(0.05, -0.05, 11), np.nan])
 CELLS = pd.DataFrame({"prediction": [3.0, 1.0, 2.0, 4.0], "label": [30.0, 10.0, 20.0, 50.0]})
 
 
@@ -31,11 +37,24 @@ CELLS = pd.DataFrame({"prediction": [3.0, 1.0, 2.0, 4.0], "label": [30.0, 10.0, 
         figures.cumulated_by_day(DAYS, "rank_ic"),
         figures.outcome_by_prediction(CELLS),
         figures.calibration(calibration(some_predictions())),
+        figures.metric_distribution(DAYS, "rank_ic"),
+        figures.metric_distribution(DAYS.assign(rank_ic=np.nan), "rank_ic"),
+        figures.quantile_means(QUANTILES),
+        figures.quantiles_cumulated(QUANTILES),
+        figures.stability_by_day(DAYS["rank_ic"]),
+        trading_figures.lines({"a": RETURNS, "b": RETURNS}, "return (%)", ".1%", fill=True),
+        trading_figures.bars(RETURNS, "return (%)", ".1%"),
+        trading_figures.returns_distribution(RETURNS),
+        trading_figures.by_start_date(pd.DataFrame({"x": [0.1, -0.1]}), "x", "excess (%)"),
+        trading_figures.sectors({"<b>": 0.5, "IT": 0.2}),
+        trial_figures.importance(pd.Series({"optimizer.lr": 0.5, "seed": -0.1})),
+        trial_figures.parallel_coordinates(SETTINGS, SCORE, METRICS["rank_ic"]),
     ],
 )
 def test_every_axis_has_a_name_and_a_unit(figure: go.Figure) -> None:
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         assert re.fullmatch(r".+ \(.+\)", axis.title.text)
+        assert axis.exponentformat == "none"
 
 
 def test_a_training_curve_shows_both_parts_and_the_tested_epoch() -> None:
@@ -68,3 +87,23 @@ def test_a_model_that_never_tells_stocks_apart_still_has_its_figures() -> None:
     days = DAYS.assign(rank_ic=np.nan)
     assert not figures.metric_by_day(days, "rank_ic").layout.shapes
     np.testing.assert_array_equal(figures.cumulated_by_day(days, "rank_ic").data[0].y, 0.0)
+
+
+def test_a_histogram_counts_every_day_and_stays_small() -> None:
+    far_off = pd.Series([*np.zeros(500), *np.linspace(0, 1, 500), 1e6])
+    (trace,) = figures.histogram(far_off, "x (y)", ".1f").data
+    assert sum(trace.y) == 1001
+    assert len(trace.y) <= 80
+
+
+def test_parallel_coordinates_run_from_low_to_high_and_take_a_decade_as_a_step() -> None:
+    figure = trial_figures.parallel_coordinates(SETTINGS, SCORE, METRICS["rank_ic"])
+    lines = {trace.meta: trace for trace in figure.data if trace.meta is not None}
+    assert list(lines) == [str(run) for run in reversed(range(12))]  # the best is drawn last
+    np.testing.assert_allclose([lines[str(n)].y[0] for n in range(12)], np.linspace(1, 0, 12))
+    assert (lines["0"].y[1:], lines["10"].y[1:]) == ((0.0, 1.0), (1.0, 0.0))
+    assert np.isnan(lines["11"].y[2])
+    colours = [lines[str(n)].line.color for n in (0, 4, 11)]
+    assert colours == list(trial_figures.THIRDS)
+    assert list(figure.layout.xaxis.ticktext) == ["lr", "name", "rank IC"]
+    assert trial_figures.short_names(["a.x", "b.x", "c.y"]) == ["a.x", "b.x", "y"]

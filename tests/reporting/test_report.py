@@ -27,7 +27,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.attributes += attributes
-        if tag not in ("meta", "link", "img", "br", "input"):
+        if tag not in ("meta", "link", "img", "br", "input", "wbr"):
             self.open.append(tag)
             self.texts.setdefault(tag, []).append("")
 

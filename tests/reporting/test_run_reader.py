@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reporting.run_folder import finished_run, some_predictions, summary
+from reporting.run_folder import failed_run, finished_run, some_predictions, summary
 
 from stockformer.reporting import evaluation_reader, run_reader
 
@@ -32,6 +32,13 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         "data_hash": "f00d",
     }
     assert run.name.endswith("/run")
+
+
+def test_an_interrupted_run_has_no_verdict(tmp_path: Path) -> None:
+    status = failed_run(tmp_path / "run", ValueError("x")) / "status.json"
+    status.write_text(status.read_text().replace('"failed"', '"interrupted"'))
+    run = run_reader.read_run(tmp_path / "run")
+    assert run.headline.startswith("No verdict: the run was interrupted on ")
 
 
 def test_predictions_survive_the_way_through_a_shuffled_table() -> None:

@@ -14,7 +14,7 @@ from stockformer.evaluation.statistics import (
     paired_comparison,
     sharpe_ratio,
 )
-from stockformer.reporting import trials
+from stockformer.reporting import leaderboard, trials
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,37 @@ def test_runs_on_other_dates_are_another_group(tmp_path: Path) -> None:
     assert (first.runs, second.runs) == (["a", "b"], ["c"])
     assert first.horizon == 2
     assert "2024-03-14" in second.label
+
+
+def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
+    for name, rank_ic in (("a", 0.1), ("b", 0.2)):
+        finished_run(tmp_path / name, rank_ic=rank_ic)
+    both = finished_run(tmp_path / "both", seed=1) / "evaluation.json"
+    both.write_text(both.read_text().replace('"epoch": 2', '"epoch": null'))
+    (tmp_path / "both/metrics.csv").unlink()
+    found = trials.read_trials(tmp_path)
+    (group,) = found.groups
+    assert list(found.completed) == group.runs == ["b", "a", "both"]
+    assert list(trials.tried(found, group).index) == ["b", "a"]
+    chance = trials.luck(group, trials.tried(found, group))
+    assert chance is not None
+    assert chance.trials == 2
+    row = leaderboard.board(found, tmp_path).rows[-1]
+    assert row[0] == "both"
+    assert "ensemble" in row
+
+
+def test_runs_without_a_validation_metric_still_have_a_page(tmp_path: Path) -> None:
+    for name in "ab":
+        folder = finished_run(tmp_path / name, overrides=[f"optimizer.lr={name}"])
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("monitor: rank_ic", "monitor: mood"))
+        evaluation = folder / "evaluation.json"
+        evaluation.write_text(evaluation.read_text().replace('"epoch": 2', '"epoch": null'))
+    found = trials.read_trials(tmp_path)
+    assert found.monitor == "mae"
+    assert list(found.completed) == ["a", "b"]
+    assert "No setting differs" in leaderboard.page(found, tmp_path).html()
 
 
 @pytest.mark.parametrize("horizon", [1, 7])
