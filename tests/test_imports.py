@@ -35,6 +35,7 @@ MAY: dict[str, set[str]] = {
         *("cli", "config", "overrides", "dataset", "experiment"),
         *("evaluation", "run", "training"),
     },
+    "analysis": {"reporting", "reevaluation", "ensemble"},
     "ensemble": {"cli", "reevaluation", "dataset", "experiment", "evaluation", "reporting", "run"},
     "audit": {
         "audit",

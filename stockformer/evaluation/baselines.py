@@ -18,6 +18,7 @@ T dates of the panel, N stocks, F factors, D training days; S signal dates, H st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -332,9 +333,12 @@ def _told(table: pd.DataFrame, metric: str) -> str:
     shown = np.flatnonzero(beaten.all() | ~beaten) + 1
     best = shown[np.argmax(BETTER[metric] * values[shown])]
     form, p = FORMATS[metric], table[f"{metric}_p"].iloc[best]
+    difference = f"{values[0] - values[best]:+{form}}"
+    if not difference.strip("+-0."):
+        difference = difference.replace("-", "+")  # a zero has no sign
+    certainty = "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
     return (
         f"{NAMES[metric]} {table[metric].iloc[0]:{form}}"
         f" {'beats' if beaten.all() else 'does not beat'} {values[best]:{form}} of"
-        f" {str(table.index[best]).replace('_', ' ')} (difference"
-        f" {values[0] - values[best]:+{form}}, p {'< 0.001' if p < 0.001 else f'{p:.3f}'})"
+        f" {str(table.index[best]).replace('_', ' ')} (difference {difference}, {certainty})"
     )

@@ -231,7 +231,7 @@ def test_comparison_and_verdict(market):
     # The reversal is built into this market, so it beats what knows nothing but not itself.
     itself = verdict(comparison_table(answers["reversal_1_day"], answers))
     assert "does not beat" in itself
-    assert "(difference +0.00000, p nan)" in itself
+    assert "(difference +0.00000, no p)" in itself
 
 
 def test_luck_is_not_called_skill(market):
