@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from stockformer import atomic
 from stockformer.run import RunDir
-from stockformer.training.checkpoint import TRAINING, read_checkpoint, save_checkpoint, weights
+from stockformer.training.checkpoint import (
+    TRAINING,
+    keep_copy,
+    read_checkpoint,
+    save_checkpoint,
+    weights,
+)
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.state import (
     RANDOM,
@@ -98,12 +104,7 @@ class Snapshots:
     def save_epoch(self, position: Position) -> None:
         """At an epoch's end: `last`, and every so often one to keep."""
         last = self.run.checkpoint("last")
-        try:
-            tensors, facts = read_checkpoint(last)
-        except ValueError:  # none yet, or damaged: then `previous` stays what it is
-            pass
-        else:
-            save_checkpoint(self.run.checkpoint("previous"), tensors, facts)
+        keep_copy(last, self.run.checkpoint("previous"))
         self.save(last, position)
         epoch = position.epoch - 1
         if self.every and epoch % self.every == 0:
