@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -88,12 +89,14 @@ class RunDir:
                 "hydra.run.dir to its default, name a new folder, or continue it with "
                 f"resume={path}"
             )
+        run.id = uuid.uuid4().hex
         try:
             with run.status_file.open("x") as file:  # O_EXCL: of two starts only one gets here
-                run.id = uuid.uuid4().hex
                 json.dump(run._status("running"), file)
         except FileExistsError as error:
             raise ValueError(f"run folder {path} was just taken by another run") from error
+        except OSError as error:
+            raise atomic.not_written(run.status_file, error) from error
         run._lock()
         run._start_log()
         return run
@@ -132,11 +135,15 @@ class RunDir:
             if error is None:
                 self.end("finished", "")
             else:
-                log.debug("run failed", exc_info=(type(error), error, traceback))
                 self.end("failed", f"{type(error).__name__}: {error}")
+                log.debug("run failed", exc_info=(type(error), error, traceback))
+        except OSError:
+            if error is None:
+                raise  # else the disk was full before, which `error` says
         finally:
             logging.getLogger("stockformer").removeHandler(self._log)
-            self._log.close()
+            with contextlib.suppress(OSError):  # what could not be written was told when it was
+                self._log.close()
             os.close(self._lock_descriptor)
 
     def end(self, state: str, reason: str) -> None:
