@@ -110,6 +110,7 @@ class RunDir:
         run = cls.follow(path)
         run._lock()
         run.resumed = True
+        run.rescue = lambda: ", with nothing new to keep"
         run.end("running", "")
         run._start_log()
         return run
