@@ -42,6 +42,7 @@ class Position:
     """
 
     micro_batch_size: int
+    asked: int  # what it was configured to be
     epoch: int = 1
     step: int = 0
     samples: int = 0  # of the epoch's steps
