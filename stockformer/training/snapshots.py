@@ -134,9 +134,9 @@ class Snapshots:
         Raises ValueError where there is nothing sound to go on from.
         """
         tensors, facts = self.newest()
-        best = self.run.checkpoint("best")
         if facts["position"]["best"] is not None:
-            read_checkpoint(best)  # damaged, it could not be tested at the end
+            best = self.run.checkpoint("best")
+            self.require_ours(best, read_checkpoint(best)[1])  # else it could not be tested
         self.model.load_state_dict(weights(tensors))
         load_optimizer_state(self.optimizer, tensors, facts["optimizer"])
         self.scheduler.load_state_dict(facts["scheduler"])
@@ -156,7 +156,10 @@ class Snapshots:
             except ValueError as error:
                 log.warning("%s; looking for the checkpoint before it", error)
                 continue
-            if facts["run"] != self.facts["run"]:
-                raise ValueError(f"{path}: is a checkpoint of another run, {facts['run']}")
+            self.require_ours(path, facts)
             return tensors, facts
         raise ValueError(f"{self.run.path}: no sound checkpoint to go on from; start the run anew")
+
+    def require_ours(self, path: Path, facts: Mapping[str, Any]) -> None:
+        if facts["run"] != self.facts["run"]:
+            raise ValueError(f"{path}: is a checkpoint of another run, {facts['run']}")
