@@ -47,7 +47,8 @@ class SmallRuns:
 
     def words(self, *changes: str) -> list[str]:
         """The command line of such a run."""
-        return [*SETTINGS, f"paths.data_dir={self.files.data_dir}", *changes]
+        data = self.files.data_dir
+        return [*SETTINGS, f"paths.data_dir={data}", f"paths.cache_dir={data}/cache", *changes]
 
     def config(self, *changes: str) -> DictConfig:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -156,16 +157,15 @@ def differences(one: Path, other: Path) -> list[str]:
     ]
 
 
-def forked(function: Callable[[], object], output: Path) -> int:
-    """Start `function` in a copy of this process, what it prints in `output`; its process id."""
+def forked(function: Callable[[], object], output: int) -> int:
+    """Start `function` in a copy of this process that prints to the open file `output`; its id."""
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         logging.getLogger("stockformer").handlers.clear()
         function()
@@ -186,6 +186,16 @@ def ended(child: int) -> int:
     """Its exit status, 128 + n if signal n ended it."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return status if status >= 0 else 128 - status
+
+
+def captured(function: Callable[[], object]) -> tuple[int, str]:
+    """Exit status and output of `function` in a copy of this process."""
+    reader, writer = os.pipe()
+    child = forked(function, writer)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        output = file.read()
+    return ended(child), output
 
 
 def train_main(words: list[str]) -> None:

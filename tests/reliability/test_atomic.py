@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reliability.small_run import ended, forked
+from reliability.small_run import captured, ended, forked
 from torch import nn
 
 from stockformer import atomic
@@ -84,11 +84,10 @@ def crashes(folder: Path, write: Callable[[], object]) -> Iterator[int]:
             crash_before_call(number)
             write()
 
-        output = folder.with_name("output")
-        status = ended(forked(crash, output))
+        status, output = captured(crash)
         if status == 0:
             return
-        assert status == CRASHED, output.read_text()
+        assert status == CRASHED, output
         yield number
 
 
@@ -185,7 +184,7 @@ def killed_while_saving(path: Path, random: np.random.Generator) -> int:
         for number in count(number_in(path) + 1):
             save(path, number)
 
-    child = forked(save_on, path.with_name("output"))
+    child = forked(save_on, 1)
     time.sleep(random.uniform(0.01, 0.08))
     os.kill(child, signal.SIGKILL)
     assert ended(child) == 128 + signal.SIGKILL
