@@ -66,8 +66,7 @@ class Interruption:
     ) -> None:
         if not self.active:
             return
-        os.write(self.pipe, NO_MORE)
-        self.ear.join()  # for ever if a signal came before: then that ends the process, not `error`
+        self._wait_for_the_ear()
         self.active = False
         for number, handler in self.former.items():
             signal.signal(number, handler)
@@ -79,6 +78,17 @@ class Interruption:
                 if late[0] in SIGNALS:
                     signal.raise_signal(late[0])
         os.close(self.listener)
+
+    def _wait_for_the_ear(self) -> None:
+        """For ever if a signal was heard: then that ends the process, not an error that follows."""
+        os.write(self.pipe, NO_MORE)
+        of_children = signal.getsignal(signal.SIGCHLD)
+        while self.ear.is_alive():
+            # torch raises one here for each data loader's process that the same signal ended.
+            with contextlib.suppress(RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self.ear.join()
+        signal.signal(signal.SIGCHLD, of_children)
 
     def _listen(self) -> None:
         leaving = False
