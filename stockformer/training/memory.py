@@ -18,7 +18,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def advice(where: str) -> str:
     """One line for a person whose memory was too small."""
     return (
-        f"out of memory {where}; lower trainer.micro_batch_size (slower, the same results; "
+        f"out of memory {where}; lower trainer.micro_batch_size (slower, the same batch; "
         "trainer.oom=split does it by itself), or model.width or dataset.lookback (another model)"
     )
 
