@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help train test clean
+.PHONY: help train test test-full clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 train: $(VENV)/.installed ## set up, then train the default experiment
 	$(BIN)/python train.py
@@ -17,6 +17,9 @@ test: $(VENV)/.installed-dev ## set up, then lint, types and the whole test suit
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+test-full: $(VENV)/.installed-dev ## the long forms of the reliability tests
+	$(BIN)/python -m pytest -m full
 
 clean: ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)

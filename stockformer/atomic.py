@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -24,7 +25,8 @@ def write(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that became read-only keeps it
+            temporary.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 

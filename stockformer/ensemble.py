@@ -25,7 +25,7 @@ from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import Predictions, join
 from stockformer.evaluation.summary import summarise
 from stockformer.experiment import git_commit, write_judgement
-from stockformer.reevaluation import configuration, read_recorded, same_data
+from stockformer.reevaluation import configuration, same_data
 from stockformer.reporting.run_reader import read_run, runs_under
 from stockformer.run import RunDir
 
@@ -88,7 +88,7 @@ def members(folders: Sequence[Path]) -> list[Member]:
     found, unfit = [], []
     for path in sorted(set(paths)):
         run = read_run(path)
-        manifest = read_recorded(RunDir(path).manifest_file, "kind", *KEPT, "tickers")
+        manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
         kind = manifest["kind"]
         if run.status.state != "finished" or run.predictions is None:
             unfit.append(f"{path} ({run.status.state}, no test predictions)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # Ctrl-C, the scheduler's end, and Slurm's warning before its own.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NO_MORE = b"\0"  # what the main thread writes where a signal's number would be
 
 
 @contextmanager
@@ -52,7 +54,8 @@ class Interruption:
             self.former_pipe = signal.set_wakeup_fd(self.pipe, warn_on_full_buffer=False)
             self.former = {number: signal.signal(number, _noted) for number in SIGNALS}
             os.register_at_fork(after_in_child=self._forget)
-            threading.Thread(target=self._listen, daemon=True).start()
+            self.ear = threading.Thread(target=self._listen, daemon=True)
+            self.ear.start()
         return self
 
     def __exit__(
@@ -61,32 +64,51 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.active:
-            self.active = False
-            for number, handler in self.former.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(self.former_pipe)
-            os.close(self.pipe)
+        if not self.active:
+            return
+        self._wait_for_the_ear()
+        self.active = False
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self.former_pipe)
+        os.close(self.pipe)
+        os.set_blocking(self.listener, False)
+        with contextlib.suppress(BlockingIOError):  # nothing came too late to be heard
+            while late := os.read(self.listener, 1):
+                if late[0] in SIGNALS:
+                    signal.raise_signal(late[0])
+        os.close(self.listener)
+
+    def _wait_for_the_ear(self) -> None:
+        """For ever if a signal was heard: then that ends the process, not an error that follows."""
+        os.write(self.pipe, NO_MORE)
+        of_children = signal.getsignal(signal.SIGCHLD)
+        while self.ear.is_alive():
+            # torch raises one here for each data loader's process that the same signal ended.
+            with contextlib.suppress(RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self.ear.join()
+        signal.signal(signal.SIGCHLD, of_children)
 
     def _listen(self) -> None:
         leaving = False
-        while heard := os.read(self.listener, 1):
+        while (heard := os.read(self.listener, 1)) != NO_MORE or leaving:
             if heard[0] not in SIGNALS:  # others that Python handles, e.g. a child's end
                 continue
             if leaving:
                 os._exit(128 + heard[0])
             leaving = True
             threading.Thread(target=self._leave, args=heard, daemon=True).start()
-        os.close(self.listener)
 
     def _leave(self, number: int) -> None:
         name = signal.Signals(number).name
         try:
-            kept = self.run.rescue()
-            log.warning("%s: stopped%s", name, kept)
+            try:
+                kept = self.run.rescue()
+            except (OSError, ValueError, RuntimeError) as error:
+                kept = f", but its state could not be kept: {error}"
             self.run.end("interrupted", f"{name}{kept}")
-        except (OSError, ValueError, RuntimeError) as error:
-            log.error("%s: stopped, but the state could not be kept: %s", name, error)
+            log.warning("%s: stopped%s", name, kept)
         finally:
             if sys.stdout.isatty():
                 sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor

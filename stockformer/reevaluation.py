@@ -5,7 +5,6 @@ The configuration is the run's own. What the model is made of cannot change; whe
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shlex
@@ -56,7 +55,7 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     start_log()
     run = RunDir(path)
     facts = read_checkpoint(run.checkpoint("best"))[1]
-    manifest = read_recorded(run.manifest_file, "threads", "files", "data_hash", "split")
+    manifest = run.read_manifest("threads", "files", "data_hash", "split")
     config = configuration(run, overrides)
     config.graph = NO_GRAPH  # the embedding is in the checkpoint; none is fitted
     panel = read_panel(config)
@@ -113,7 +112,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = compose(CONFIG_NAME, lines)
     try:
-        recorded = OmegaConf.load(run.config_file)
+        recorded = OmegaConf.create(run.read_config()[0])
         config = _overlaid(
             composed, recorded, chosen | ({"split"} if "dataset" in chosen else set())
         )
@@ -150,7 +149,7 @@ def require_reproduced(
     run: RunDir, then: Mapping[str, Any], now: Mapping[str, Any], evaluation: Evaluation
 ) -> None:
     """Say that every recorded test metric came out again; ValueError names those that did not."""
-    recorded = read_recorded(run.evaluation_file, "model")["model"]
+    recorded = run.read_json(run.evaluation_file, "model")["model"]
     again = plain(evaluation.metrics)
     different = [
         f"{name} {value} recorded, {again.get(name)} now"
@@ -201,7 +200,7 @@ def folder_name(overrides: Sequence[str]) -> str:
 
 def _remembered(run: RunDir, chosen: set[str]) -> list[str]:
     """What the run's command line asked for, but for groups chosen anew, and for a search."""
-    lines = read_recorded(run.overrides_file)
+    _, lines = run.read_config()
     dropped = {*chosen, "search"}
     return [line for line in lines if re.split("[.=]", line.lstrip("+"))[0] not in dropped]
 
@@ -217,17 +216,6 @@ def _overlaid(composed: DictConfig, recorded: Any, but: set[str]) -> DictConfig:
         )
         config[name] = OmegaConf.merge(config[name], node) if typed else node
     return config
-
-
-def read_recorded(path: Path, *keys: str) -> Any:
-    """What a run wrote as JSON. Raises ValueError where it is not there, or lacks one of `keys`."""
-    try:
-        content = json.loads(path.read_text())
-        if keys and not content.keys() >= set(keys):
-            raise ValueError(f"without {', '.join(set(keys) - content.keys())}")
-        return content
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); was the run finished?") from error
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
 from stockformer.run import RunDir
@@ -30,14 +32,15 @@ def asked_run(words: Sequence[str]) -> Path | None:
     `latest` is the unfinished run below outputs/ and multirun/ whose status was written last.
     Raises ValueError where there is none.
     """
-    values = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("resume=")]
+    pairs = [word.lstrip("+").partition("=") for word in words]
+    values = [value.strip("'\"") for key, _, value in pairs if key == "resume"]
     if not values or values[-1] == "null":
         return None
     if values[-1] != "latest":
         return Path(values[-1])
     trees = [Path("outputs"), Path("multirun")]
     runs = [RunDir(path.parent) for tree in trees for path in tree.glob("**/status.json")]
-    unfinished = [run for run in runs if run.status()["state"] != "finished"]
+    unfinished = [run for run in runs if _unfinished(run)]
     if not unfinished:
         raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
     return max(unfinished, key=lambda run: run.status_file.stat().st_mtime_ns).path
@@ -53,10 +56,15 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     finished = run.status()["state"] == "finished"
     text, before = run.read_config()
     config = read_config(text)
+    if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
+        raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
     words = [word for word in words if not word.startswith("hydra.")]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
-    old, new = flat(then), flat(now)
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
+        old, new = flat(then), flat(now)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     changed = {key for key in {**old, **new} if old.get(key) != new.get(key)}
     for key in sorted(changed - MAY_CHANGE):
         if not follows_a_path(now, key):
@@ -71,6 +79,14 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     for key in changed & MAY_CHANGE:
         OmegaConf.update(config, key, OmegaConf.select(now, key))
     return config, [*before, *words]
+
+
+def _unfinished(run: RunDir) -> bool:
+    """A run that was killed when it began has left nothing to go on with, not even a status."""
+    try:
+        return run.status()["state"] != "finished" and run.config_file.exists()
+    except ValueError:
+        return False
 
 
 def follows_a_path(config: DictConfig, key: str) -> bool:

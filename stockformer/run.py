@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -94,12 +95,14 @@ class RunDir:
                 "hydra.run.dir to its default, name a new folder, or continue it with "
                 f"resume={path}"
             )
+        run.id = uuid.uuid4().hex
         try:
             with run.status_file.open("x") as file:  # O_EXCL: of two starts only one gets here
-                run.id = uuid.uuid4().hex
                 json.dump(run._status("running"), file)
         except FileExistsError as error:
             raise ValueError(f"run folder {path} was just taken by another run") from error
+        except OSError as error:
+            raise atomic.not_written(run.status_file, error) from error
         run._lock()
         run._start_log()
         return run
@@ -113,6 +116,7 @@ class RunDir:
         run = cls.follow(path)
         run._lock()
         run.resumed = True
+        run.rescue = lambda: ", with nothing new to keep"
         run.end("running", "")
         run._start_log()
         return run
@@ -138,11 +142,15 @@ class RunDir:
             if error is None:
                 self.end("finished", "")
             else:
-                log.debug("run failed", exc_info=(type(error), error, traceback))
                 self.end("failed", f"{type(error).__name__}: {error}")
+                log.debug("run failed", exc_info=(type(error), error, traceback))
+        except OSError:
+            if error is None:
+                raise  # else the disk was full before, which `error` says
         finally:
             logging.getLogger("stockformer").removeHandler(self._log)
-            self._log.close()
+            with contextlib.suppress(OSError):  # what could not be written was told when it was
+                self._log.close()
             os.close(self._lock_descriptor)
 
     def end(self, state: str, reason: str) -> None:
@@ -185,11 +193,11 @@ class RunDir:
         return sorted(paths, key=lambda path: int(path.stem.removeprefix("epoch-")))
 
     def write_config(self, config: str, overrides: Sequence[str]) -> None:
-        self._write(self.config_file, config)
-        self._write(self.overrides_file, json.dumps(list(overrides), indent=2))
+        self._write(self.config_file, config.encode())
+        self._write(self.overrides_file, json.dumps(list(overrides), indent=2).encode())
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        self._write(self.manifest_file, json.dumps(manifest, indent=2))
+        self._write(self.manifest_file, json.dumps(manifest, indent=2).encode())
 
     def read_config(self) -> tuple[str, list[str]]:
         """What `write_config` was given. Raises ValueError where that is damaged or missing."""
@@ -198,14 +206,23 @@ class RunDir:
         )
         return config, list(json.loads(overrides))
 
-    def read_manifest(self) -> dict[str, Any]:
-        return dict(json.loads(self._read(self.manifest_file)))
+    def read_manifest(self, *keys: str) -> dict[str, Any]:
+        return dict(self.read_json(self.manifest_file, *keys))
+
+    def read_json(self, path: Path, *keys: str) -> Any:
+        """An artefact that is JSON. Raises ValueError where it is damaged or lacks one of `keys`."""
+        content = json.loads(self._read(path))
+        if keys and not content.keys() >= set(keys):
+            missing = ", ".join(sorted(set(keys) - content.keys()))
+            raise ValueError(f"{path}: without {missing}; was the run finished?")
+        return content
 
     def write_quality(self, page: str) -> None:
-        self._write(self.quality_file, page)
+        self._write(self.quality_file, page.encode())
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        self._write(self.evaluation_file, json.dumps(evaluation, indent=2, allow_nan=False))
+        text = json.dumps(evaluation, indent=2, allow_nan=False)
+        self._write(self.evaluation_file, text.encode())
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """All epochs so far; every row has the first one's columns."""
@@ -223,8 +240,7 @@ class RunDir:
         """Write the tidy table of `Predictions.frame()`, and dates x tickers, a file a step."""
         data = io.BytesIO()
         frame.to_parquet(data, index=False)
-        atomic.write(self.predictions_file, data.getvalue())
-        self._add_sum(self.predictions_file)
+        self._write(self.predictions_file, data.getvalue())
         tasks = {"regression": ("prediction", "label"), "classification": ("probability", "up")}
         frame = frame.assign(up=frame["up"].astype("Int8").mask(~frame["valid"]))
         for task, columns in tasks.items():
@@ -244,7 +260,8 @@ class RunDir:
             (self.positions_file, positions),
             (self.equity_file, equity.reset_index()),
         ):
-            self._write(path, frame.to_csv(index=False, date_format="%Y-%m-%d"))
+            text = frame.to_csv(index=False, date_format="%Y-%m-%d")
+            self._write(path, text.encode())
 
     def _status(self, state: str, reason: str = "") -> dict[str, Any]:
         return {
@@ -274,22 +291,30 @@ class RunDir:
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         logging.getLogger("stockformer").addHandler(self._log)
 
-    def _write(self, path: Path, text: str) -> None:
-        """Write an artefact that is written once, and its line in SHA256SUMS."""
-        atomic.write(path, text.encode())
-        self._add_sum(path)
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write an artefact and its line in SHA256SUMS.
 
-    def _add_sum(self, path: Path) -> None:
-        lines = self._sums()
-        lines[path.name] = atomic.sha256(path.read_bytes())
-        text = "".join(f"{digest}  {name}\n" for name, digest in sorted(lines.items()))
+        Between the two that has a line for the old and one for the new content: a run that is
+        killed there when it is resumed can be resumed again.
+        """
+        sums, digest = self._sums(), atomic.sha256(data)
+        self._write_sums(sums | {path.name: {digest, *sums.get(path.name, ())}})
+        atomic.write(path, data)
+        self._write_sums(sums | {path.name: {digest}})
+
+    def _write_sums(self, sums: Mapping[str, set[str]]) -> None:
+        lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
+        text = "".join(f"{digest}  {name}\n" for name, digest in lines)
         atomic.write(self.sums_file, text.encode())
 
-    def _sums(self) -> dict[str, str]:
-        if not self.sums_file.exists():
-            return {}
-        lines = self.sums_file.read_text(errors="replace").splitlines()
-        return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    def _sums(self) -> dict[str, set[str]]:
+        """Of each artefact the digests it may have."""
+        sums: dict[str, set[str]] = {}
+        if self.sums_file.exists():
+            for line in self.sums_file.read_text(errors="replace").splitlines():
+                digest, _, name = line.partition("  ")
+                sums.setdefault(name, set()).add(digest)
+        return sums
 
     def _read(self, path: Path) -> bytes:
         """Raises ValueError where the artefact is missing, or not what SHA256SUMS says it is."""
@@ -297,6 +322,6 @@ class RunDir:
             data = path.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-        if atomic.sha256(data) != self._sums().get(path.name):
+        if atomic.sha256(data) not in self._sums().get(path.name, ()):
             raise ValueError(f"{path}: damaged or changed: not what {self.sums_file.name} says")
         return data

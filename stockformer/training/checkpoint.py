@@ -28,7 +28,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
 
 
 def keep_copy(path: Path, copy: Path) -> None:
-    """Keep what `path` holds as `copy`, unless it is damaged."""
+    """Keep what `path` holds as `copy`; where it is damaged or missing `copy` stays as it is."""
     try:
         tensors, facts = read_checkpoint(path)
     except ValueError:

@@ -13,8 +13,9 @@ from torch import nn
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 from stockformer.evaluation.metrics import Predictions, score
-from stockformer.interface import Batch
+from stockformer.interface import Batch, Forecast
 from stockformer.training.losses import Loss
+from stockformer.training.memory import told_what_to_lower
 from stockformer.training.processes import Processes
 
 
@@ -24,6 +25,14 @@ class Evaluation:
 
     predictions: Predictions
     metrics: dict[str, float]
+
+
+class NotFinite(FloatingPointError):
+    """Predictions that are no numbers. signals (S,): the rows of their signal dates."""
+
+    def __init__(self, message: str, signals: torch.Tensor) -> None:
+        super().__init__(message)
+        self.signals = signals
 
 
 class Evaluator:
@@ -39,16 +48,17 @@ class Evaluator:
     def evaluate(self, model: nn.Module, loss: Loss, batches: Iterable[Batch]) -> Evaluation:
         """`batches`: this process's share; the evaluation is of all shares, in every process.
 
-        Raises FloatingPointError naming the dates where the model's output is not finite.
+        Raises NotFinite naming the dates where the model's output is not finite, MemoryError with
+        advice where memory is short.
         """
         model.eval()
         said, sums, counts = [], [], []
         for batch in batches:
             on_device = batch.to(self.device)
-            forecast = model(on_device)
-            sums.append(loss.sums(forecast, on_device))
             counts.append(loss.counts(on_device))
-            said.append((batch.signal, forecast.returns, forecast.logits))
+            for piece, forecast, its_sums in self.forecasts(model, loss, on_device):
+                said.append((piece.signal, forecast.returns, forecast.logits))
+                sums.append(its_sums)
         signals, returns, logits = (
             self.processes.collect(torch.cat(part).cpu().double().numpy(), self.device)
             for part in zip(*said)
@@ -58,6 +68,21 @@ class Evaluator:
         probability = softmax(logits, axis=-1)[..., 1]
         predictions = self.predictions(signals.astype(int), returns, probability)
         return Evaluation(predictions, loss.parts(*totals).named() | score(predictions))
+
+    def forecasts(
+        self, model: nn.Module, loss: Loss, batch: Batch
+    ) -> list[tuple[Batch, Forecast, torch.Tensor]]:
+        """`batch`, what the model says of it and the loss's sums; in halves if memory is short."""
+        size = len(batch.signal)
+        try:
+            with told_what_to_lower(f"evaluating {size} samples"):
+                forecast = model(batch)
+                return [(batch, forecast, loss.sums(forecast, batch))]
+        except MemoryError:
+            if size == 1:
+                raise
+        halves = batch.rows(slice(size // 2)), batch.rows(slice(size // 2, None))
+        return [part for half in halves for part in self.forecasts(model, loss, half)]
 
     def dates_of(self, signals: torch.Tensor) -> list[str]:
         """The signal dates of a batch's rows, in order."""
@@ -73,9 +98,10 @@ class Evaluator:
         dates = self.panel.dates
         broken = ~np.isfinite(forecast + probability).all(axis=(1, 2))
         if broken.any():
-            raise FloatingPointError(
+            raise NotFinite(
                 f"the model's predictions are not finite on {broken.sum()} dates, first "
-                f"{dates[signals[broken][0]]}; lower optimizer.lr"
+                f"{dates[signals[broken][0]]}; lower optimizer.lr",
+                torch.from_numpy(signals[broken]),
             )
         valid = self.targets.valid[signals]
         return Predictions(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -11,6 +13,25 @@ import torch
 def is_out_of_memory(error: RuntimeError) -> bool:
     """On cuda it has a class of its own; on the CPU only its words."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def advice(where: str) -> str:
+    """One line for a person whose memory was too small."""
+    return (
+        f"out of memory {where}; lower trainer.micro_batch_size (slower, the same batch; "
+        "trainer.oom=split does it by itself), or model.width or dataset.lookback (another model)"
+    )
+
+
+@contextmanager
+def told_what_to_lower(where: str) -> Iterator[None]:
+    """Within this context running out of memory is a MemoryError with advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(advice(where)) from error
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -13,7 +13,7 @@ from stockformer.training.losses import Loss
 
 
 def offenders(model: nn.Module, loss: Loss, batch: Batch) -> list[str]:
-    """The inputs, weights, modules' outputs and gradients that are not finite, in that order.
+    """The inputs, weights, modules' outputs, loss and gradients not finite, in that order.
 
     `batch` is on the model's device. The parameters keep the gradient of this batch.
     """
@@ -30,7 +30,10 @@ def offenders(model: nn.Module, loss: Loss, batch: Batch) -> list[str]:
     hooks = [m.register_forward_hook(note(name)) for name, m in model.named_modules()]
     try:
         model.zero_grad(set_to_none=True)
-        loss(model(batch), batch).total.backward()
+        total = loss(model(batch), batch).total
+        if not total.isfinite():
+            found.append("loss")
+        total.backward()
     finally:
         for handle in hooks:
             handle.remove()

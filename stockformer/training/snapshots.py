@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from stockformer import atomic
 from stockformer.run import RunDir
-from stockformer.training.checkpoint import TRAINING, read_checkpoint, save_checkpoint, weights
+from stockformer.training.checkpoint import (
+    TRAINING,
+    keep_copy,
+    read_checkpoint,
+    save_checkpoint,
+    weights,
+)
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.state import (
     RANDOM,
@@ -36,6 +42,7 @@ class Position:
     """
 
     micro_batch_size: int
+    asked: int  # what it was configured to be
     epoch: int = 1
     step: int = 0
     seconds: float = 0.0  # those steps took
@@ -97,12 +104,7 @@ class Snapshots:
     def save_epoch(self, position: Position) -> None:
         """At an epoch's end: `last`, and every so often one to keep."""
         last = self.run.checkpoint("last")
-        try:
-            tensors, facts = read_checkpoint(last)
-        except ValueError:  # none yet, or damaged: then `previous` stays what it is
-            pass
-        else:
-            save_checkpoint(self.run.checkpoint("previous"), tensors, facts)
+        keep_copy(last, self.run.checkpoint("previous"))
         self.save(last, position)
         epoch = position.epoch - 1
         if self.every and epoch % self.every == 0:
@@ -131,9 +133,9 @@ class Snapshots:
         Raises ValueError where there is nothing sound to go on from.
         """
         tensors, facts = self.newest()
-        best = self.run.checkpoint("best")
         if facts["position"]["best"] is not None:
-            read_checkpoint(best)  # damaged, it could not be tested at the end
+            best = self.run.checkpoint("best")
+            self.require_ours(best, read_checkpoint(best)[1])  # else it could not be tested
         self.model.load_state_dict(weights(tensors))
         load_optimizer_state(self.optimizer, tensors, facts["optimizer"])
         self.scheduler.load_state_dict(facts["scheduler"])
@@ -153,7 +155,10 @@ class Snapshots:
             except ValueError as error:
                 log.warning("%s; looking for the checkpoint before it", error)
                 continue
-            if facts["run"] != self.facts["run"]:
-                raise ValueError(f"{path}: is a checkpoint of another run, {facts['run']}")
+            self.require_ours(path, facts)
             return tensors, facts
         raise ValueError(f"{self.run.path}: no sound checkpoint to go on from; start the run anew")
+
+    def require_ours(self, path: Path, facts: Mapping[str, Any]) -> None:
+        if facts["run"] != self.facts["run"]:
+            raise ValueError(f"{path}: is a checkpoint of another run, {facts['run']}")

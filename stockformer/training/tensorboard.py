@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +12,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from stockformer import atomic
 from stockformer.evaluation.metrics import Predictions, daily
 
 TOGETHER = ("loss", "regression_loss", "classification_loss")
@@ -37,6 +40,7 @@ class TensorBoard:
         return writer
 
     def __enter__(self) -> Self:
+        threading.excepthook = _left_to_the_main_thread
         return self
 
     def __exit__(
@@ -45,37 +49,64 @@ class TensorBoard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if "writer" in vars(self):
-            self.writer.close()
+        try:
+            if "writer" in vars(self):
+                with self.named():
+                    self.writer.close()
+        except OSError:
+            if error is None:
+                raise  # else the disk was full before, which `error` says
+        finally:
+            threading.excepthook = threading.__excepthook__
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
         """`train_loss` is shown as train/loss, `validation_mae` as validation/mae."""
-        for name, value in values.items():
-            part, _, rest = name.partition("_")
-            tag = f"{part}/{rest}" if part in ("train", "validation") else f"run/{name}"
-            self.writer.add_scalar(tag, value, epoch)
-        self.writer.flush()  # a killed run's curves are there
+        with self.named():
+            for name, value in values.items():
+                part, _, rest = name.partition("_")
+                tag = f"{part}/{rest}" if part in ("train", "validation") else f"run/{name}"
+                self.writer.add_scalar(tag, value, epoch)
+            self.writer.flush()  # a killed run's curves are there
 
     def text(self, name: str, text: str) -> None:
-        self.writer.add_text(name, f"```yaml\n{text}\n```")
+        with self.named():
+            self.writer.add_text(name, f"```yaml\n{text}\n```")
 
     def tested(self, predictions: Predictions) -> None:
         """Curves over the test dates, the step being the date's number from 0; the distribution of
         the rank IC; precision and recall of "up"."""
         days = daily(predictions)
-        for name in DAILY:
-            for number, value in enumerate(days[name]):
-                self.writer.add_scalar(f"test/{name}", value, number)
-        rank_ic = days["rank_ic"]
-        for number, value in enumerate(rank_ic.fillna(0.0).cumsum()):
-            self.writer.add_scalar("test/rank_ic_cumulated", value, number)
-        if rank_ic.notna().any():
-            self.writer.add_histogram("test/rank_ic_by_date", rank_ic.dropna().to_numpy())
-        scored = predictions.valid
-        self.writer.add_pr_curve("test/up", predictions.up[scored], predictions.probability[scored])
+        with self.named():
+            for name in DAILY:
+                for number, value in enumerate(days[name]):
+                    self.writer.add_scalar(f"test/{name}", value, number)
+            rank_ic = days["rank_ic"]
+            for number, value in enumerate(rank_ic.fillna(0.0).cumsum()):
+                self.writer.add_scalar("test/rank_ic_cumulated", value, number)
+            if rank_ic.notna().any():
+                self.writer.add_histogram("test/rank_ic_by_date", rank_ic.dropna().to_numpy())
+            scored = predictions.valid
+            self.writer.add_pr_curve(
+                "test/up", predictions.up[scored], predictions.probability[scored]
+            )
 
     def hyper_parameters(
         self, settings: Mapping[str, str | float | bool], metrics: Mapping[str, float]
     ) -> None:
         final = {f"final/{name}": value for name, value in metrics.items()}
-        self.writer.add_hparams(dict(settings), final, run_name=".")
+        with self.named():
+            self.writer.add_hparams(dict(settings), final, run_name=".")
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors of the disk say where they happened."""
+        try:
+            yield
+        except OSError as error:
+            raise atomic.not_written(self.folder, error) from error
+
+
+def _left_to_the_main_thread(arguments: threading.ExceptHookArgs) -> None:
+    """The writer's thread hands its error to the next call here; it need not be printed as well."""
+    if not issubclass(arguments.exc_type, OSError):
+        threading.__excepthook__(arguments)

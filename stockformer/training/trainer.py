@@ -17,14 +17,19 @@ from stockformer.data.windows import Windows
 from stockformer.interface import Batch
 from stockformer.training import postmortem
 from stockformer.training.early_stopping import EarlyStopping
-from stockformer.training.evaluate import Evaluation, Evaluator
+from stockformer.training.evaluate import Evaluation, Evaluator, NotFinite
 from stockformer.training.losses import Loss
-from stockformer.training.memory import is_out_of_memory, peak_memory_mib
+from stockformer.training.memory import (
+    advice,
+    is_out_of_memory,
+    peak_memory_mib,
+    told_what_to_lower,
+)
 from stockformer.training.order import Order
 from stockformer.training.processes import Processes
 from stockformer.training.progress import human_time, progress
 from stockformer.training.snapshots import Position, Snapshots
-from stockformer.training.state import random_state, set_random_state
+from stockformer.training.state import random_state, seed, set_random_state
 from stockformer.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -97,9 +102,10 @@ class Trainer:
         self.max_epoch, self.gradient_clip_norm = max_epoch, gradient_clip_norm
         self.monitor = monitor
         self.on_nonfinite, self.skip_limit, self.oom = on_nonfinite, skip_limit, oom
-        self.position = Position(micro_batch_size)
+        self.position = Position(micro_batch_size, asked=micro_batch_size)
         self.unchecked: list[Taken] = []
         self.changing = threading.RLock()  # held while weights and position disagree
+        self.complete = False  # from then on the model is not that of `position`
 
     def fit(self, train: DataLoader[Batch], validation: DataLoader[Batch]) -> float:
         """Train until `max_epoch` or until patience ends; the best monitored value.
@@ -112,9 +118,11 @@ class Trainer:
             torch.cuda.reset_peak_memory_stats(self.evaluator.device)
         while self.position.epoch <= self.max_epoch and not self.stopping.exhausted:
             training = self.train_epoch(train)
-            evaluation = self.evaluator.evaluate(self.model, self.loss, validation)
+            evaluation = self.validate(validation)
             with self.changing:
                 self.close_epoch(training, evaluation)
+        with self.changing:
+            self.complete = True
         if self.position.best is None:
             raise FloatingPointError(
                 f"no epoch had a defined validation {self.monitor}: no valid target, or forecasts "
@@ -124,7 +132,13 @@ class Trainer:
 
     def resume(self) -> None:
         """Go back to where the run's last sound checkpoint was written."""
+        asked = self.position.asked
         self.position = self.snapshots.resume()
+        if self.position.asked != asked:  # else it is what memory allowed
+            self.position.asked = self.position.micro_batch_size = asked
+        if not self.processes.leads:  # the state is the first process's: draw other numbers
+            seed(int(torch.randint(2**31, ())) + self.processes.rank)
+            self.position.random = random_state()
         log.info("resumed after step %d of epoch %d", self.position.step, self.position.epoch)
 
     def train_epoch(self, batches: DataLoader[Batch]) -> dict[str, float]:
@@ -162,7 +176,8 @@ class Trainer:
         with self.changing:
             # Fused optimizers read this on the device: Python need not wait for it.
             self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
-            self.optimizer.step()
+            with told_what_to_lower(f"in epoch {start.epoch}, step {start.step + 1}"):
+                self.optimizer.step()
             self.position.sums = self.position.sums + torch.where(broken, 0.0, sums)
             self.position.counts = self.position.counts + torch.where(broken, 0.0, counts)
             self.position.step += 1
@@ -206,11 +221,7 @@ class Trainer:
         where = f"epoch {self.position.epoch}, step {self.position.step + 1}"
         self.optimizer.zero_grad(set_to_none=True)
         if self.oom == "stop" or at_once == 1:
-            raise MemoryError(
-                f"out of memory in {where} with {at_once} samples at once; lower "
-                "trainer.micro_batch_size (slower, the same results; trainer.oom=split does it by "
-                "itself), or model.width or dataset.lookback (another model)"
-            ) from error
+            raise MemoryError(advice(f"in {where} with {at_once} samples at once")) from error
         if self.evaluator.device.type != "cpu":
             torch.accelerator.empty_cache()
         self.position.micro_batch_size = -(-at_once // 2)
@@ -221,34 +232,51 @@ class Trainer:
 
     def check(self, batches: DataLoader[Batch]) -> None:
         """Look at the steps taken: stop at the first that was not finite, or count them."""
-        unchecked, self.unchecked = self.unchecked, []
-        broken = torch.stack([taken.broken for taken in unchecked]).tolist() if unchecked else []
-        for taken in (taken for taken, is_broken in zip(unchecked, broken) if is_broken):
+        with self.changing:
+            broken = self.settle()
+        for taken in broken:
             message = taken.describe(self.evaluator)
-            if self.on_nonfinite == "stop":
-                with self.changing:  # the weights are still those before it
-                    self.position = taken.start
-            self.position.skipped += 1
             if self.on_nonfinite == "stop" or self.position.skipped > self.skip_limit:
-                known = self.post_mortem(taken, batches, message)
+                known = self.post_mortem(taken.signal, batches, message)
                 raise FloatingPointError(
                     f"{message}; lower optimizer.lr, or look at the inputs of these dates{known}"
                 )
             log.warning("step left out: %s", message)
 
-    def post_mortem(self, taken: Taken, batches: DataLoader[Batch], message: str) -> str:
+    def settle(self) -> list[Taken]:
+        """The steps not looked at that were not finite: counted, or the first of them undone."""
+        unchecked, self.unchecked = self.unchecked, []
+        flags = torch.stack([taken.broken for taken in unchecked]).tolist() if unchecked else []
+        broken = [taken for taken, is_broken in zip(unchecked, flags) if is_broken]
+        if self.on_nonfinite == "skip":
+            self.position.skipped += len(broken)
+        elif broken:
+            self.position = broken[0].start  # the weights are still those before it
+        return broken
+
+    def validate(self, batches: DataLoader[Batch]) -> Evaluation:
+        """Raises FloatingPointError, naming epoch and dates, where a prediction is not finite."""
+        try:
+            return self.evaluator.evaluate(self.model, self.loss, batches)
+        except NotFinite as error:
+            steps = f"epoch {self.position.epoch}, after its {self.position.step} steps"
+            message = f"in {steps}, {error}"
+            known = self.post_mortem(error.signals, batches, message)
+            raise FloatingPointError(f"{message}{known}") from error
+
+    def post_mortem(self, signals: Tensor, batches: DataLoader[Batch], message: str) -> str:
         """Keep the state, and what was not finite, in the run's debug folder; says where."""
         if not self.processes.leads:
             return ""
         self.snapshots.save(self.snapshots.run.debug_state_file, self.position)
         windows = batches.dataset
         assert isinstance(windows, Windows)
-        signals = taken.signal.cpu().numpy()
-        batch = windows.part(signals)[range(len(signals))].to(self.evaluator.device)
+        rows = signals.cpu().numpy()
+        batch = windows.part(rows)[range(len(rows))].to(self.evaluator.device)
         not_finite = postmortem.offenders(self.model, self.loss, batch)
         facts = {
             "what": message,
-            "signal_dates": self.evaluator.dates_of(taken.signal),
+            "signal_dates": self.evaluator.dates_of(signals),
             "not_finite": not_finite,
         }
         self.snapshots.run.write_debug(facts)
@@ -310,11 +338,17 @@ class Trainer:
         return f"  {human_time(left)} left" if left >= 20 else ""
 
     def rescue(self) -> str:
-        """Keep the state as of the last step taken, for a run that is told to stop."""
-        with self.changing:
+        """Keep the state as of the last step taken, for a run that is told to stop.
+
+        Nothing is trained or written after that: the process is about to leave.
+        """
+        self.changing.acquire()
+        if not self.complete:
+            self.settle()
             if self.processes.leads:
                 self.snapshots.save(self.snapshots.run.checkpoint("last"), self.position)
+        step = f"step {self.position.step} of epoch {self.position.epoch}"
         return (
-            f" after step {self.position.step} of epoch {self.position.epoch}, all of it kept: "
-            f"continue with resume={self.snapshots.run.path}"
+            f" after {'the last epoch' if self.complete else step}, all of it kept: continue with "
+            f"resume={self.snapshots.run.path}"
         )
