@@ -210,7 +210,7 @@ class RunDir:
         return dict(self.read_json(self.manifest_file, *keys))
 
     def read_json(self, path: Path, *keys: str) -> Any:
-        """An artefact that is JSON. Raises ValueError where it is damaged or lacks one of `keys`."""
+        """An artefact of JSON. Raises ValueError where it is damaged or lacks one of `keys`."""
         content = json.loads(self._read(path))
         if keys and not content.keys() >= set(keys):
             missing = ", ".join(sorted(set(keys) - content.keys()))
