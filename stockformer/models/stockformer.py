@@ -11,31 +11,51 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, one_hot, relu, scaled_dot_product_attention
+from torch.nn.functional import one_hot
+from torch.utils.checkpoint import checkpoint
 
 from stockformer.interface import Batch, Forecast
+from stockformer.models.attention import causal_attention, strongest_attention
+from stockformer.models.kernels import add_linear, add_norm, causal_convolution, linear_relu
 from stockformer.models.wavelet import band_matrices
 
-SCORE_BLOCK = 1 << 23  # scores held at once while looking for the strongest query: 32 MiB
+
+class MLP(nn.Sequential):
+    """Linear, ReLU, linear."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
+
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        first, _, last = self
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        return first, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, last = self.ends()
+        return last(linear_relu(x, first))
+
+    def in_full_precision(self, x: Tensor) -> Tensor:
+        """The last layer never in half precision, whose 8 bits would let stocks tie."""
+        first, last = self.ends()
+        hidden = linear_relu(x, first)
+        with torch.autocast(x.device.type, enabled=False):
+            return last(hidden.to(last.weight.dtype))
 
 
-def mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
+def attend_over_days(packed: Tensor, heads: int) -> Tensor:
+    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views but for the attention."""
+    days, batch, stocks, width = packed.shape
+    parts = packed.view(days, batch * stocks, 3, heads, -1).permute(2, 1, 3, 0, 4)
+    return causal_attention(parts).permute(2, 0, 1, 3).reshape(days, batch, stocks, width // 3)
 
 
-def norm(x: Tensor) -> Tensor:
-    """Layer norm over D without affine parameters."""
-    return layer_norm(x, x.shape[-1:])
-
-
-def over_days(x: Tensor, heads: int) -> Tensor:
-    """(L, B, N, D) -> (B*N, E, L, D/E), a view."""
-    return x.view(x.shape[0], -1, heads, x.shape[-1] // heads).permute(1, 2, 0, 3)
-
-
-def over_stocks(x: Tensor, heads: int) -> Tensor:
-    """(L, B, N, D) -> (L*B, E, N, D/E), a view."""
-    return x.view(-1, x.shape[2], heads, x.shape[-1] // heads).transpose(1, 2)
+def attend_across_stocks(packed: Tensor, heads: int) -> Tensor:
+    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views but for the attention."""
+    days, batch, stocks, width = packed.shape
+    parts = packed.view(days * batch, stocks, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    return strongest_attention(parts).transpose(1, 2).reshape(days, batch, stocks, width // 3)
 
 
 class TemporalAttention(nn.Module):
@@ -46,17 +66,12 @@ class TemporalAttention(nn.Module):
         self.heads = heads
         self.query_key_value = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.feedforward = mlp(width, width, width)
+        self.feedforward = MLP(width, width, width)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        z = x + time  # (L,B,N,D)
-        query, key, value = (
-            over_days(part, self.heads) for part in self.query_key_value(z).split(z.shape[-1], -1)
-        )
-        attended = scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended = attended.permute(2, 0, 1, 3).reshape(z.shape)
-        u = norm(self.output(attended) + z)
-        return norm(self.feedforward(u) + u)
+        z, packed = add_linear(x, time, self.query_key_value)  # (L,B,N,D), (L,B,N,3D)
+        u = add_norm(self.output(attend_over_days(packed, self.heads)), z)
+        return add_norm(self.feedforward(u), u)
 
 
 class TemporalConvolution(nn.Module):
@@ -65,13 +80,10 @@ class TemporalConvolution(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.yesterday_today = nn.Linear(2 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        yesterday, today = self.yesterday_today.weight.chunk(2, dim=1)
-        mixed = linear(x, today, self.yesterday_today.bias)  # (L,B,N,D)
-        mixed[1:] += linear(x[:-1], yesterday)
-        return self.dropout(relu(mixed))
+        return causal_convolution(x, self.yesterday_today, self.dropout if self.training else 0.0)
 
 
 class SparseSpatialAttention(nn.Module):
@@ -82,38 +94,12 @@ class SparseSpatialAttention(nn.Module):
         self.heads = heads
         self.query_key_value = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.feedforward = mlp(width, width, width)
+        self.feedforward = MLP(width, width, width)
 
     def forward(self, x: Tensor, graph: Tensor) -> Tensor:
-        z = x + graph  # (L,B,N,D)
-        query, key, value = (
-            over_stocks(part, self.heads) for part in self.query_key_value(z).split(z.shape[-1], -1)
-        )
-        mixtures = scaled_dot_product_attention(query, key, value)  # (LB,E,N,D/E), one a query
-        strongest = strongest_query(query, key)[..., None].expand_as(mixtures)
-        chosen = mixtures.gather(2, strongest).transpose(1, 2).reshape(z.shape)
-        return self.feedforward(norm(self.output(chosen) + z))
-
-
-@torch.no_grad()
-def strongest_query(query: Tensor, key: Tensor) -> Tensor:
-    """For every key the query that gives it most of its attention: (G, E, N, d) -> (G, E, N).
-
-    The comparison is between normalised weights, not raw scores. In log space that is the score
-    less the query's log-sum-exp, so blocks of queries do and the (N, N) matrix is never whole.
-    """
-    groups, heads, stocks, size = query.shape
-    key = key.transpose(2, 3) * size**-0.5
-    rows = max(1, SCORE_BLOCK // (groups * heads * stocks))
-    best, where = [], []
-    for first in range(0, stocks, rows):
-        scores = query[:, :, first : first + rows] @ key
-        scores -= scores.logsumexp(-1, keepdim=True)
-        weight, index = scores.max(dim=2)
-        best.append(weight)
-        where.append(index + first)
-    block = torch.stack(best).argmax(0, keepdim=True)
-    return torch.stack(where).gather(0, block)[0]
+        z, packed = add_linear(x, graph, self.query_key_value)  # (L,B,N,D), (L,B,N,3D)
+        u = add_norm(self.output(attend_across_stocks(packed, self.heads)), z)
+        return self.feedforward(u)
 
 
 class DualEncoderLayer(nn.Module):
@@ -143,23 +129,22 @@ class AdaptiveFusion(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
-        self.feedforward = mlp(width, width, width)
+        self.feedforward = MLP(width, width, width)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        query = over_days(self.query(low), self.heads)
-        key, value = (
-            over_days(part, self.heads)
-            for part in relu(self.key_value(high)).split(low.shape[-1], -1)
-        )
-        attended = scaled_dot_product_attention(query, key, value, is_causal=True)
-        u = norm(self.output(attended.permute(2, 0, 1, 3).reshape(low.shape)) + low)
-        return norm(self.feedforward(u) + u)  # (H,B,N,D)
+        packed = torch.cat(
+            [self.query(low), linear_relu(high, self.key_value)], dim=-1
+        )  # (H,B,N,3D)
+        u = add_norm(self.output(attend_over_days(packed, self.heads)), low)
+        return add_norm(self.feedforward(u), u)  # (H,B,N,D)
 
 
 class Stockformer(nn.Module):
     """Predicts each stock's next H returns and directions from L days of all N stocks.
 
     calendar_slots: size of each of the two one-hot calendar codes; values are taken modulo it.
+    activation_checkpointing: keep only the inputs of each encoder layer for the backward pass and
+    compute the rest anew, the same numbers for less memory and more time.
     factors, graph (N, D) and learn_graph are facts of the run, known once the data are.
     """
 
@@ -174,6 +159,7 @@ class Stockformer(nn.Module):
         horizon: int,
         wavelet: str,
         calendar_slots: tuple[int, int],
+        activation_checkpointing: bool,
         factors: int,
         graph: Tensor,
         learn_graph: bool,
@@ -182,6 +168,7 @@ class Stockformer(nn.Module):
         if heads < 1 or width % heads:
             raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
         self.lookback, self.calendar_slots = lookback, calendar_slots
+        self.activation_checkpointing = activation_checkpointing
         for name, band in zip(("band_low", "band_high"), band_matrices(lookback, wavelet)):
             matrix = torch.as_tensor(band, dtype=torch.get_default_dtype())
             self.register_buffer(name, matrix, persistent=False)
@@ -189,15 +176,15 @@ class Stockformer(nn.Module):
             self.graph = nn.Parameter(graph)
         else:
             self.register_buffer("graph", graph)
-        self.embed_low = mlp(factors + 2, width, width)
-        self.embed_high = mlp(factors + 2, width, width)
-        self.embed_time = mlp(sum(calendar_slots), width, width)
+        self.embed_low = MLP(factors + 2, width, width)
+        self.embed_high = MLP(factors + 2, width, width)
+        self.embed_time = MLP(sum(calendar_slots), width, width)
         self.layers = nn.ModuleList(DualEncoderLayer(width, heads, dropout) for _ in range(layers))
         self.days_low = nn.Linear(lookback, horizon)
         self.days_high = nn.Linear(lookback, horizon)
         self.fusion = AdaptiveFusion(width, heads)
-        self.head_class = mlp(width, width, 2)
-        self.head_return = mlp(width, width, 1)
+        self.head_class = MLP(width, width, 2)
+        self.head_return = MLP(width, width, 1)
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -218,16 +205,22 @@ class Stockformer(nn.Module):
         h_low = self.embed_low(self.window(low, trend, factors))  # (L,B,N,D)
         h_high = self.embed_high(self.window(high, trend, factors))
         for layer in self.layers:
-            h_low, h_high = layer(h_low, h_high, time[: self.lookback], self.graph)
+            inputs = (h_low, h_high, time[: self.lookback], self.graph)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                h_low, h_high = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                h_low, h_high = layer(*inputs)
         ahead = time[self.lookback :]
         h_low = mix_days(h_low, self.days_low) + ahead  # (H,B,N,D)
         h_high = mix_days(h_high, self.days_high) + ahead
         fused = self.fusion(h_low, h_high)
+        head_return = self.head_return.in_full_precision
+        head_class = self.head_class.in_full_precision
         return Forecast(
-            returns=self.head_return(fused).squeeze(-1).transpose(0, 1),  # (B,H,N)
-            logits=self.head_class(fused).transpose(0, 1),  # (B,H,N,2)
-            returns_low=self.head_return(h_low).squeeze(-1).transpose(0, 1),
-            logits_low=self.head_class(h_low).transpose(0, 1),
+            returns=head_return(fused).squeeze(-1).transpose(0, 1),  # (B,H,N)
+            logits=head_class(fused).transpose(0, 1),  # (B,H,N,2)
+            returns_low=head_return(h_low).squeeze(-1).transpose(0, 1),
+            logits_low=head_class(h_low).transpose(0, 1),
         )
 
     def window(self, band: Tensor, trend: Tensor, factors: Tensor) -> Tensor:

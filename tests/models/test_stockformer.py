@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from stockformer.interface import Forecast
 from stockformer.models.published import load_published, translate
-from stockformer.models.stockformer import Stockformer, strongest_query
+from stockformer.models.stockformer import Stockformer
 from stockformer.models.wavelet import band_matrices
 from stockformer.training.losses import PublishedLoss
 
@@ -57,6 +57,7 @@ def build(config: dict[str, int], graph: Tensor, **changes: object) -> Stockform
         "horizon": config["horizon"],
         "wavelet": "sym2",
         "calendar_slots": PUBLISHED_SLOTS,
+        "activation_checkpointing": False,
         "factors": config["factors"],
         "graph": graph,
         "learn_graph": False,
@@ -160,17 +161,6 @@ def test_an_unknown_wavelet_is_refused() -> None:
         band_matrices(20, "sym99")
 
 
-@pytest.mark.parametrize("block", [1, 50, 1 << 23])
-def test_strongest_query_is_the_argmax_of_the_normalised_weights(
-    monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
-    monkeypatch.setattr("stockformer.models.stockformer.SCORE_BLOCK", block)
-    torch.manual_seed(0)
-    query, key = torch.randn(2, 3, 2, 11, 4, dtype=torch.float64).unbind(0)
-    weights = (query @ key.transpose(-1, -2) / 2).softmax(-1)
-    assert torch.equal(strongest_query(query, key), weights.argmax(dim=2))
-
-
 def small_model(**changes: object) -> Stockformer:
     torch.manual_seed(0)
     config = {"width": 8, "layers": 2, "lookback": 6, "horizon": 2, "factors": 3}
@@ -214,6 +204,44 @@ def test_several_heads_and_a_learned_graph_train() -> None:
     (forecast.returns.sum() + forecast.logits.sum()).backward()
     assert model.graph.grad is not None
     assert model.graph.grad.abs().sum() > 0
+
+
+def train_step(model: Stockformer, **autocast: bool) -> tuple[Forecast, list[Tensor]]:
+    torch.manual_seed(2)
+    with torch.autocast("cpu", torch.bfloat16, **autocast):
+        forecast = model.train().forecast(*small_inputs())
+    loss = forecast.returns.square().sum() + forecast.logits.square().sum()
+    return forecast, list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_checkpointing_changes_no_gradient_by_a_bit(bfloat16: bool) -> None:
+    settings = {"dropout": 0.5, "learn_graph": True}
+    _, plain = train_step(small_model(**settings), enabled=bfloat16)
+    model = small_model(**settings, activation_checkpointing=True)
+    _, again = train_step(model, enabled=bfloat16)
+    for (name, _), a, b in zip(model.named_parameters(), plain, again):
+        assert torch.equal(a, b), name
+
+
+def test_in_half_precision_the_forecast_is_near_and_stocks_do_not_tie() -> None:
+    near, gradients = train_step(small_model(), enabled=True)
+    exact, expected = train_step(small_model(), enabled=False)
+    assert near.returns.dtype == near.logits.dtype == torch.float32
+    assert_close(near.returns, exact.returns, rtol=0, atol=0.03)
+    assert (near.returns != near.returns.bfloat16()).float().mean() > 0.9
+    norms = [torch.stack([g.norm() for g in group]).norm() for group in (gradients, expected)]
+    assert norms[0] == pytest.approx(norms[1].item(), rel=0.05)
+
+
+def test_in_half_precision_no_activation_is_wider() -> None:
+    model = small_model()
+    types: set[torch.dtype] = set()
+    for layer in model.layers:
+        for module in layer.children():
+            module.register_forward_hook(lambda _m, _i, out: types.add(out.dtype))
+    train_step(model, enabled=True)
+    assert types == {torch.bfloat16}
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -1,0 +1,127 @@
+"""Both attentions of the encoder, with a gradient written by hand.
+
+Queries, keys and values are the three parts of one tensor, the output of one linear layer, and the
+gradient is one tensor too: no part is copied to another layout. The weights exist for one block of
+groups and queries at a time and are computed anew in the backward pass, so that memory is linear
+in the number of positions, and the search for the strongest query costs no second look at scores.
+
+G groups that attend among themselves, E heads, S positions, d = D/E;
+g groups and r queries at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SCORES = 1 << 20  # held at once: in float32 4 MiB, which stays in the cache
+
+
+def causal_attention(packed: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v over the positions up to one's own.
+
+    packed (3, G, E, S, d): queries, keys, values -> (G, E, S, d), in the order of their strides.
+    """
+    return Attention.apply(packed, False)
+
+
+def strongest_attention(packed: Tensor) -> Tensor:
+    """For every position as a key, the mixture of the query that gives it most of its attention.
+
+    With A = softmax(q k^T / sqrt(d)), position n gets (A v)[argmax over m of A[m, n]]; no gradient
+    flows through the argmax. packed (3, G, E, S, d) -> (G, E, S, d), in the order of its strides.
+    """
+    return Attention.apply(packed, True)
+
+
+class Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, strongest: bool) -> Tensor:
+        out = torch.empty_like(packed[0])
+        chosen = packed.new_empty(packed.shape[1:4] if strongest else 0, dtype=torch.int64)
+        for groups, rows in blocks(packed):
+            query, key, value = (part.flatten(0, 1) for part in packed[:, groups])  # (gE,S,d)
+            mixtures, best, where = [], [], []
+            for row in rows:
+                scores = scores_of(query, key, row, causal=not strongest)  # (gE,S,r)
+                weights = scores.log_softmax(1, torch.promote_types(key.dtype, torch.float32))
+                if strongest:  # in logarithms, where small weights do not tie
+                    most, query_of_most = weights.max(-1)
+                    best.append(most)
+                    where.append(query_of_most + row.start)
+                mixtures.append(weights.exp_().to(key.dtype).transpose(1, 2) @ value)
+            mixture = joined(mixtures)
+            if strongest:
+                block = torch.stack(best).argmax(0, keepdim=True)
+                index = torch.stack(where).gather(0, block)[0]  # (gE,S)
+                chosen[groups] = index.view_as(chosen[groups])
+                mixture = mixture.flatten(0, 1).index_select(0, stacked(index))
+            out[groups] = mixture.view_as(out[groups])
+        ctx.strongest = strongest
+        ctx.save_for_backward(packed, chosen)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_out: Tensor) -> tuple[Tensor, None]:
+        packed, chosen = ctx.saved_tensors
+        gradient = torch.empty_like(packed)
+        for groups, rows in blocks(packed):
+            query, key, value = (part.flatten(0, 1) for part in packed[:, groups])
+            to_mixture = to_out[groups].flatten(0, 1)  # (gE,S,d)
+            if ctx.strongest:
+                index = stacked(chosen[groups].flatten(0, 1))
+                to_rows = to_mixture.flatten(0, 1)
+                to_mixture = torch.zeros_like(to_rows).index_add_(0, index, to_rows)
+                to_mixture = to_mixture.view_as(query)
+            to_query, to_key, to_value = [], [], []
+            for row in rows:
+                weights = scores_of(query, key, row, causal=not ctx.strongest).softmax(1)
+                to_value.append(weights @ to_mixture[:, row])
+                to_scores = value @ to_mixture[:, row].transpose(1, 2)  # (gE,S,r)
+                to_scores -= (to_scores * weights).sum(1, keepdim=True)
+                to_scores *= weights
+                to_scores *= key.shape[-1] ** -0.5
+                to_query.append(to_scores.transpose(1, 2) @ key)
+                to_key.append(to_scores @ query[:, row])
+            parts = joined(to_query), summed(to_key), summed(to_value)
+            for whole, part in zip(gradient, parts):
+                whole[groups] = part.view_as(whole[groups])
+        return gradient, None
+
+
+def blocks(packed: Tensor) -> Iterator[tuple[slice, list[slice]]]:
+    """Groups to take at once, and which of their queries to take at once."""
+    _, groups, heads, length, _ = packed.shape
+    r = max(1, min(length, SCORES // (heads * length)))
+    g = max(1, SCORES // (heads * length * r))
+    rows = [slice(row, min(row + r, length)) for row in range(0, length, r)]
+    return ((slice(group, group + g), rows) for group in range(0, groups, g))
+
+
+def scores_of(query: Tensor, key: Tensor, row: slice, causal: bool) -> Tensor:
+    """k q^T / sqrt(d) of some queries, (gE, S, r): a query's scores are a column."""
+    scores = key @ query[:, row].transpose(1, 2)
+    scores *= key.shape[-1] ** -0.5
+    if causal:
+        positions = torch.arange(key.shape[1], device=key.device)
+        scores.masked_fill_(positions[:, None] > positions[row], -torch.inf)
+    return scores
+
+
+def stacked(index: Tensor) -> Tensor:
+    """(g, S) rows of each group -> (gS) rows of all groups on top of each other."""
+    first = index.shape[1] * torch.arange(index.shape[0], device=index.device)
+    return (index + first[:, None]).flatten()
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def summed(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
