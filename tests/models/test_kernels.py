@@ -45,6 +45,24 @@ def test_attention_in_blocks_is_plain_attention(
     assert gradcheck(kernel, packed)
 
 
+@pytest.mark.parametrize("block", [40, 1 << 26])
+@pytest.mark.parametrize("strongest", [False, True])
+def test_what_a_gpu_takes_instead_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, block: int, strongest: bool
+) -> None:
+    monkeypatch.setattr(attention, "SCORES_ON_GPU", block)
+    torch.manual_seed(0)
+    packed = torch.randn(SHAPE, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(SHAPE[1:], dtype=torch.float64)
+    library, plain = (
+        attention.attention_by_library(packed, strongest),
+        plain_attention(packed, strongest),
+    )
+    assert_close(library, plain)
+    gradients = [torch.autograd.grad((out * weight).sum(), packed)[0] for out in (library, plain)]
+    assert_close(*gradients)
+
+
 def plain_convolution(x: Tensor, layer: nn.Linear) -> Tensor:
     before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
     return layer(torch.cat([before, x], dim=-1)).relu()
