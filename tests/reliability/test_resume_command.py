@@ -21,9 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stopped(
-    small: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def stopped(small: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patch:
         clock = Clock(patch)
         clock.stop_at(30)

@@ -81,7 +81,9 @@ def test_objects_in_arrays(tmp_path: Path, canary: Path, small: SmallRuns) -> No
         (files.root / f"{name}.npz").write_bytes(good)
     np.save(files.root / "128_corr_struc2vec_adjgat.npy", objects)
     with pytest.raises(ValueError, match=r"adjgat\.npy: "):
-        small.experiment("graph=file", f"dataset.graph_file={files.root}/128_corr_struc2vec_adjgat.npy")
+        small.experiment(
+            "graph=file", f"dataset.graph_file={files.root}/128_corr_struc2vec_adjgat.npy"
+        )
     Data.read(small.config(f"paths.data_dir={files.data_dir}"))  # the others still load
 
 

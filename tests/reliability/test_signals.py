@@ -152,7 +152,9 @@ def test_a_signal_to_the_loaders_processes_too(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     words = small.words(f"hydra.run.dir={folder}", "trainer.num_workers=2")
-    child = Child("train", words, tmp_path / "output", lambda: [time.sleep(0.02) for _ in range(99)])
+    child = Child(
+        "train", words, tmp_path / "output", lambda: [time.sleep(0.02) for _ in range(99)]
+    )
     require_left(child, number, folder, group=True)
     resume(folder, tmp_path)
     assert not differences(whole, folder)
