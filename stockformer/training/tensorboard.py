@@ -40,6 +40,7 @@ class TensorBoard:
         return writer
 
     def __enter__(self) -> Self:
+        self.former_hook = threading.excepthook
         threading.excepthook = _left_to_the_main_thread
         return self
 
@@ -57,7 +58,7 @@ class TensorBoard:
             if error is None:
                 raise  # else the disk was full before, which `error` says
         finally:
-            threading.excepthook = threading.__excepthook__
+            threading.excepthook = self.former_hook
 
     def scalars(self, epoch: int, values: Mapping[str, float]) -> None:
         """`train_loss` is shown as train/loss, `validation_mae` as validation/mae."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reliability.small_run import SmallRuns, captured, train_main
 
 from stockformer.run import RunDir
 from stockformer.training.checkpoint import read_checkpoint
+from stockformer.training.tensorboard import TensorBoard
 
 # Bytes a file may have: nothing fits, the status does, the settings, the log, all but a checkpoint.
 SHORT = (0, 300, 5000, 50_000)
@@ -118,3 +120,19 @@ def test_a_read_only_disk_is_refused_and_left_as_it_is(
         assert "Read-only file system" in output
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert not (disk / "new").exists()
+
+
+def test_the_curves_writer_fails_in_one_line_too(tmp_path: Path) -> None:
+    """It writes in a thread of its own."""
+
+    def write() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            with TensorBoard(tmp_path) as tensorboard:
+                tensorboard.text("config", "x" * 5000)
+                for epoch in range(100):
+                    tensorboard.scalars(epoch, {"train_loss": 1.0})
+        except OSError as error:
+            sys.exit(f"error: {error}")
+
+    require_told(tmp_path, *captured(write))

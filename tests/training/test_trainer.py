@@ -221,13 +221,13 @@ TOO_MUCH = "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't all
 def short_of_memory(
     experiment: Experiment, *, fits: int, training: bool, error: type[RuntimeError] = RuntimeError
 ) -> None:
-    """In training or in evaluation, from `fits` + 1 samples at once."""
+    """In training or in evaluation, from `fits` + 1 samples at once; random numbers are drawn."""
 
-    def allocate(model: nn.Module, inputs: tuple[Any]) -> None:
+    def allocate(model: nn.Module, inputs: tuple[Any], output: object) -> None:
         if model.training is training and len(inputs[0].signal) > fits:
             raise error(TOO_MUCH if error is RuntimeError else "CUDA out of memory")
 
-    experiment.model.register_forward_pre_hook(allocate)
+    experiment.model.register_forward_hook(allocate)
 
 
 def metrics_of(run: RunDir) -> pd.DataFrame:
