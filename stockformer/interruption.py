@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -110,6 +111,8 @@ class Interruption:
             self.run.end("interrupted", f"{name}{kept}")
             log.warning("%s: stopped%s", name, kept)
         finally:
+            for loader in multiprocessing.active_children():
+                loader.kill()  # left alone it would print that its parent has gone
             if sys.stdout.isatty():
                 sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
             sys.stdout.flush()
