@@ -61,6 +61,7 @@ class Position:
     def next_epoch(self) -> None:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums, self.counts = torch.zeros(1), torch.zeros(1)
+        self.random = random_state()  # a model may have drawn while it was validated
 
     def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors, by the names they have in a checkpoint, and the rest as JSON."""
