@@ -154,7 +154,8 @@ class Trainer:
             self.position.seconds = time.perf_counter() - started
             if self.evaluator.device.type == "cpu" or len(self.unchecked) == UNCHECKED:
                 self.check(batches)
-        self.check(batches)
+        self.check(batches)  # a device that runs ahead is done with its steps only then
+        self.position.seconds = time.perf_counter() - started
         speed = {
             "seconds": self.position.seconds,
             "samples_per_second": order.samples / self.position.seconds,
