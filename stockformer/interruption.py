@@ -69,6 +69,8 @@ class Interruption:
             return
         self._wait_for_the_ear()
         self.active = False
+        # The hook of forks keeps this object for ever: not the run's model and data with it.
+        self.run = RunDir(self.run.path)
         for number, handler in self.former.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self.former_pipe)

@@ -55,6 +55,10 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     run = RunDir(folder)
     finished = run.status()["state"] == "finished"
     text, before = run.read_config()
+    if not _is_training(run):
+        raise ValueError(
+            f"{folder}: a model judged elsewhere, not a training; nothing to go on with"
+        )
     config = read_config(text)
     if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
         raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
@@ -81,10 +85,15 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     return config, [*before, *words]
 
 
+def _is_training(run: RunDir) -> bool:
+    """Not a model judged elsewhere, nor an ensemble, whose folders are like a run's."""
+    return bool(run.read_manifest("kind")["kind"] == "run")
+
+
 def _unfinished(run: RunDir) -> bool:
-    """A run that was killed when it began has left nothing to go on with, not even a status."""
+    """A run that was killed when it began has left nothing to go on with, not even a manifest."""
     try:
-        return run.status()["state"] != "finished" and run.config_file.exists()
+        return run.status()["state"] != "finished" and _is_training(run)
     except ValueError:
         return False
 

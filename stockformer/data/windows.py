@@ -39,7 +39,7 @@ class Windows(Dataset[Batch]):
     def part(self, signals: np.ndarray) -> Windows:
         """The windows that end on these rows."""
         windows = copy.copy(self)
-        windows.signals = torch.from_numpy(signals)
+        windows.signals = torch.from_numpy(signals).to(self.past.device)
         return windows
 
     def near(self, device: torch.device, workers: int) -> Windows:

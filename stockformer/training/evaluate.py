@@ -57,7 +57,8 @@ class Evaluator:
             on_device = batch.to(self.device)
             counts.append(loss.counts(on_device))
             for piece, forecast, its_sums in self.forecasts(model, loss, on_device):
-                said.append((piece.signal, forecast.returns, forecast.logits))
+                # A compiled model on cuda overwrites its outputs when it is called again.
+                said.append((piece.signal, forecast.returns.clone(), forecast.logits.clone()))
                 sums.append(its_sums)
         signals, returns, logits = (
             self.processes.collect(torch.cat(part).cpu().double().numpy(), self.device)

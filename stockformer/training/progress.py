@@ -8,13 +8,18 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from stockformer.run import leads
+
 Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], description: str, total: int, done: int = 0) -> Iterable[Item]:
-    """Yield `items`, with a bar and the time left on a terminal; it vanishes once they are done."""
+    """Yield `items`, with a bar and the time left on a terminal; it vanishes once they are done.
+
+    Of several processes only the first draws it.
+    """
     console = Console()
-    if not console.is_terminal:
+    if not (console.is_terminal and leads()):
         return items
     return track(items, description, total=total, completed=done, console=console, transient=True)
 

@@ -53,9 +53,15 @@ class Position:
     counts: Tensor = field(default_factory=lambda: torch.zeros(1))
     random: dict[str, Tensor] = field(default_factory=random_state)
 
+    def add(self, sums: Tensor, counts: Tensor) -> None:
+        """A step's sums and counts; those so far may still be elsewhere than where it was taken."""
+        self.sums = self.sums.to(sums.device) + sums
+        self.counts = self.counts.to(counts.device) + counts
+
     def next_epoch(self) -> None:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums, self.counts = torch.zeros(1), torch.zeros(1)
+        self.random = random_state()  # a model may have drawn while it was validated
 
     def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors, by the names they have in a checkpoint, and the rest as JSON."""

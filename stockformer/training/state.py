@@ -41,7 +41,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(tensors: Mapping[str, Tensor]) -> None:
-    """Go back to what `random_state` found. Raises KeyError where one is missing."""
+    """Go back to what `random_state` found, as far as this machine has those devices."""
     state = _under(RANDOM, tensors)
     torch.set_rng_state(state["torch"])
     *key, position = state["numpy"].tolist()
@@ -49,8 +49,9 @@ def set_random_state(tensors: Mapping[str, Tensor]) -> None:
     np.random.set_state(("MT19937", key, position, int(there), gauss))  # noqa: NPY002
     there, gauss = state["python_gauss"].tolist()
     random.setstate((3, tuple(state["python"].tolist()), gauss if there else None))
-    for number in range(torch.cuda.device_count() if "cuda0" in state else 0):
-        torch.cuda.set_rng_state(state[f"cuda{number}"], number)
+    for number in range(torch.cuda.device_count()):
+        if f"cuda{number}" in state:
+            torch.cuda.set_rng_state(state[f"cuda{number}"], number)
 
 
 def _some(value: float | None) -> Tensor:

@@ -154,7 +154,8 @@ class Trainer:
             self.position.seconds = time.perf_counter() - started
             if self.evaluator.device.type == "cpu" or len(self.unchecked) == UNCHECKED:
                 self.check(batches)
-        self.check(batches)
+        self.check(batches)  # a device that runs ahead is done with its steps only then
+        self.position.seconds = time.perf_counter() - started
         speed = {
             "seconds": self.position.seconds,
             "samples_per_second": order.samples / self.position.seconds,
@@ -178,8 +179,7 @@ class Trainer:
             self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
             with told_what_to_lower(f"in epoch {start.epoch}, step {start.step + 1}"):
                 self.optimizer.step()
-            self.position.sums = self.position.sums + torch.where(broken, 0.0, sums)
-            self.position.counts = self.position.counts + torch.where(broken, 0.0, counts)
+            self.position.add(*(torch.where(broken, 0.0, each) for each in (sums, counts)))
             self.position.step += 1
             self.position.random = random_state()
             self.unchecked.append(Taken(start, batch.signal, loss, norm, broken))

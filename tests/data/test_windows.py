@@ -151,3 +151,15 @@ def test_a_transformed_target_keeps_the_order_and_knows_its_unit(transform: str)
     assert scaled.unit == pytest.approx(0.02, rel=0.1)
     future = replace(panel, returns=np.where(np.arange(50)[:, None] > 31, 9.0, panel.returns))
     assert standardise(returns_of(future), transform, np.arange(30)).unit == scaled.unit
+
+
+def test_a_part_of_windows_on_another_device_is_there_too() -> None:
+    panel = small_panel()
+    targets = returns_of(panel)
+    calendar = real_calendar(panel.dates)
+    windows = Windows(panel, targets, calendar, lookback=2)
+    for name, value in vars(windows).items():
+        setattr(windows, name, value.to("meta"))
+    batch = windows.part(np.array([2, 3]))[range(2)]
+    assert {value.device.type for value in vars(batch).values()} == {"meta"}
+    assert batch.factors.shape == (2, 2, 2, 1)

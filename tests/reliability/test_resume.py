@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from reliability.small_run import Clock, SmallRuns, Stopped, differences
 
 from stockformer.training import snapshots
 from stockformer.training.order import Order
+from stockformer.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -89,3 +92,26 @@ def test_without_the_position_in_the_order_it_is_another_run(
     monkeypatch.setattr(Order, "at", lambda order, epoch, step: at(order, epoch=epoch, step=0))
     interrupted(small, clock, tmp_path / "run", [7])
     assert differences(whole, tmp_path / "run")
+
+
+def test_a_model_may_draw_while_it_is_validated(
+    small: SmallRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, close_epoch = Trainer.validate, Trainer.close_epoch
+
+    def drawing(trainer: Trainer, batches: Any) -> Any:
+        torch.rand(1)
+        return validate(trainer, batches)
+
+    def killed(trainer: Trainer, *epoch: Any) -> None:
+        close_epoch(trainer, *epoch)
+        raise Stopped
+
+    monkeypatch.setattr(Trainer, "validate", drawing)
+    small.run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "close_epoch", killed)
+        with pytest.raises(Stopped):
+            small.run(tmp_path / "run")
+    small.run(tmp_path / "run")
+    assert not differences(tmp_path / "whole", tmp_path / "run")

@@ -84,6 +84,20 @@ def test_the_latest_is_the_unfinished_run_written_last(
     assert asked_run(["seed=1"]) is None
 
 
+def test_a_model_judged_elsewhere_is_no_run_to_go_on_with(stopped: Path, finished: Path) -> None:
+    run = RunDir(finished)
+    elsewhere = RunDir(Path("outputs/day/1/evaluations/fold"))
+    RunDir.claim(elsewhere.path).__exit__(KeyError, KeyError(), None)
+    elsewhere.write_config(*run.read_config())
+    elsewhere.write_manifest(run.read_manifest() | {"kind": "evaluation"})
+    with pytest.raises(ValueError, match="no unfinished run in outputs or multirun"):
+        asked_run(["resume=latest"])
+    before = {path: path.read_bytes() for path in elsewhere.path.iterdir() if path.is_file()}
+    status, output = command(f"resume={elsewhere.path}", "trainer.max_epoch=9")
+    assert (status, "a model judged elsewhere, not a training" in output) == (1, True), output
+    assert before == {path: path.read_bytes() for path in before}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

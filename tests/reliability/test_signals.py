@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from reliability.small_run import SmallRuns, differences, ended, forked, train_main
 
 from stockformer.experiment import Data, Experiment
+from stockformer.interruption import own
 from stockformer.run import RunDir
 from stockformer.training.evaluate import Evaluator
 from stockformer.training.snapshots import Snapshots
@@ -227,3 +230,19 @@ def test_a_real_process(small: SmallRuns, whole: Path, tmp_path: Path, number: i
         assert process.returncode == 128 + number
         assert errors == ""
         assert RunDir(folder).status()["state"] == "interrupted"
+
+
+def test_a_run_that_has_ended_is_not_held_in_memory(tmp_path: Path) -> None:
+    """A sweep's jobs are runs of one process: each would keep its model and its data."""
+
+    class Kept:
+        def rescue(self) -> str:
+            return ""
+
+    kept = Kept()
+    with own(tmp_path / "run", resume=False) as run:
+        run.rescue = kept.rescue
+    left = weakref.ref(kept)
+    del kept, run
+    gc.collect()
+    assert left() is None
