@@ -80,13 +80,14 @@ def members(folders: Sequence[Path]) -> list[Member]:
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-    paths = [path for folder in folders for path in runs_under(folder)]
-    if len(set(paths)) < 2:
+    # However a folder is named, a run must not weigh twice.
+    paths = {path.resolve(): path for folder in folders for path in runs_under(folder)}
+    if len(paths) < 2:
         raise ValueError(
-            f"ensemble={','.join(map(str, folders))}: {len(set(paths))} runs found, two are needed"
+            f"ensemble={','.join(map(str, folders))}: {len(paths)} runs found, two are needed"
         )
     found, unfit = [], []
-    for path in sorted(set(paths)):
+    for path in sorted(paths.values()):
         run = read_run(path)
         manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
         kind = manifest["kind"]

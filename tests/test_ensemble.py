@@ -94,6 +94,7 @@ def test_what_does_not_go_together_is_named(
     train(*ONE_EPOCH, "optimizer.lr=1e30", "hydra.run.dir=failed")
     for names, reason in (
         ("a", "ensemble=a: 1 runs found, two are needed"),
+        (f"a,{tmp_path}/a", f"ensemble=a,{tmp_path}/a: 1 runs found, two are needed"),
         ("a,across", "a (2023-03-13 to 2023-03-24) and across (2023-03-20 to 2023-03-31) share 5"),
         ("a,b,next", "not as many runs on all dates: 2 on 2023-03-13 to 2023-03-24 (a, b); 1 on "),
         ("a,excess", "the targets of excess are not those of a's configuration"),

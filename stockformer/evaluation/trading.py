@@ -176,11 +176,16 @@ def signal_of(predictions: Predictions, trading: Trading) -> np.ndarray:
 
 
 def trade(predictions: Predictions, trading: Trading) -> Traded | None:
-    """Backtest the forecasts; None with too few signal dates. Raises as `topk_dropout` does."""
-    signals, market = len(predictions.signal_dates), trading.market
+    """Backtest the forecasts; None with too few signal dates that every variant can trade.
+
+    Raises as `topk_dropout` does.
+    """
+    market, settings = trading.market, trading.settings
+    trade_rows = np.searchsorted(market.dates, predictions.signal_dates) + settings.delay + 1
+    signals = int((trade_rows < len(market.dates)).sum())
     if signals < FEWEST_SIGNALS:
         return None
-    signal, settings = signal_of(predictions, trading), trading.settings
+    signal = signal_of(predictions, trading)
     variants = {
         "base": settings,
         "one_day_later": replace(settings, delay=settings.delay + 1),

@@ -229,3 +229,14 @@ def test_few_dates_are_not_traded(trading):
         if name != "tickers"
     }
     assert trade(replace(predictions, **few), where) is None
+
+
+def test_signals_that_no_market_day_is_left_for_are_not_traded(trading):
+    """Found after hours of training, that must not cost the run its evaluation."""
+    predictions, where = trading
+    first = np.searchsorted(where.market.dates, predictions.signal_dates[0])
+    days_left = len(where.market.dates) - int(first)
+    late = replace(where, settings=replace(where.settings, delay=days_left))
+    assert trade(predictions, late) is None
+    later = replace(where, settings=replace(where.settings, delay=days_left - 7), offsets=20)
+    assert len(trade(predictions, later).offsets["one_day_later"]) == 3
