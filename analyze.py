@@ -31,7 +31,7 @@ def main() -> None:
         console = Console(highlight=False)
         for piece in analyse(asked):
             console.print(piece, soft_wrap=not console.is_terminal)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -26,7 +26,7 @@ from stockformer.run import leads
 log = logging.getLogger(__name__)
 
 # What a user can mend, said in one line; anything else is our mistake and shows its traceback.
-USER_ERRORS = (ValueError, OSError, ArithmeticError, MemoryError)
+USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 # They would compose another configuration than the one that is checked, or unpickle one.
 REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
 Job = Callable[[DictConfig, Path, list[str]], float | None]

@@ -29,7 +29,6 @@ OUR_TARGETS = re.compile(
 OTHER_TARGETS = {
     "torch.optim.Adam",
     "torch.optim.AdamW",
-    "torch.optim.SGD",
     "torch.optim.lr_scheduler.ReduceLROnPlateau",
     "torch.optim.lr_scheduler.CosineAnnealingLR",
     "torch.optim.lr_scheduler.ConstantLR",

@@ -54,6 +54,9 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     """
     start_log()
     run = RunDir(path)
+    folder = into or run.evaluations_folder / folder_name(overrides)
+    if overrides and folder.exists():
+        raise ValueError(f"{folder}: is there already; name another folder with into=FOLDER")
     facts = read_checkpoint(run.checkpoint("best"))[1]
     manifest = run.read_manifest("threads", "files", "data_hash", "split")
     config = configuration(run, overrides)
@@ -72,7 +75,6 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
         require_reproduced(run, manifest, now, evaluation)
         return run.path
     words = [f"run={run.path.resolve()}", "evaluate=true", *overrides]
-    folder = into or run.evaluations_folder / folder_name(overrides)
     with RunDir.claim(folder) as place:
         place.write_config(OmegaConf.to_yaml(config), overrides)
         place.write_manifest(

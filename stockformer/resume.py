@@ -91,9 +91,10 @@ def _is_training(run: RunDir) -> bool:
 
 
 def _unfinished(run: RunDir) -> bool:
-    """A run that was killed when it began has left nothing to go on with, not even a manifest."""
+    """Nor still going; one that was killed when it began has not even left a manifest."""
     try:
-        return run.status()["state"] != "finished" and _is_training(run)
+        finished = run.status()["state"] == "finished"
+        return not finished and _is_training(run) and not run.in_use()
     except ValueError:
         return False
 

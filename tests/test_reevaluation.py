@@ -108,7 +108,7 @@ def test_days_the_model_was_fitted_on_are_told_by_date(
     assert "Not out of sample" not in output
     assert (tmp_path / "later/equity.csv").exists()
     status, output = command("analyze", "run=run", "evaluate=true", "split.test=0.1", "into=later")
-    assert (status, "taken or not empty" in output) == (1, True)
+    assert (status, "name another folder with into=FOLDER" in output) == (1, True)
 
 
 def test_another_data_set_of_the_same_stocks_and_factors(
