@@ -89,12 +89,12 @@ def members(folders: Sequence[Path]) -> list[Member]:
     found, unfit = [], []
     for path in sorted(paths.values()):
         run = read_run(path)
-        manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
-        kind = manifest["kind"]
         if run.status.state != "finished" or run.predictions is None:
             unfit.append(f"{path} ({run.status.state}, no test predictions)")
-        elif kind != "run":
-            unfit.append(f"{path} (an {kind})")
+            continue
+        manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
+        if manifest["kind"] != "run":
+            unfit.append(f"{path} (an {manifest['kind']})")
         else:
             found.append(Member(path, manifest, run.predictions))
     if unfit:

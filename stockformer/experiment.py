@@ -105,10 +105,12 @@ class Experiment:
         """What is about to be trained, in the run folder and on the terminal."""
         manifest = self.manifest() | {"run": run.id}
         if run.resumed:
-            recorded = run.read_manifest()
+            before = run.read_manifest()
             again = {name: manifest[name] for name in ("versions", "git_commit", "threads")}
-            manifest = recorded | {"resumed": [*recorded.get("resumed", []), again]}
-        run.write_config(OmegaConf.to_yaml(self.config), overrides)
+            manifest = before | {"resumed": [*before.get("resumed", []), again]}
+        config = self.config.copy()
+        config.resume = None  # of the command line, not of the run
+        run.write_config(OmegaConf.to_yaml(config), overrides)
         run.write_manifest(manifest)
         report = quality.report(self.data.panel, self.config.dataset.name)
         run.write_quality(quality_report.html(report))

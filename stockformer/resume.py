@@ -54,6 +54,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     """
     run = RunDir(folder)
     finished = run.status()["state"] == "finished"
+    if not run.config_file.exists():
+        raise ValueError(f"{folder}: stopped before anything was kept; start the run anew")
     text, before = run.read_config()
     if not _is_training(run):
         raise ValueError(
@@ -80,9 +82,21 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     if finished and not changed & LONGER:
         log.info("%s has finished: nothing to do. To train on, raise trainer.max_epoch", folder)
         return None
+    done = run.epochs_done()
+    if now.trainer.max_epoch < done:
+        raise ValueError(
+            f"trainer.max_epoch={now.trainer.max_epoch}: the run already has {done} epochs"
+        )
     for key in changed & MAY_CHANGE:
         OmegaConf.update(config, key, OmegaConf.select(now, key))
-    return config, [*before, *words]
+    return config, _together(before, words)
+
+
+def _together(before: Sequence[str], words: Sequence[str]) -> list[str]:
+    """What a command line would say that begins the run as it now is: the last word on each key."""
+    by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *words]}
+    by_key.pop("resume", None)
+    return list(by_key.values())
 
 
 def _is_training(run: RunDir) -> bool:

@@ -232,6 +232,12 @@ class RunDir:
         writer.writerows(rows)
         atomic.write(self.metrics_file, text.getvalue().encode())
 
+    def epochs_done(self) -> int:
+        """By the rows of metrics.csv."""
+        if not self.metrics_file.exists():
+            return 0
+        return len(self.metrics_file.read_text().splitlines()) - 1
+
     def write_debug(self, facts: Mapping[str, Any]) -> None:
         """What a post-mortem found."""
         atomic.write(self.debug_file, json.dumps(facts, indent=2).encode())

@@ -161,8 +161,13 @@ def board(trials: Trials, beside: Path) -> Table:
 def picking(trials: Trials) -> Section:
     """How much of the best one's showing is owed to having tried many."""
     rows, without = [], []
+    count = 0
     for group in trials.groups:
-        found = luck(group, tried(trials, group))
+        score = tried(trials, group)
+        count += len(score)
+        found = luck(group, score)
+        if not len(score):
+            continue  # ensembles alone
         if found is None:
             without.append(group.label)
             continue
@@ -186,7 +191,7 @@ def picking(trials: Trials) -> Section:
         "daily returns a run does not keep, so it is taken on the test dates: hard on a pick that "
         "never looked at them, right for one that did.",
     ]
-    lead = f"{tell_count(len(trials.completed), 'completed trial')}."
+    lead = f"{tell_count(count, 'completed trial')}."
     if without:
         lead += (
             " No daily returns of a backtest in the evaluation.json of the runs tested on "

@@ -78,6 +78,10 @@ class Trials:
         return self.validation[self.monitor]
 
 
+NO_SETTINGS = ("paths.", "report", "resume", "hydra")
+"""What tells nothing of how a model was trained."""
+
+
 @dataclass(frozen=True)
 class Luck:
     """What the pick of the best of `trials` is worth, by its daily Sharpe ratio, not annualised.
@@ -196,13 +200,12 @@ def differing(
     configs: Mapping[str, Mapping[str, str]], names: Mapping[str, RecordedRun]
 ) -> pd.DataFrame:
     """The overridden settings that are not the same in every run; rows as in `names`."""
-    overridden = sorted(
-        {
-            override.lstrip("+~").partition("=")[0]
-            for run in names.values()
-            for override in run.overrides or ()
-        }
+    asked = (
+        override.lstrip("+~").partition("=")[0]
+        for run in names.values()
+        for override in run.overrides or ()
     )
+    overridden = sorted({key for key in asked if not key.startswith(NO_SETTINGS)})
     columns = {key: [configs[name].get(key, UNSET) for name in names] for key in overridden}
     varied = {key: column for key, column in columns.items() if len(set(column)) > 1}
     return pd.DataFrame(varied, index=list(names))

@@ -47,8 +47,18 @@ def test_a_finished_run_is_left_alone_until_it_is_to_be_longer(finished: Path) -
     assert len(pd.read_csv(finished / "metrics.csv")) == 4
     config, words = RunDir(finished).read_config()
     assert read_config(config).trainer.max_epoch == 4
-    assert words[-1] == "trainer.max_epoch=4"
+    assert [word for word in words if "max_epoch" in word] == ["trainer.max_epoch=4"]
+    assert not any("resume" in word for word in words)
+    assert read_config(config).resume is None
     assert len(RunDir(finished).read_manifest()["resumed"]) == 1
+
+
+def test_a_run_cannot_become_shorter_than_it_is(finished: Path) -> None:
+    before = (finished / "config.yaml").read_text()
+    status, output = command(f"resume={finished}", "trainer.max_epoch=1")
+    assert status != 0
+    assert "trainer.max_epoch=1: the run already has" in output
+    assert (finished / "config.yaml").read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -121,7 +131,7 @@ def test_a_run_that_kept_nothing_says_so(stopped: Path) -> None:
     (stopped / "config.yaml").unlink()
     status, output = command(f"resume={stopped}")
     assert status == 1
-    assert "config.yaml: cannot be read" in output
+    assert "stopped before anything was kept" in output
     assert "Traceback" not in output
 
 
