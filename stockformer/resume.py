@@ -54,7 +54,7 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     """
     run = RunDir(folder)
     finished = run.status()["state"] == "finished"
-    if not run.config_file.exists():
+    if not (run.config_file.exists() or run.checkpoint("last").exists()):
         raise ValueError(f"{folder}: stopped before anything was kept; start the run anew")
     text, before = run.read_config()
     if not _is_training(run):
