@@ -26,8 +26,8 @@ from stockformer.evaluation.metrics import Predictions, join
 from stockformer.evaluation.summary import summarise
 from stockformer.experiment import git_commit, write_judgement
 from stockformer.reevaluation import configuration, same_data
-from stockformer.reporting.run_reader import read_run, runs_under
-from stockformer.run import RunDir
+from stockformer.reporting.run_reader import read_run
+from stockformer.run import RunDir, runs_under
 
 log = logging.getLogger(__name__)
 

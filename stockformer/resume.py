@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
-from stockformer.run import RunDir
+from stockformer.run import TREES, RunDir, runs_under
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ def asked_run(words: Sequence[str]) -> Path | None:
         return None
     if values[-1] != "latest":
         return Path(values[-1])
-    trees = [Path("outputs"), Path("multirun")]
-    runs = [RunDir(path.parent) for tree in trees for path in tree.glob("**/status.json")]
+    runs = (RunDir(path) for tree in TREES for path in runs_under(Path(tree)))
     unfinished = [run for run in runs if _unfinished(run)]
     if not unfinished:
         raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")

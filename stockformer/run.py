@@ -23,6 +23,16 @@ from stockformer import atomic
 log = logging.getLogger(__name__)
 
 
+TREES = ("outputs", "multirun")
+"""Where runs and sweeps go by default, below the folder they are started in."""
+
+
+def runs_under(tree: Path) -> list[Path]:
+    """Every run folder in the tree, sorted; but not what lies within a run, judged elsewhere."""
+    runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
+    return sorted(run for run in runs if runs.isdisjoint(run.parents))
+
+
 def leads() -> bool:
     """Whether this is the one process of a run, or the first of those torchrun started."""
     return os.environ.get("RANK", "0") == "0"

@@ -22,11 +22,10 @@ from stockformer.reporting.evaluation_reader import (
     read_ledger,
     require_keys,
 )
-from stockformer.run import RunDir
+from stockformer.run import TREES, RunDir, runs_under
 
 Content = TypeVar("Content")
 
-TREES = ("outputs", "multirun")
 STATES = ("running", "finished", "failed", "interrupted")
 PREDICTION_COLUMNS = (
     *("signal_date", "target_start", "target_end", "ticker", "step"),
@@ -128,12 +127,6 @@ def newest_run(folder: Path) -> Path:
 
 def is_run(folder: Path) -> bool:
     return RunDir(folder).status_file.exists()
-
-
-def runs_under(tree: Path) -> list[Path]:
-    """Every run folder in the tree, sorted; but not what lies within a run, judged elsewhere."""
-    runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
-    return sorted(run for run in runs if runs.isdisjoint(run.parents))
 
 
 def folders_under(tree: Path) -> list[Path]:
