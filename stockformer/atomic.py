@@ -73,11 +73,11 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sync(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk; does nothing where folders have no sync."""
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk; not where it cannot be."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -20,7 +20,7 @@ MAY: dict[str, set[str]] = {
     "interruption": {"run"},
     "cli": {"config", "overrides", "resume", "run"},
     "interface": set(),
-    "data": {"data", "interface"},
+    "data": {"data", "interface", "atomic"},
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "run", "atomic", "data", "evaluation"},
     "evaluation": {"evaluation"},

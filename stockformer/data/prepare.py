@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from stockformer import atomic
 from stockformer.data.findings import Finding
 from stockformer.data.panel import Panel
 
@@ -203,10 +204,10 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield unfinished
         for path in [*unfinished.iterdir(), unfinished]:
-            _to_disk(path)
+            atomic.sync(path)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
-        _to_disk(folder.parent)
+        atomic.sync(folder.parent)
     finally:
         # Also what processes left that were killed: nobody else prepares this panel now.
         for rest in folder.parent.glob(f"{folder.name}.unfinished-*"):
@@ -219,14 +220,6 @@ def _only_one(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
