@@ -36,5 +36,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) torch
-	$(INSTALL) --editable '.[dev,gbm]'
+	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

@@ -153,6 +153,7 @@ class DatasetConfig:
     graph_file: str
     factors: list[str]
     warnings: list[str]
+    project_targets: dict[str, float]
     source: dict[str, Any]
 
 
@@ -183,6 +184,9 @@ class Config:
     trainer: TrainerConfig
     backtest: BacktestConfig
 
+
+TARGET_METRICS = ("rank_ic", "mae", "accuracy", "brier")
+"""Test metrics that a project target may be set for."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -303,6 +307,11 @@ def check_values(config: DictConfig) -> None:
     for key, target in targets(OmegaConf.to_container(config, resolve=True)):
         if not allowed_target(target):
             raise ValueError(f"{key}={target!r}: not a class this project builds")
+    unknown = [name for name in config.dataset.project_targets if name not in TARGET_METRICS]
+    if unknown:
+        raise ValueError(
+            f"dataset.project_targets: {unknown[0]!r} is not one of {', '.join(TARGET_METRICS)}"
+        )
     if "split.test" in values and values["split.train"] + values["split.test"] >= 1:
         raise ValueError("split.train + split.test must leave days for validation (below 1)")
     if values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0:

@@ -171,8 +171,11 @@ class Data:
             notes=() if priced else (WITHOUT_PRICES,),
         )
 
-    def judge(self, predictions: Predictions) -> Summary:
-        """What is to be said of predictions on these data: baselines, statistics, backtest."""
+    def judge(self, predictions: Predictions, validation: Predictions | None = None) -> Summary:
+        """What is to be said of predictions on these data: baselines, statistics, backtest.
+
+        validation: of the days the model was chosen by, where it was chosen here.
+        """
         oracle = self.panel.oracle
         if oracle is not None:
             oracle = oracle[np.searchsorted(self.panel.dates, predictions.signal_dates)]
@@ -182,6 +185,8 @@ class Data:
             oracle=oracle,
             trading=self.trading(),
             notes=self.notes(),
+            validation=validation,
+            targets=self.config.dataset.project_targets,
         )
 
     def loader(self, part: str, device: torch.device, processes: Processes) -> DataLoader[Batch]:

@@ -67,6 +67,7 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
         {name: join([each[name] for each in baselines]) for name in baselines[0]},
         trading=data.trading(),
         notes=[how, *data.notes()],
+        targets=data.config.dataset.project_targets,
         oracle=None if panel.oracle is None else panel.oracle[rows],
     )
     with RunDir.claim(into or _new_folder()) as run:

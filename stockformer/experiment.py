@@ -175,8 +175,11 @@ class Experiment:
         """Judge the best epoch on the test days beside the baselines; write all of it down."""
         names = self.data.panel.factor_names
         facts = load_checkpoint(run.checkpoint("best"), self.model, names)
-        evaluation = self.evaluator.evaluate(self.model, self.loss, self.loader("test"))
-        summary = self.data.judge(evaluation.predictions)
+        validation, evaluation = (
+            self.evaluator.evaluate(self.model, self.loss, self.loader(part, alone=True))
+            for part in ("validation", "test")
+        )
+        summary = self.data.judge(evaluation.predictions, validation.predictions)
         write_judgement(run, facts["epoch"], evaluation.predictions, summary)
         log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summary.lines()))
         return evaluation
@@ -192,10 +195,9 @@ class Experiment:
             "yes" if learnt else "NO: train longer, or look for what is broken",
         )
 
-    def loader(self, part: str) -> DataLoader[Batch]:
-        """This process's batches of `train`, `validation` or `test`; the last is one's alone."""
-        processes = Processes() if part == "test" else self.processes
-        return self.data.loader(part, self.device, processes)
+    def loader(self, part: str, alone: bool = False) -> DataLoader[Batch]:
+        """This process's batches of `train`, `validation` or `test`; all of them with `alone`."""
+        return self.data.loader(part, self.device, Processes() if alone else self.processes)
 
     def describe(self, report: quality.Report) -> None:
         """Say what is about to be trained, as a person would want to check it."""

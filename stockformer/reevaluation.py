@@ -67,7 +67,7 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     data = Data.prepare(config, panel, fitted=Fitted.of(facts))
     experiment = Experiment(config, data)
     load_checkpoint(run.checkpoint("best"), experiment.model, data.panel.factor_names)
-    test = experiment.loader("test")
+    test = experiment.loader("test", alone=True)
     evaluation = experiment.evaluator.evaluate(experiment.model, experiment.loss, test)
     now = experiment.manifest()
     moved = all(line.startswith(UNNAMED) for line in overrides)

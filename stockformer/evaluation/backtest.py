@@ -10,7 +10,7 @@ of the prices, returns and costs are fractions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -107,10 +107,10 @@ class Backtest:
 
     trades: one row a trade; date, ticker, side, shares, price (slippage included), value, cost.
     positions: one row a stock held after the day's trades; date, ticker, shares, close, value.
-    equity, by date: account = cash + value; net_return = account / previous account - 1;
-    gross_return = net_return + cost + slippage; turnover (bought and sold value), cost and slippage
-    as fractions of the previous account; n_held; benchmark: return of the equal-weighted universe;
-    index: that of the market index, NaN where there is none.
+    equity, by date, none in a hole of the signals: account = cash + value; net_return = account /
+    previous account - 1; gross_return = net_return + cost + slippage; turnover (bought and sold
+    value), cost and slippage as fractions of the previous account; n_held; benchmark: return of the
+    equal-weighted universe; index: that of the market index, NaN where there is none.
     """
 
     settings: Settings
@@ -165,8 +165,10 @@ def topk_dropout(
     dates. A stock that was not traded, or no member, on the signal date has no signal. What cannot
     be traded on its day is left: a sale is decided again at the next rebalancing, the cash of a buy
     is kept. The ledger runs from the first rebalancing to the trade date of the last signal;
-    signals to trade past the market's end are left out. Raises ValueError where no signal is left
-    or the labels do not fit the market.
+    signals to trade past the market's end are left out. Over a hole, market dates without a signal
+    between two signal dates, nothing is held: on the trade date of the last signal before it all is
+    sold, what is locked that day at its last close, and the ledger goes on after it. Raises
+    ValueError where no signal is left or the labels do not fit the market.
     """
     days, traded, cash = _trade(signal, signal_dates, market, settings, offset)
     dates = pd.DatetimeIndex(market.dates[days], name="date")
@@ -182,24 +184,6 @@ def topk_dropout(
         positions=_cells(held, shares > 0, dates, market.tickers),
         equity=_equity(days, traded, cash, market, settings),
     )
-
-
-def over_offsets(
-    signal: np.ndarray,
-    signal_dates: np.ndarray,
-    market: Market,
-    settings: Settings,
-    offsets: Iterable[int],
-) -> pd.DataFrame:
-    """The figures of one backtest an offset, one row each: the distribution that a report shows.
-
-    Each row covers its own dates, from its first trade on; compare the annual figures.
-    """
-    rows = {}
-    for offset in offsets:
-        run = _trade(signal, signal_dates, market, settings, offset)
-        rows[offset] = figures(_equity(*run, market, settings))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("offset")
 
 
 def figures(equity: pd.DataFrame) -> dict[str, float]:
@@ -327,13 +311,17 @@ def _trade(
     if offset < 0 or not trade_rows:
         raise ValueError(f"backtest: {len(rows)} signals leave none to trade at offset {offset}")
     rebalance = set(trade_rows[:: settings.rebalance_days])
-    days = np.arange(trade_rows[0], trade_rows[-1] + 1)
+    days = np.array(trade_rows)  # a day a signal: without holes all market dates between them
+    last_before_hole = set(days[:-1][np.diff(days) > 1])
     traded = np.zeros((len(days), len(market.tickers)))
     cash = np.full(len(days), settings.capital)
     shares = np.zeros(len(market.tickers))
     for day, row in enumerate(days):
         cash[day] = cash[day - 1] if day else settings.capital
-        if row in rebalance:
+        if row in last_before_hole:
+            traded[day], cash[day] = _sell_all(shares, cash[day], market, row, settings)
+            shares = np.zeros_like(shares)
+        elif row in rebalance:
             choosable = market.choosable[row - settings.delay]
             opinion = np.where(choosable, signal[signal_at[row]], np.nan)
             traded[day], cash[day] = _rebalance(
@@ -364,6 +352,21 @@ def _rebalance(
     budget = cash * settings.cash_share / max(1, len(buy))
     traded[buy_now] = budget / (fill[buy_now] * (1 + slippage))
     return traded, cash - budget * len(buy_now) * (1 + settings.buy_cost)
+
+
+def _sell_all(
+    shares: np.ndarray, cash: float, market: Market, row: int, settings: Settings
+) -> tuple[np.ndarray, float]:
+    """Shares traded (N,) and the cash after them, where nothing may be held any longer."""
+    held = shares > 0
+    price = _fill_price(market, row)[held] * (1 - settings.slippage_basis_points * BASIS_POINT)
+    proceeds = float(shares[held] @ price) * (1 - settings.sell_cost)
+    return np.where(held, -shares, 0.0), cash + proceeds
+
+
+def _fill_price(market: Market, rows: np.ndarray | int) -> np.ndarray:
+    """The price of a trade on those rows; the last close where a stock is not traded."""
+    return np.where(market.tradable[rows], market.fill[rows], market.mark[rows])
 
 
 def _equity(
@@ -401,7 +404,7 @@ def _filled(
 ) -> tuple[np.ndarray, ...]:
     """Of each trade (D, N): the market's price, the price paid, the value traded and its cost."""
     # What is not traded may have no price to fill at.
-    fill = np.where(traded != 0, market.fill[days], 0.0)
+    fill = np.where(traded != 0, _fill_price(market, days), 0.0)
     price = fill * (1 + np.sign(traded) * settings.slippage_basis_points * BASIS_POINT)
     value = np.abs(traded) * price
     cost = value * np.where(traded > 0, settings.buy_cost, settings.sell_cost)
@@ -418,11 +421,11 @@ def _cells(
 
 
 def _equal_weight_return(market: Market, days: np.ndarray) -> np.ndarray:
-    """(D,) mean return of the stocks traded that day, on the first from the fill to the close.
+    """(D,) mean return of the stocks traded that day, of yesterday's members.
 
-    Of yesterday's members, where stocks come and go.
+    On the first day, and the first after a hole, from the fill to the close.
     """
-    start = np.vstack([market.fill[days[:1]], market.mark[days[1:] - 1]])
+    start = np.where(_first_days(days)[:, None], market.fill[days], market.mark[days - 1])
     returns = market.close[days] / start - 1
     known = np.isfinite(returns)
     if market.member is not None:
@@ -436,10 +439,16 @@ def _ratio(ratio: Callable[[pd.Series], float], returns: pd.Series) -> float:
 
 
 def _index_return(market: Market, days: np.ndarray) -> np.ndarray:
-    """(D,) return of the index, from the close of the first day on."""
+    """(D,) return of the index; 0 on the first day, and on the first after a hole."""
     if market.index is None:
         return np.full(len(days), np.nan)
-    return np.concatenate(([0.0], market.index[days[1:]] / market.index[days[1:] - 1] - 1))
+    index_return = market.index[days] / market.index[days - 1] - 1
+    return np.where(_first_days(days), 0.0, index_return)
+
+
+def _first_days(days: np.ndarray) -> np.ndarray:
+    """(D,) whether the day before was no day of the backtest."""
+    return np.diff(days, prepend=-2) > 1
 
 
 def _carried_forward(prices: np.ndarray) -> np.ndarray:

@@ -6,41 +6,35 @@ known at the close of the signal date, and learns only from the training signal 
 Return forecast. A ranking baseline (reversal, momentum) has a score, not a return; one coefficient
 a step, fitted by least squares through the origin on the training cells, turns it into one, so its
 MAE means something. The learned ones forecast a percentile rank, turned into a return by the
-training return per unit of rank. Neither changes the order of stocks. The class baselines forecast
-zero.
+training return per unit of rank. Neither changes the order of stocks. Constants (zero, the training
+mean, one class) tell no stocks apart: they are what a level forecast has to beat.
 
 Probability of "up". For a forecast r it is Phi(Phi^-1(s) + r / sd), s the share of "up" and sd the
 standard deviation of the return in the training cells: a forecast of zero answers with the training
-share, and so with the majority class. Yesterday's class is answered with certainty.
+share. The training mean answers with the share itself; always up, the majority class and
+yesterday's class are answered with certainty.
 
 T dates of the panel, N stocks, F factors, D training days; S signal dates, H steps of the model.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
-from stockformer.evaluation.metrics import Predictions, daily
-from stockformer.evaluation.statistics import MeanTest, newey_west, paired_comparison
+from stockformer.evaluation.metrics import Predictions
 
 RIDGE_ALPHA = 3000.0
 SMALLEST_COEFFICIENT = 1e-6
-SIGNIFICANCE = 0.05
-TOO_GOOD = 0.3
-"""A mean daily rank IC that no honest forecast of daily returns reaches."""
+STRONGEST = "lightgbm"
+"""The baseline that usually ranks best: a comparison without it is said to be without it."""
 
-BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1}
-"""The compared metrics in the order of the verdict; 1 where more is better, -1 where less is."""
-
-NAMES = {"rank_ic": "rank IC", "mae": "MAE", "accuracy": "accuracy"}
-FORMATS = {"rank_ic": ".4f", "mae": ".5f", "accuracy": ".3f"}
+CONSTANTS = ("zero_return", "training_mean", "always_up", "majority_class")
+"""Baselines that say the same of every stock on every date."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +74,15 @@ def all_baselines(
 ) -> dict[str, Predictions]:
     """Every baseline on the model's signal dates, steps and cells, by name.
 
-    Ridge is among them where there are factors; LightGBM too, if wanted and installed (the extra
-    `gbm`), one thread of it, three seeds. Raises ValueError where the tickers or the number of
+    Ridge and LightGBM (one thread of it, three seeds) are among them where there are factors;
+    LightGBM where it can be loaded. Raises ValueError where the tickers or the number of
     steps differ, a signal date is not in the history, a training day is not before the first signal
     date, or a step has no training cell.
     """
     rows = _rows(model, history)
     learners: dict[str, Learner] = {"ridge": _ridge} if history.factors.shape[-1] else {}
-    if learners and with_lightgbm and find_spec("lightgbm"):
-        learners["lightgbm"] = _lightgbm
+    if learners and with_lightgbm and lightgbm_missing() is None:
+        learners[STRONGEST] = _lightgbm
     rank = _factor_ranks(history.factors, np.union1d(history.training_days, rows))
     steps = [
         _forecasts(history, rank, learners, rows, step) for step in range(model.prediction.shape[1])
@@ -98,56 +92,27 @@ def all_baselines(
         name: replace(model, prediction=forecast, probability=_probability(forecast, history))
         for name, forecast in forecasts.items()
     }
-    yesterday = history.returns[rows][:, None]
-    share = baselines["majority_class"].probability
-    certain = np.where(np.isfinite(yesterday), yesterday > 0, share)
-    baselines["yesterday_class"] = replace(baselines["yesterday_class"], probability=certain)
-    return baselines
+    share = baselines["zero_return"].probability
+    yesterday = np.broadcast_to(history.returns[rows][:, None], share.shape)
+    classes = {
+        "training_mean": share,
+        "always_up": np.ones_like(share),
+        "majority_class": (share > 0.5).astype(float),
+        "yesterday_class": np.where(np.isfinite(yesterday), yesterday > 0, share),
+    }
+    return baselines | {
+        name: replace(baselines[name], probability=probability)
+        for name, probability in classes.items()
+    }
 
 
-def comparison_table(model: Predictions, baselines: Mapping[str, Predictions]) -> pd.DataFrame:
-    """The model (first row, "model") beside its baselines, on the same dates.
-
-    Columns: for each of rank_ic, mae and accuracy the mean over dates, and t and p of the model's
-    daily value minus the row's (Newey-West). A baseline that does not tell stocks apart has no rank
-    IC, which compares as zero; so does the model's own row: its t and p test its rank IC against
-    zero. n_dates: dates with a rank IC of the model.
-    """
-    dates = {"model": daily(model)} | {name: daily(p) for name, p in baselines.items()}
-    n_dates = int(dates["model"]["rank_ic"].count())
-    rows = {}
-    for name, frame in dates.items():
-        row: dict[str, float] = {}
-        for metric in BETTER:
-            test = _against(dates["model"], frame, metric, model.horizon, own=name == "model")
-            row |= {metric: frame[metric].mean(), f"{metric}_t": test.t, f"{metric}_p": test.p}
-        rows[name] = row | {"n_dates": n_dates}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """One sentence: does the model of `comparison_table` beat all baselines, and by how much.
-
-    Beating a baseline means a better mean with a paired p under 0.05. Each metric is told beside
-    the best baseline that it does not beat, or the best of all where it beats every one. A model
-    that beats them on nothing and whose rank IC is not above zero (p under 0.05) is said to show no
-    skill; a rank IC over 0.3 is said first to be too good to be true.
-    """
-    rank_ic, p = table["rank_ic"].iloc[0], table["rank_ic_p"].iloc[0]
-    warning = (
-        f"Too good to be true: a rank IC of {rank_ic:.3f}, over {TOO_GOOD}, is a leaked label "
-        "until shown otherwise. "
-        if rank_ic > TOO_GOOD
-        else ""
-    )
-    won = [NAMES[metric] for metric in BETTER if _beaten(table, metric).all()]
-    lost = [name for name in NAMES.values() if name not in won]
-    told = "; ".join(_told(table, metric) for metric in BETTER)
-    if not won:
-        skill = "" if rank_ic > 0 and p < SIGNIFICANCE else "shows no skill and "
-        return f"{warning}The model {skill}does not beat the baselines: {told}."
-    but = f" but not on {' or '.join(lost)}" if lost else ""
-    return f"{warning}The model beats every baseline on {' and '.join(won)}{but}: {told}."
+def lightgbm_missing() -> str | None:
+    """Why LightGBM cannot be loaded; None if it can."""
+    try:
+        import lightgbm  # noqa: F401, PLC0415 - takes a second to load
+    except (ImportError, OSError) as error:  # OSError: without the system's OpenMP library
+        return " ".join(str(error).split())
+    return None
 
 
 Learner = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -189,7 +154,9 @@ def _forecasts(
 ) -> dict[str, np.ndarray]:
     """The return forecast (S, N) of every baseline for one step, by name."""
     zero = np.zeros((len(rows), len(history.tickers)))
-    forecasts = dict.fromkeys(("zero_return", "majority_class", "yesterday_class"), zero)
+    cells = history.training_cells(step)
+    forecasts = dict.fromkeys((*CONSTANTS, "yesterday_class"), zero)
+    forecasts["training_mean"] = zero + history.label[history.training_days, step][cells].mean()
     for name, score in _scores(history.returns).items():
         forecasts[name] = _scaled(score, history, step)[rows]
     for name, learner in learners.items():
@@ -286,7 +253,7 @@ def _ridge(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) 
 
 def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) -> np.ndarray:
     """The mean of three boosted models that differ in their seed; the same on every run."""
-    import lightgbm  # noqa: PLC0415 - optional, the extra gbm
+    import lightgbm  # noqa: PLC0415 - takes a second to load
 
     forecasts = []
     for seed in range(3):
@@ -308,37 +275,3 @@ def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarra
         )
         forecasts.append(np.asarray(booster.fit(inputs, target).predict(forecast_inputs)))
     return np.mean(forecasts, axis=0)
-
-
-def _against(
-    model: pd.DataFrame, other: pd.DataFrame, metric: str, horizon: int, own: bool
-) -> MeanTest:
-    """Test of the model's daily metric minus the other's; what has no rank IC counts as zero."""
-    if metric == "rank_ic" and (own or not other[metric].notna().any()):
-        return newey_west(model[metric], horizon)
-    return paired_comparison(model[metric], other[metric], horizon)
-
-
-def _beaten(table: pd.DataFrame, metric: str) -> np.ndarray:
-    """(baselines,) bool: which of them the model, the first row, beats on that metric."""
-    worth = BETTER[metric] * table[metric].fillna(0.0).to_numpy()
-    p = table[f"{metric}_p"].to_numpy()
-    return (worth[0] > worth[1:]) & (p[1:] < SIGNIFICANCE)
-
-
-def _told(table: pd.DataFrame, metric: str) -> str:
-    """A metric of the model beside the best baseline it does not beat, else the best of all."""
-    beaten = _beaten(table, metric)
-    values = table[metric].fillna(0.0).to_numpy()
-    shown = np.flatnonzero(beaten.all() | ~beaten) + 1
-    best = shown[np.argmax(BETTER[metric] * values[shown])]
-    form, p = FORMATS[metric], table[f"{metric}_p"].iloc[best]
-    difference = f"{values[0] - values[best]:+{form}}"
-    if not difference.strip("+-0."):
-        difference = difference.replace("-", "+")  # a zero has no sign
-    certainty = "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
-    return (
-        f"{NAMES[metric]} {table[metric].iloc[0]:{form}}"
-        f" {'beats' if beaten.all() else 'does not beat'} {values[best]:{form}} of"
-        f" {str(table.index[best]).replace('_', ' ')} (difference {difference}, {certainty})"
-    )

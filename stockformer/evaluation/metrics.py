@@ -137,8 +137,9 @@ def by_date(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.Dat
     mae, rmse: of the return, a fraction. accuracy, balanced_accuracy: of the class
     probability > 0.5; balanced needs both classes. brier: mean squared error of the probability.
     ic, rank_ic: Pearson and Spearman (ties averaged) correlation of prediction and label; they need
-    two valid stocks and variation in both. precision_at_k, top_k_return: share of class "up" and
-    mean label of the k highest predictions; they need k valid stocks. top_minus_bottom: mean label
+    two valid stocks and variation in both. precision_at_k: share of class "up" among the k
+    highest predictions; top_k_excess: their mean label less that of all valid stocks; they need k
+    valid stocks. top_minus_bottom: mean label
     of the highest 1/quantiles of predictions minus that of the lowest; needs `quantiles` valid
     stocks. Stocks tied at the edge of a group share its remaining places equally. n_valid: the
     number of valid stocks.
@@ -231,7 +232,7 @@ def _metrics(predictions: Predictions, k: int, quantiles: int) -> dict[str, np.n
         "ic": _correlation(prediction, label, valid),
         "rank_ic": _correlation(_ranks(prediction), _ranks(label), valid),
         "precision_at_k": _mean(up, top_k),
-        "top_k_return": _mean(label, top_k),
+        "top_k_excess": _mean(label, top_k) - _mean(label, valid),
         "top_minus_bottom": _mean(label, top) - _mean(label, bottom),
         "n_valid": n_valid,
     }

@@ -6,7 +6,9 @@ without a number (NaN) are dropped and the rest are taken as consecutive; n says
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,12 @@ from scipy import stats
 
 FEW_DATES = 120
 """Below this many dates the intervals are too narrow, and a report says so."""
+
+FEWEST_DATES = 20
+"""Below this many nothing is concluded: on noise the test rejects twice as often as it claims."""
+
+SIGNIFICANCE = 0.05
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,45 @@ def newey_west(series: np.ndarray | pd.Series, horizon: int) -> MeanTest:
     return MeanTest(mean, n, lag, standard_error, t, float(2 * stats.t.sf(abs(t), n - 1)))
 
 
+@dataclass(frozen=True)
+class Estimate(MeanTest):
+    """A mean with its test and its 95 % moving-block bootstrap interval, NaN below two days."""
+
+    lower: float
+    upper: float
+
+    @property
+    def few(self) -> bool:
+        """Whether these are too few dates to conclude anything."""
+        return self.n < FEWEST_DATES
+
+    @property
+    def sign(self) -> int:
+        """1 significantly above zero, -1 significantly below, 0 not told apart from it."""
+        if self.few or not self.p < SIGNIFICANCE:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+    def detectable(self, least_deviation: float = 0.0) -> float:
+        """The smallest true mean that the test finds in 80 % of samples like this one.
+
+        (t(0.975) + t(0.8)) standard errors, quantiles of Student's t with n - 1 degrees of freedom.
+        least_deviation: of a day's value, where it is known that it cannot be less; a few days may
+        agree by chance. NaN below two days.
+        """
+        if self.n < 2:
+            return np.nan
+        error = max(self.standard_error, least_deviation / math.sqrt(self.n))
+        quantiles = stats.t.ppf(np.array([1 - SIGNIFICANCE / 2, POWER]), self.n - 1)
+        return float(np.sum(quantiles) * error)
+
+
+def estimate(series: np.ndarray | pd.Series, horizon: int = 1, seed: int = 0) -> Estimate:
+    """`newey_west` and `bootstrap_interval` of one series."""
+    lower, upper = bootstrap_interval(series, seed=seed)
+    return Estimate(**asdict(newey_west(series, horizon)), lower=lower, upper=upper)
+
+
 def bootstrap_interval(
     series: np.ndarray | pd.Series,
     confidence: float = 0.95,
@@ -78,11 +125,7 @@ def bootstrap_interval(
     if n < 2:
         return np.nan, np.nan
     mean = values.mean()
-    block = min(int(np.ceil(round(n ** (1 / 3), 9))), n - 1)
-    blocks = -(-n // block)
-    lengths = np.full(blocks, block)
-    lengths[-1] = n - block * (blocks - 1)
-    starts = np.random.default_rng(seed).integers(0, n - block + 1, (resamples, blocks))
+    block, starts, lengths = _blocks(n, resamples, seed)
     running_sum = np.concatenate(([0.0], np.cumsum(values - mean)))
     deviation = (running_sum[starts + lengths] - running_sum[starts]).sum(axis=1) / n
     # Days near the ends lie in fewer blocks, and block means spread too little by 1 - block / n:
@@ -91,6 +134,17 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     lower, upper = mean + np.quantile(deviation, (tail, 1 - tail))
     return float(lower), float(upper)
+
+
+@lru_cache(maxsize=8)
+def _blocks(n: int, resamples: int, seed: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Length of a block, where each block of each resample starts, and how long it is."""
+    block = min(int(np.ceil(round(n ** (1 / 3), 9))), n - 1)
+    blocks = -(-n // block)
+    lengths = np.full(blocks, block)
+    lengths[-1] = n - block * (blocks - 1)
+    starts = np.random.default_rng(seed).integers(0, n - block + 1, (resamples, blocks))
+    return block, starts, lengths
 
 
 def paired_comparison(a: pd.Series, b: pd.Series, horizon: int) -> MeanTest:
@@ -112,10 +166,7 @@ def summary(daily: pd.DataFrame, horizon: int, seed: int = 0) -> pd.DataFrame:
 
     Columns mean, n, lag, standard_error, t, p, lower, upper (95 % moving-block bootstrap).
     """
-    rows = {}
-    for name, series in daily.items():
-        lower, upper = bootstrap_interval(series, seed=seed)
-        rows[name] = asdict(newey_west(series, horizon)) | {"lower": lower, "upper": upper}
+    rows = {name: asdict(estimate(series, horizon, seed)) for name, series in daily.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -127,11 +178,12 @@ def sharpe_ratio(returns: np.ndarray | pd.Series) -> float:
     return float(values.mean() / values.std(ddof=1))
 
 
-def expected_maximum_sharpe(trial_sharpes: np.ndarray) -> float:
+def expected_maximum_sharpe(trial_sharpes: np.ndarray, n_trials: int | None = None) -> float:
     """The Sharpe ratio that the best of this many trials without skill would show.
 
     sd(trials) ((1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))), g the Euler-Mascheroni constant:
     Bailey and Lopez de Prado (2014), "The Deflated Sharpe Ratio". Zero for a single trial.
+    n_trials: N, where more were tried than have a known ratio.
     """
     trials = np.asarray(trial_sharpes, dtype=np.float64)
     if len(trials) == 0 or not np.isfinite(trials).all():
@@ -140,8 +192,9 @@ def expected_maximum_sharpe(trial_sharpes: np.ndarray) -> float:
         )
     if len(trials) == 1:
         return 0.0
-    quantile_1 = stats.norm.ppf(1 - 1 / len(trials))
-    quantile_2 = stats.norm.ppf(1 - 1 / (len(trials) * np.e))
+    count = max(len(trials), n_trials or 0)
+    quantile_1 = stats.norm.ppf(1 - 1 / count)
+    quantile_2 = stats.norm.ppf(1 - 1 / (count * np.e))
     maximum = (1 - np.euler_gamma) * quantile_1 + np.euler_gamma * quantile_2
     return float(trials.std(ddof=1) * maximum)
 
@@ -158,16 +211,20 @@ def probabilistic_sharpe_ratio(
     return float(stats.norm.cdf((sharpe - benchmark) * np.sqrt(n - 1) / spread))
 
 
-def deflated_sharpe_ratio(returns: np.ndarray | pd.Series, trial_sharpes: np.ndarray) -> float:
+def deflated_sharpe_ratio(
+    returns: np.ndarray | pd.Series, trial_sharpes: np.ndarray, n_trials: int | None = None
+) -> float:
     """Probability that the picked trial's Sharpe ratio is more than the luck of having picked it.
 
-    returns: the picked trial's daily returns, on the series on which the pick was made.
-    trial_sharpes (N,): the daily Sharpe ratio, not annualised, of every completed trial on that
-    same series, the picked one included. NaN where the returns do not vary.
+    returns: the picked trial's daily excess returns over what needs no skill (the universe), on the
+    series on which the pick was made; against zero, a rising universe makes every long-only noise
+    look skilled. trial_sharpes (N,): the daily Sharpe ratio, not annualised, of every completed
+    trial likewise, the picked one included; n_trials: as in `expected_maximum_sharpe`. NaN where
+    the returns do not vary.
     """
     values = _without_missing(returns)
     sharpe = sharpe_ratio(values)
-    maximum = expected_maximum_sharpe(trial_sharpes)
+    maximum = expected_maximum_sharpe(trial_sharpes, n_trials)
     if np.isnan(sharpe):
         return np.nan
     skewness, kurtosis = stats.skew(values), stats.kurtosis(values, fisher=False)

@@ -1,8 +1,10 @@
-"""What a model's forecasts would have earned: the backtest of an evaluation, with its doubts.
+"""What a model's forecasts would have earned: the backtest of an evaluation, and how sure that is.
 
-Beside the figures of one run stand those of trading a day later and of doubled costs, and the
-distribution over start dates: a result that does not survive these is luck. S signal dates, H steps
-of the horizon, T dates of the market, N stocks.
+What is tested is the daily excess over the equal-weight universe after costs, paired by date.
+Beside it stand trading a day later and doubled costs; for rebalancing periods longer than a day
+also the start dates within a period, which share market days and so are a spread, not an
+uncertainty.
+S signal dates, H steps of the horizon, T dates of the market, N stocks.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from stockformer.evaluation.backtest import (
     Market,
     Settings,
     capacity,
-    over_offsets,
+    figures,
     return_figures,
     sector_exposure,
     topk_dropout,
     tradable,
 )
 from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.statistics import Estimate, estimate
 
 FEWEST_SIGNALS = 4  # below, there are no two days of returns for every figure
 HELD, HELD_SHARE, DROPPED_SHARE = 20, 1 / 3, 1 / 5
@@ -41,9 +44,9 @@ NO_SECTOR = "unknown"
 class Trading:
     """Where, how and how often a signal is traded.
 
-    offsets: start dates of the distribution, at most. share_of_volume: of a day's volume, for the
-    capacity. sectors (N,) str, "" where unknown; None if nobody knows them. notes: what to bear in
-    mind.
+    offsets: start dates within a rebalancing period, at most. share_of_volume: of a day's volume,
+    for the capacity. sectors (N,) str, "" where unknown; None if nobody knows them. notes: what to
+    bear in mind.
     """
 
     market: Market
@@ -58,26 +61,21 @@ class Trading:
 class Traded:
     """A ledger, and what it and its variants earned.
 
-    figures: of `backtest.figures` by variant, base, one_day_later and doubled_costs. benchmarks: of
-    `backtest.return_figures`, universe and, where there is one, index. offsets: likewise by
-    variant, a row an offset.
+    figures: of `backtest.figures` by variant, base, one_day_later and doubled_costs. excess:
+    likewise, of the daily return after costs less the universe's. benchmarks: of
+    `backtest.return_figures`, universe and, where there is one, index. offsets: `backtest.figures`,
+    a row a start date within the rebalancing period; None where that is a day.
     sectors: mean share of the account by sector. capacity: of `backtest.capacity`. Each of the last
     two is None where nobody knows.
     """
 
     ledger: Backtest
     figures: Mapping[str, Mapping[str, float]]
+    excess: Mapping[str, Estimate]
     benchmarks: Mapping[str, Mapping[str, float]]
-    offsets: Mapping[str, pd.DataFrame]
+    offsets: pd.DataFrame | None
     sectors: Mapping[str, float] | None
     capacity: Mapping[str, float] | None
-
-    def spread(self, variant: str) -> pd.DataFrame:
-        """The distribution over start dates: lowest, quartiles, median, highest of each figure."""
-        quantiles = self.offsets[variant].quantile([0, 0.25, 0.5, 0.75, 1]).T
-        return quantiles.set_axis(
-            ["lowest", "lower_quartile", "median", "upper_quartile", "highest"], axis=1
-        )
 
 
 def market_of_prices(
@@ -181,9 +179,7 @@ def trade(predictions: Predictions, trading: Trading) -> Traded | None:
     Raises as `topk_dropout` does.
     """
     market, settings = trading.market, trading.settings
-    trade_rows = np.searchsorted(market.dates, predictions.signal_dates) + settings.delay + 1
-    signals = int((trade_rows < len(market.dates)).sum())
-    if signals < FEWEST_SIGNALS:
+    if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
         return None
     signal = signal_of(predictions, trading)
     variants = {
@@ -191,27 +187,82 @@ def trade(predictions: Predictions, trading: Trading) -> Traded | None:
         "one_day_later": replace(settings, delay=settings.delay + 1),
         "doubled_costs": doubled_costs(settings),
     }
-    starts = range(max(1, min(trading.offsets, signals // 2)))
-    offsets = {
-        name: over_offsets(signal, predictions.signal_dates, market, variant, starts)
+    ledgers = {
+        name: topk_dropout(signal, predictions.signal_dates, market, variant)
         for name, variant in variants.items()
     }
-    ledger = topk_dropout(signal, predictions.signal_dates, market, settings)
-    equity = ledger.equity
-    benchmarks = {"universe": return_figures(equity["benchmark"])}
-    if equity["index"].notna().all():
-        benchmarks["index"] = return_figures(equity["index"])
+    ledger = ledgers["base"]
+    benchmarks = {"universe": return_figures(ledger.equity["benchmark"])}
+    if ledger.equity["index"].notna().all():
+        benchmarks["index"] = return_figures(ledger.equity["index"])
     return Traded(
         ledger=ledger,
-        figures={
-            name: dict(zip(map(str, rows.columns), rows.to_numpy()[0].tolist()))
-            for name, rows in offsets.items()
-        },
+        figures={name: figures(each.equity) for name, each in ledgers.items()},
+        excess={name: estimate(excess_returns(each)) for name, each in ledgers.items()},
         benchmarks=benchmarks,
-        offsets=offsets,
+        offsets=_over_offsets(signal, predictions, trading),
         sectors=_sector_shares(ledger, trading),
         capacity=_capacity(ledger, trading),
     )
+
+
+def daily_returns(predictions: Predictions, trading: Trading) -> pd.DataFrame | None:
+    """By date net_return and benchmark of the forecasts, traded as set; None with too few dates."""
+    if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
+        return None
+    ledger = topk_dropout(
+        signal_of(predictions, trading),
+        predictions.signal_dates,
+        trading.market,
+        trading.settings,
+    )
+    return ledger.equity[["net_return", "benchmark"]]
+
+
+def excess_returns(ledger: Backtest) -> pd.Series:
+    """By date, the return after costs less that of the equal-weight universe."""
+    excess: pd.Series = ledger.equity["net_return"] - ledger.equity["benchmark"]
+    return excess
+
+
+def holes(predictions: Predictions, dates: np.ndarray) -> list[str]:
+    """What is to be said of market dates between two signal dates that have no signal."""
+    rows = np.searchsorted(dates, predictions.signal_dates)
+    before = np.flatnonzero(np.diff(rows) > 1)
+    return [
+        f"hole in the test dates: no forecast on {rows[i + 1] - rows[i] - 1} market days between "
+        f"{dates[rows[i]]} and {dates[rows[i + 1]]}; the backtest holds nothing over it"
+        for i in before
+    ]
+
+
+def _tradable_signals(predictions: Predictions, trading: Trading) -> int:
+    """Signal dates that have a date to trade on in every variant."""
+    market, delay = trading.market, trading.settings.delay
+    trade_rows = np.searchsorted(market.dates, predictions.signal_dates) + delay + 1
+    return int((trade_rows < len(market.dates)).sum())
+
+
+def _over_offsets(
+    signal: np.ndarray, predictions: Predictions, trading: Trading
+) -> pd.DataFrame | None:
+    """The figures of the same strategy begun on later signal dates of the rebalancing period.
+
+    Each row covers its own dates, from its first trade on; compare the annual figures.
+    """
+    settings = trading.settings
+    if settings.rebalance_days == 1:
+        return None
+    most = min(
+        trading.offsets, settings.rebalance_days, _tradable_signals(predictions, trading) // 2
+    )
+    rows = {}
+    for offset in range(most):
+        ledger = topk_dropout(
+            signal, predictions.signal_dates, trading.market, settings, offset=offset
+        )
+        rows[offset] = figures(ledger.equity)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("offset")
 
 
 def gaps_of_index(traded: Traded, trading: Trading) -> list[str]:
@@ -236,17 +287,13 @@ def doubled_costs(settings: Settings) -> Settings:
 
 def as_json(traded: Traded) -> dict[str, object]:
     """What evaluation.json holds of it, but for numbers that are none."""
-    equity = traded.ledger.equity
+    equity, offsets = traded.ledger.equity, traded.offsets
     return {
         "settings": asdict(traded.ledger.settings),
         "figures": traded.figures,
+        "excess": {name: asdict(each) for name, each in traded.excess.items()},
         "benchmarks": traded.benchmarks,
-        "offsets": {
-            "summary": traded.spread("base").to_dict("index"),
-            "list": traded.offsets["base"].reset_index().to_dict("records"),
-            "one_day_later": traded.spread("one_day_later").to_dict("index"),
-            "doubled_costs": traded.spread("doubled_costs").to_dict("index"),
-        },
+        "offsets": None if offsets is None else offsets.reset_index().to_dict("records"),
         "sectors": traded.sectors,
         "capacity": traded.capacity,
         "daily": {
@@ -257,22 +304,49 @@ def as_json(traded: Traded) -> dict[str, object]:
     }
 
 
-def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame) -> list[str]:
+def excess_verdict(excess: Estimate) -> str:
+    """Whether trading the forecasts earned more than the universe, after costs."""
+    mean, lower, upper = (x / BASIS_POINT for x in (excess.mean, excess.lower, excess.upper))
+    told = f"Traded, after costs, less the equal-weight universe: {mean:+.1f} basis points a day"
+    if excess.few:
+        return f"{told} over {excess.n} days, too few to tell."
+    found = {
+        1: "more than the universe",
+        0: "not told apart from the universe",
+        -1: "less than the universe",
+    }[excess.sign]
+    smallest = (
+        ""
+        if excess.sign
+        else f"; it takes {excess.detectable() / BASIS_POINT:.1f} to be told apart"
+    )
+    p = "p < 0.001" if excess.p < 0.001 else f"p {excess.p:.3f}"
+    return (
+        f"{told} (95 % interval {lower:+.1f} to {upper:+.1f}, {p}, {excess.n} days): {found}"
+        f"{smallest}."
+    )
+
+
+def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame | None) -> list[str]:
     """The backtest for a terminal: what was earned, and how little it takes to lose it.
 
     figures: a row a variant, offsets: a row a start date, as in `Traded`.
     """
     base = figures.loc["base"]
     told = figures["total_return"].map("{:+.1%}".format)
-    spread = offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
-    return [
+    said = [
         f"backtest, top {settings.k}, {base['n_dates']:.0f} days, after costs: {told['base']}; "
         f"equal-weight universe {base['benchmark_total_return']:+.1%}",
         f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
         f"turnover {base['turnover']:.0%} a day",
-        f"  daily excess from {len(offsets)} start dates: {spread.min():+.1f} to "
-        f"{spread.max():+.1f} basis points, median {spread.median():+.1f}",
     ]
+    if offsets is not None:
+        spread = offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
+        said.append(
+            f"  begun on {len(offsets)} days of a rebalancing period: daily excess "
+            f"{spread.min():+.1f} to {spread.max():+.1f} basis points"
+        )
+    return said
 
 
 def _sector_shares(ledger: Backtest, trading: Trading) -> dict[str, float] | None:

@@ -12,16 +12,22 @@ from typing import Any
 import pandas as pd
 
 from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.statistics import Estimate
 from stockformer.evaluation.summary import VERSION
 from stockformer.reporting.quantities import COMPARED, METRICS
 
 EVALUATION_KEYS = (
-    *("version", "epoch", "model", "table", "verdict", "targets", "oracle_rank_ic", "notes"),
-    *("first_step_rank_ic", "statistics", "daily", "backtest"),
+    *("version", "epoch", "model", "table", "verdict", "sentences", "targets", "oracle_rank_ic"),
+    *("notes", "first_step_rank_ic", "statistics", "daily", "backtest", "validation"),
 )
-TRADED_KEYS = (*("settings", "figures", "benchmarks", "offsets", "sectors", "capacity", "daily"),)
-
-SPREAD = ("lowest", "lower_quartile", "median", "upper_quartile", "highest")
+TABLE_COLUMNS = (
+    *COMPARED,
+    *(f"{m}_{column}" for m in COMPARED for column in ("lead", "lower", "upper", "t", "p")),
+)
+ESTIMATE_KEYS = ("n", "lag", "mean", "standard_error", "t", "p", "lower", "upper")
+TRADED_KEYS = (
+    *("settings", "figures", "excess", "benchmarks", "offsets", "sectors", "capacity", "daily"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,17 @@ class RecordedTrading:
     """The backtest in evaluation.json.
 
     figures: a row a variant, `base` first; benchmarks: a row a benchmark; offsets: a row a start
-    date; columns as in `quantities.EARNED`, and others. spreads: a row a variant, distribution of
-    the annual excess over start dates, columns `SPREAD`. sectors: mean share of the account;
-    returns by date: net_return, benchmark. sectors and capacity are None where nobody knows.
+    date within the rebalancing period, None where that is a day; columns as in `quantities.EARNED`,
+    and others. excess: by variant, of the daily excess over the universe after costs. sectors: mean
+    share of the account; returns by date: net_return, benchmark. sectors and capacity are None
+    where nobody knows.
     """
 
     settings: Settings
     figures: pd.DataFrame
+    excess: dict[str, Estimate]
     benchmarks: pd.DataFrame
-    offsets: pd.DataFrame
-    spreads: pd.DataFrame
+    offsets: pd.DataFrame | None
     sectors: dict[str, float] | None
     capacity: dict[str, float] | None
     returns: pd.DataFrame
@@ -57,22 +64,25 @@ class RecordedTrading:
 class FinalEvaluation:
     """evaluation.json: the best epoch on the test dates, beside the baselines.
 
-    table: a row a contestant, the model first; columns as in `COMPARED`, and others.
+    table: a row a contestant, the model first; columns `TABLE_COLUMNS`.
     epoch: None for an ensemble. oracle_rank_ic: what the best forecaster could reach where
     first_step_rank_ic is the model's; known for simulated markets only. daily: some metrics by test
-    date. traded: None where there were too few dates.
+    date. traded: None where there were too few dates. validation: net_return and benchmark by date
+    of the validation forecasts; None where the model was not chosen there, or dates were too few.
     """
 
     epoch: int | None
     model: dict[str, float]
     table: pd.DataFrame
     verdict: str
+    sentences: tuple[str, ...]
     targets: tuple[Target, ...]
     oracle_rank_ic: float | None
     first_step_rank_ic: float
     notes: tuple[str, ...]
     daily: pd.DataFrame
     traded: RecordedTrading | None
+    validation: pd.DataFrame | None
 
 
 def read_evaluation(path: Path) -> FinalEvaluation:
@@ -92,21 +102,26 @@ def read_ledger(path: Path) -> pd.DataFrame:
 def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
     """The content of evaluation.json, checked. Raises ValueError or TypeError."""
     if data["version"] != VERSION:
-        raise ValueError(f"version {data['version']}, but this code reads {VERSION}")
+        raise ValueError(
+            f"version {data['version']}, but this code reads {VERSION}: train again, or read it "
+            "with the code that wrote it"
+        )
     require_keys(data, EVALUATION_KEYS)
     for row in data["table"]:
         require_keys(row, ("name", "rank_ic", "mae", "accuracy"))
     for target in data["targets"]:
         require_keys(target, ("name", "value", "met"))
     epoch, oracle, traded = data["epoch"], data["oracle_rank_ic"], data["backtest"]
+    validation = data["validation"]
     return FinalEvaluation(
         epoch=None if epoch is None else int(epoch),
         model=_numbers(data["model"], METRICS),
         table=pd.DataFrame(
-            [_numbers(row, COMPARED) for row in data["table"]],
+            [_numbers(row, TABLE_COLUMNS) for row in data["table"]],
             index=[str(row["name"]) for row in data["table"]],
         ),
         verdict=str(data["verdict"]),
+        sentences=tuple(map(str, data["sentences"])),
         targets=tuple(
             Target(str(t["name"]), _number(t["value"]), bool(t["met"])) for t in data["targets"]
         ),
@@ -115,6 +130,7 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
         notes=tuple(map(str, data["notes"])),
         daily=_by_date(data["daily"], "signal_date"),
         traded=None if traded is None else _traded(traded),
+        validation=None if validation is None else _returns(validation["daily"]),
     )
 
 
@@ -135,20 +151,32 @@ def require_keys(given: Collection[str], keys: Collection[str]) -> None:
 
 def _traded(data: dict[str, Any]) -> RecordedTrading:
     require_keys(data, TRADED_KEYS)
-    offsets = pd.DataFrame(data["offsets"]["list"]).set_index("offset")
-    spreads = {name: each for name, each in data["offsets"].items() if name != "list"}
-    returns = _by_date(data["daily"], "date")
-    require_keys(returns.columns, ("net_return", "benchmark"))
+    offsets = data["offsets"]
     return RecordedTrading(
         settings=Settings(**data["settings"]),
         figures=_figures(data["figures"]),
+        excess={name: _estimate(each) for name, each in data["excess"].items()},
         benchmarks=_figures(data["benchmarks"]),
-        offsets=offsets.astype(float),
-        spreads=_figures({name: each["annual_excess_return"] for name, each in spreads.items()}),
+        offsets=None
+        if offsets is None
+        else pd.DataFrame(offsets).set_index("offset").astype(float),
         sectors=data["sectors"],
         capacity=data["capacity"],
-        returns=returns,
+        returns=_returns(data["daily"]),
     )
+
+
+def _estimate(data: dict[str, float | None]) -> Estimate:
+    require_keys(data, ESTIMATE_KEYS)
+    mean, standard_error, t, p, lower, upper = (_number(data[name]) for name in ESTIMATE_KEYS[2:])
+    n, lag = (int(_number(data[name])) for name in ESTIMATE_KEYS[:2])
+    return Estimate(mean, n, lag, standard_error, t, p, lower, upper)
+
+
+def _returns(columns: dict[str, Any]) -> pd.DataFrame:
+    returns = _by_date(columns, "date")
+    require_keys(returns.columns, ("net_return", "benchmark"))
+    return returns
 
 
 def _figures(rows: dict[str, dict[str, float | None]]) -> pd.DataFrame:

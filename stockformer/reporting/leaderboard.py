@@ -27,8 +27,8 @@ from stockformer.reporting.trials import (
     Group,
     Trials,
     importance,
-    luck,
     paired_tests,
+    selection_bias,
     tried,
 )
 from stockformer.run import RunDir
@@ -165,9 +165,9 @@ def picking(trials: Trials) -> Section:
     for group in trials.groups:
         score = tried(trials, group)
         count += len(score)
-        found = luck(group, score)
         if not len(score):
             continue  # ensembles alone
+        found = selection_bias(trials, group)
         if found is None:
             without.append(group.label)
             continue
@@ -178,23 +178,21 @@ def picking(trials: Trials) -> Section:
             )
         )
     header = (
-        *("tested on", "trials", "picked", "daily Sharpe ratio"),
+        *("tested on", "trials", "picked", "daily Sharpe ratio\nof the excess"),
         *("best of as many\nwithout skill", "deflated Sharpe\n(probability)"),
     )
     remarks = [
         "The deflated Sharpe ratio is the probability that the picked run's true Sharpe ratio "
         "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
-        "Prado 2014): below 0.95, assume luck. Daily, not annualised, after costs, over all "
-        "completed trials, seeds included; trials deleted or made elsewhere count too, and are "
-        "not known here.",
-        "It is meant for the series on which the pick was made. The pick is by validation, whose "
-        "daily returns a run does not keep, so it is taken on the test dates: hard on a pick that "
-        "never looked at them, right for one that did.",
+        "Prado 2014): below 0.95, assume luck. Daily, not annualised, of returns after costs less "
+        "those of the equal-weight universe, on the validation dates, where the pick is made. All "
+        "completed trials of the folder count, seeds and edited targets included; trials deleted "
+        "or made elsewhere count too, and are not known here.",
     ]
     lead = f"{tell_count(count, 'completed trial')}."
     if without:
         lead += (
-            " No daily returns of a backtest in the evaluation.json of the runs tested on "
+            " No daily validation returns in the evaluation.json of the runs tested on "
             f"{'; '.join(without)}, hence no deflated Sharpe ratio."
         )
     tables = [Table(header, rows, words=(0, 2))] if rows else []

@@ -44,7 +44,9 @@ METRICS = {
     "balanced_accuracy": Quantity("balanced accuracy", "share of stocks", 3),
     "brier": Quantity("Brier score", "squared probability", 4),
     "precision_at_k": Quantity("precision at 10", "share of stocks", 3),
-    "top_k_return": Quantity("mean of the top 10", "return, fraction", 5, around_zero=True),
+    "top_k_excess": Quantity(
+        "mean of the top 10 less the universe", "return, fraction", 5, around_zero=True
+    ),
     "top_minus_bottom": Quantity("top minus bottom fifth", "return, fraction", 5, around_zero=True),
     "rank_ic_std": Quantity("deviation of the rank IC", "over dates", 4),
     "rank_icir": Quantity("rank ICIR", "mean / deviation, not annualised", 3, around_zero=True),
@@ -86,20 +88,8 @@ EARNED = {
 }
 """Names of `evaluation.backtest.figures`, in the order in which they are told."""
 
-COMPARED = {
-    "rank_ic": "rank IC",
-    "t": "t",
-    "p": "p",
-    "rank_ic_t": "rank IC\nt",
-    "rank_ic_p": "rank IC\np",
-    "mae": "MAE",
-    "mae_t": "MAE\nt",
-    "mae_p": "MAE\np",
-    "accuracy": "accuracy",
-    "accuracy_t": "accuracy\nt",
-    "accuracy_p": "accuracy\np",
-}
-"""Columns of `evaluation.baselines.comparison_table` that are shown, in order, with headings."""
+COMPARED = ("rank_ic", "mae", "accuracy", "brier")
+"""Metrics that a model is compared with its baselines by, in the order in which they are told."""
 
 
 def tell_count(n: int, what: str) -> str:
@@ -121,10 +111,3 @@ def tell_p(p: float) -> str:
     if math.isnan(p):
         return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def tell_compared(column: str, value: float) -> str:
-    """A cell of a comparison table, by its column."""
-    if column in METRICS:
-        return METRICS[column].tell(value)
-    return tell_p(value) if column.endswith("p") else tell_t(value)

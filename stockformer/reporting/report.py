@@ -64,17 +64,17 @@ def page(run: RecordedRun, beside: Path) -> Page:
 
 
 def comparison(run: RecordedRun) -> Section:
-    """The model beside the baselines, the first targets, and what to bear in mind."""
+    """The model beside the baselines, project targets, and what to bear in mind."""
     title, table, evaluation = "Against the baselines", run.comparison, run.evaluation
     if table is None:
         return Section(title, "The run has not been tested.")
     if evaluation is None:
-        return Section(title, "The run was not compared with any.", [tables.comparison(table)])
+        return Section(title, "The run was not compared with any.", tables.comparison(table))
     return Section(
         title,
         tables.HOW_TO_READ_COMPARISON,
-        [tables.comparison(table), tables.targets(evaluation)],
-        tables.remarks(evaluation),
+        [*tables.comparison(table), *([tables.targets(evaluation)] if evaluation.targets else [])],
+        [*evaluation.sentences, *tables.remarks(evaluation)],
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
+from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import Predictions, daily, score
 from stockformer.evaluation.statistics import summary
 from stockformer.reporting.evaluation_reader import FinalEvaluation
@@ -16,7 +17,6 @@ from stockformer.reporting.quantities import (
     COMPARED,
     METRICS,
     Quantity,
-    tell_compared,
     tell_count,
     tell_interval,
     tell_p,
@@ -25,8 +25,10 @@ from stockformer.reporting.quantities import (
 from stockformer.reporting.run_reader import Manifest, RecordedRun
 
 HOW_TO_READ_COMPARISON = (
-    "t, p: is the model's daily value different from the row's (paired, Newey-West)? In the "
-    "model's own row: is its rank IC different from zero?"
+    "Lead: of the model over the row, a positive one is better for the model whatever the metric; "
+    "paired by date, with a 95 % block-bootstrap interval and a Newey-West p. In the model's own "
+    "row they are of its rank IC against zero. Ranking is compared with what ranks, level "
+    "forecasts with constants; nobody could have known the best constant beforehand."
 )
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -78,20 +80,51 @@ def subtitle(run: RecordedRun) -> str:
     return ", ".join(said)
 
 
-def comparison(table: pd.DataFrame) -> Table:
-    """The model beside the baselines; columns that nobody knows left out."""
-    columns = [column for column in COMPARED if column in table]
+def comparison(table: pd.DataFrame) -> list[Table]:
+    """The model beside what ranks, then beside all as level forecasts: figure, lead, test."""
+    ranking, levels = COMPARED[:1], COMPARED[1:]
+    ranks = table[table["rank_ic"].notna() | (table.index == "model")]
+    return [
+        _comparison(ranks, ranking, "Ranking"),
+        _comparison(table, levels, "Level forecasts"),
+    ]
+
+
+def _comparison(table: pd.DataFrame, metrics: Sequence[str], title: str) -> Table:
+    columns = ("its own", "model's lead", "95 % interval", "p")
     rows = [
-        (str(name).replace("_", " "), *(tell_compared(c, row[c]) for c in columns))
+        (
+            label(str(name)),
+            *(cell for metric in metrics for cell in _compared(row, METRICS[metric], metric)),
+        )
         for name, row in zip(table.index, table.to_dict("records"))
     ]
-    return Table(("", *(COMPARED[column] for column in columns)), rows, marked="model")
+    return Table(
+        ("", *(column for _ in metrics for column in columns)),
+        rows,
+        marked="model",
+        title=title,
+        groups=[("", 1), *((METRICS[metric].title, len(columns)) for metric in metrics)],
+    )
+
+
+def _compared(
+    row: Mapping[Hashable, float], quantity: Quantity, metric: str
+) -> tuple[str, str, str, str]:
+    lead, lower, upper, p = (
+        row.get(f"{metric}_{column}", math.nan) for column in ("lead", "lower", "upper", "p")
+    )
+    signed = replace(quantity, around_zero=True)
+    return (
+        *(quantity.tell(row[metric]), signed.tell(lead)),
+        *(tell_interval(signed, lower, upper), tell_p(p)),
+    )
 
 
 def targets(evaluation: FinalEvaluation) -> Table:
     """The figures that were hoped for."""
     rows = [(t.name, "met" if t.met else "not met", f"{t.value:.4f}") for t in evaluation.targets]
-    return Table(("first target", "", "value"), rows, words=(0, 1))
+    return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
 def remarks(evaluation: FinalEvaluation) -> list[str]:

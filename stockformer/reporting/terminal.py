@@ -73,8 +73,9 @@ def summary(run: RecordedRun) -> Iterator[RenderableType]:
             yield Text(line, style="bold" if line.startswith("model ") else "")
         yield Text()
     if run.evaluation is not None:
+        yield from (Text(sentence) for sentence in run.evaluation.sentences)
         for name, met, value in tables.targets(run.evaluation).rows:
-            yield Text(f"target {name}: {met} ({value})")
+            yield Text(f"project target, {name}: {met} ({value})")
         traded = run.evaluation.traded
         if traded is not None:
             yield from map(Text, trading.lines(traded.settings, traded.figures, traded.offsets))

@@ -6,16 +6,25 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from stockformer.evaluation.backtest import Backtest, largest_imbalance
+from stockformer.evaluation.backtest import BASIS_POINT, Backtest, largest_imbalance
+from stockformer.evaluation.trading import excess_verdict
 from stockformer.reporting import returns, tables, trading_figures
-from stockformer.reporting.evaluation_reader import SPREAD, RecordedTrading
+from stockformer.reporting.evaluation_reader import RecordedTrading
 from stockformer.reporting.page import Plot, Section
-from stockformer.reporting.quantities import EARNED, Quantity, tell_count
+from stockformer.reporting.quantities import (
+    EARNED,
+    Quantity,
+    tell_count,
+    tell_interval,
+    tell_p,
+    tell_t,
+)
 from stockformer.reporting.run_reader import RecordedRun
 from stockformer.reporting.tables import Table
 
 TITLE = "Backtest"
 PERCENT = Quantity("return", "%", 1, around_zero=True, percent=True)
+DAILY_EXCESS = Quantity("daily excess", "basis points", 1, around_zero=True)
 WINDOWS = (63, 21)
 """Days of a rolling ratio: the first of which there are two and more."""
 FEW_DAYS = 252
@@ -37,29 +46,32 @@ def backtest(run: RecordedRun) -> Section:
             "Cash and holdings recomputed from the trades agree with the account to "
             f"{largest_imbalance(run.ledger):.0e} of the capital."
         )
-    plots.append(
-        Plot(
-            "Excess return by start date",
-            trading_figures.by_start_date(
-                traded.offsets, "annual_excess_return", "annual excess (%)"
-            ),
-            "Over the universe, of the same strategy started some signal dates later. Dashed: the "
-            "median. Bars of both signs: the result hangs on the day it began.",
+    if traded.offsets is not None:
+        plots.append(
+            Plot(
+                "Excess return by start date",
+                trading_figures.by_start_date(
+                    traded.offsets, "annual_excess_return", "annual excess (%)"
+                ),
+                "Over the universe, of the same strategy begun on each signal date of its first "
+                "rebalancing period. Dashed: the median. Bars of both signs: the result hangs on "
+                "the day it began. They share market days, so their agreement is no certainty.",
+            )
         )
-    )
     if traded.sectors:
         plots.append(Plot("Sectors", trading_figures.sectors(traded.sectors), "The rest is cash."))
     details = [] if run.ledger is None else from_ledger(run.ledger)
     return Section(
-        TITLE, lead(traded), [earned(traded), spread(traded)], remarks, plots, details=details
+        TITLE, lead(traded), [excess(traded), earned(traded)], remarks, plots, details=details
     )
 
 
 def lead(traded: RecordedTrading) -> str:
-    """How the forecasts were traded."""
+    """What trading the forecasts came to, and how they were traded."""
     s = traded.settings
     said = (
-        f"TopK-dropout: the {s.k} highest forecasts are held, at most {s.n_drop} replaced every "
+        f"{excess_verdict(traded.excess['base'])} TopK-dropout: the {s.k} highest forecasts are "
+        f"held, at most {s.n_drop} replaced every "
         f"{tell_count(s.rebalance_days, 'signal date')}, traded {tell_count(s.delay, 'day')} after "
         f"the signal. Costs: {s.buy_cost:.3%} to buy, {s.sell_cost:.3%} to sell, "
         f"{s.slippage_basis_points:g} basis points of slippage. Universe: all stocks, equally "
@@ -82,15 +94,19 @@ def earned(traded: RecordedTrading) -> Table:
     return Table(("figure", *names, "unit"), rows, words=(0, len(names) + 1))
 
 
-def spread(traded: RecordedTrading) -> Table:
-    """How far the excess over the universe depends on the day of the start."""
-    excess = EARNED["annual_excess_return"]
+def excess(traded: RecordedTrading) -> Table:
+    """The daily excess over the universe after costs, tested."""
     rows = [
-        (_variant(name), *(excess.tell(row[column]) for column in SPREAD))
-        for name, row in traded.spreads.to_dict("index").items()
+        (
+            *(_variant(name), DAILY_EXCESS.tell(test.mean / BASIS_POINT)),
+            tell_interval(DAILY_EXCESS, test.lower / BASIS_POINT, test.upper / BASIS_POINT),
+            *(tell_t(test.t), tell_p(test.p), str(test.n)),
+        )
+        for name, test in traded.excess.items()
     ]
-    title = f"Annual excess over the universe (%), {tell_count(len(traded.offsets), 'start date')}"
-    return Table(("", *(name.replace("_", " ") for name in SPREAD)), rows, title=title)
+    header = ("", "mean", "95 % interval", "t", "p", "days")
+    title = "Daily excess over the equal-weight universe, after costs (basis points)"
+    return Table(header, rows, title=title)
 
 
 def doubts(traded: RecordedTrading) -> list[str]:

@@ -41,15 +41,14 @@ SAME_TARGET = ("horizon", "offset", "excess", "median_class")
 class Group:
     """Completed runs that were tested on the same data and dates; only they can be compared.
 
-    rank_ic: test dates by runs. returns: dates by runs, of the backtest after costs; of the runs
-    that have one. Runs are named as in `Trials`, the best first. horizon: the days a target spans.
+    rank_ic: test dates by runs. Runs are named as in `Trials`, the best first. horizon: the days a
+    target spans.
     """
 
     label: str
     horizon: int
     runs: list[str]
     rank_ic: pd.DataFrame
-    returns: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,9 @@ NO_SETTINGS = ("paths.", "report", "resume", "hydra")
 
 
 @dataclass(frozen=True)
-class Luck:
-    """What the pick of the best of `trials` is worth, by its daily Sharpe ratio, not annualised.
+class SelectionBias:
+    """What the pick of the best of `trials` is worth, by the daily Sharpe ratio, not annualised, of
+    its validation forecasts traded after costs, less the universe.
 
     expected_maximum: what the best of so many trials without skill would show; deflated: the
     probability that the picked one's is more than that.
@@ -227,31 +227,37 @@ def grouped(
             horizon=_horizon(configs[names[0]]),
             runs=names,
             rank_ic=pd.DataFrame({n: _judged(completed[n]).daily["rank_ic"] for n in names}),
-            returns=pd.DataFrame(
-                {
-                    name: traded.returns["net_return"]
-                    for name in names
-                    for traded in [_judged(completed[name]).traded]
-                    if traded is not None
-                }
-            ),
         )
 
 
-def luck(group: Group, score: pd.Series) -> Luck | None:
-    """None where no trial has returns that vary. score: of the trials, the best first."""
-    tried = [name for name in score.index if name in group.returns]
-    sharpes = group.returns[tried].apply(sharpe_ratio).dropna()
-    if sharpes.empty:
+def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
+    """Of the pick among the group's trials; None where none has validation returns that vary.
+
+    Every completed trial of the family counts, whatever it was tested on: a setting edited between
+    two sweeps does not make fewer of them.
+    """
+    count = sum(_judged(run).epoch is not None for run in trials.completed.values())
+    excess = {name: validation_excess(run) for name, run in trials.completed.items()}
+    sharpes = pd.Series({n: sharpe_ratio(e) for n, e in excess.items() if e is not None}).dropna()
+    known = [name for name in tried(trials, group).index if name in sharpes]
+    if not known:
         return None
-    picked = str(sharpes.index[0])
-    return Luck(
-        trials=len(sharpes),
+    picked, all_sharpes = str(known[0]), sharpes.to_numpy(float)
+    returns = excess[picked]
+    assert returns is not None
+    return SelectionBias(
+        trials=count,
         picked=picked,
         sharpe=float(sharpes[picked]),
-        expected_maximum=expected_maximum_sharpe(sharpes.to_numpy()),
-        deflated=deflated_sharpe_ratio(group.returns[picked], sharpes.to_numpy()),
+        expected_maximum=expected_maximum_sharpe(all_sharpes, count),
+        deflated=deflated_sharpe_ratio(returns, all_sharpes, count),
     )
+
+
+def validation_excess(run: RecordedRun) -> pd.Series | None:
+    """By date, the traded validation forecasts' return after costs less the universe's."""
+    returns = _judged(run).validation
+    return None if returns is None else returns["net_return"] - returns["benchmark"]
 
 
 def tried(trials: Trials, group: Group) -> pd.Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,7 +16,6 @@ from stockformer.evaluation.backtest import (
     dropout,
     figures,
     largest_imbalance,
-    over_offsets,
     sector_exposure,
     topk_dropout,
     tradable,
@@ -266,13 +264,6 @@ def test_rebalancing_calendar_and_offsets(random_market):
     traded = sorted(set(run.trades["date"]))
     assert traded[0] == pd.Timestamp(market.dates[3])
     assert {(later - earlier).days for earlier, later in pairwise(traded)} == {5}
-    table = over_offsets(signal, market.dates, market, settings, range(5))
-    assert table.index.tolist() == [0, 1, 2, 3, 4]
-    assert table["n_dates"].tolist() == [39, 38, 37, 36, 35]
-    assert table["annual_return"].nunique() == 5
-    assert table.loc[2].to_dict() == pytest.approx(
-        figures(topk_dropout(signal, market.dates, market, settings, offset=2).equity), nan_ok=True
-    )
 
 
 def test_figures_by_hand(random_market):
@@ -386,8 +377,35 @@ def test_misfits_are_refused(random_market):
         replace(market, volume=signal[1:])
 
 
-def test_twenty_offsets_of_a_test_window_take_a_second(random_market):
-    market, signal = random_market(dates=61, stocks=200)
-    start = time.perf_counter()
-    over_offsets(signal, market.dates, market, Settings(), range(20))
-    assert time.perf_counter() - start < 2
+def test_nothing_is_held_over_a_hole_in_the_signals(random_market):
+    """As two backtests, the second begun with what the first left after selling all."""
+    market, signal = random_market()
+    market = replace(market, index=np.linspace(100.0, 140.0, 40))
+    settings = replace(SMALL, slippage_basis_points=5.0)
+    known = np.r_[0:12, 20:39]
+    whole = topk_dropout(signal[known], market.dates[known], market, settings)
+    days = whole.equity.index.to_numpy().astype("datetime64[D]")
+    np.testing.assert_array_equal(days, market.dates[known + 1])
+    assert largest_imbalance(whole) < 1e-9
+    last = pd.Timestamp(market.dates[12])
+    assert whole.equity.loc[last, "n_held"] == whole.equity.loc[last, "value"] == 0
+    before = topk_dropout(signal[:12], market.dates[:12], market, settings).equity
+    pd.testing.assert_frame_equal(whole.equity.iloc[:11], before.iloc[:11])
+    sold = whole.trades[whole.trades["date"] == last]
+    assert set(sold["side"]) == {"sell"}
+    assert len(sold) == before["n_held"].iloc[10]
+    again = replace(settings, capital=whole.equity.loc[last, "cash"])
+    after = topk_dropout(signal[20:39], market.dates[20:39], market, again).equity
+    pd.testing.assert_frame_equal(whole.equity.iloc[12:], after)
+    assert after["index"].iloc[0] == 0
+
+
+def test_what_is_locked_before_a_hole_is_sold_at_its_last_close():
+    close = np.full((8, 3), 10.0)
+    close[2, 0] = np.nan
+    market = market_of(close)
+    signal = np.tile([2.0, 1.0, 0.0], (4, 1))
+    run = topk_dropout(signal, market.dates[[0, 1, 5, 6]], market, Settings(k=1, n_drop=1))
+    (sale,) = run.trades[run.trades["side"] == "sell"].to_dict("records")
+    assert (sale["ticker"], sale["price"]) == ("S000", 10.0)
+    assert largest_imbalance(run) < 1e-9

@@ -28,7 +28,7 @@ def test_hand_worked_date(predictions):
     assert row["brier"] == pytest.approx((0.01 + 0.36 + 0.16 + 0.04) / 4)
     assert row["rank_ic"] == pytest.approx(1 - 6 * (1 + 4 + 1 + 0) / (4 * 15))
     assert row["precision_at_k"] == 1.0
-    assert row["top_k_return"] == pytest.approx(0.02)
+    assert row["top_k_excess"] == pytest.approx(0.02 - 0.0125)
     assert row["top_minus_bottom"] == pytest.approx((0.03 + 0.01) / 2 - (0.03 - 0.02) / 2)
     assert row["n_valid"] == 4
 
@@ -185,7 +185,8 @@ def test_precision_and_return_of_the_highest_agree_with_sorting(random_predictio
         known = np.flatnonzero(p.valid[cell])
         best = known[np.argsort(-p.prediction[cell][known])[:7]]
         assert row["precision_at_k"] == pytest.approx(p.up[cell][best].mean())
-        assert row["top_k_return"] == pytest.approx(p.label[cell][best].mean())
+        excess = p.label[cell][best].mean() - p.label[cell][known].mean()
+        assert row["top_k_excess"] == pytest.approx(excess)
 
 
 def test_deviations_and_ratios_agree_with_scipy(random_predictions):

@@ -17,12 +17,16 @@ from stockformer.evaluation.backtest import (
     topk_dropout,
 )
 from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.statistics import estimate
 from stockformer.evaluation.summary import plain
 from stockformer.evaluation.trading import (
     Trading,
     as_json,
+    daily_returns,
     doubled_costs,
+    excess_verdict,
     gaps_of_index,
+    holes,
     lines,
     market_of_prices,
     market_of_returns,
@@ -77,28 +81,71 @@ def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
     assert sum(traded.sectors.values()) + cash == pytest.approx(1)
 
 
-def test_start_dates_are_a_distribution(trading):
+def test_start_dates_are_those_of_a_rebalancing_period(trading):
+    predictions, where = trading
+    assert trade(predictions, where).offsets is None  # each day is a start: nothing to compare
+    slow = replace(where, settings=replace(SETTINGS, rebalance_days=3), offsets=20)
+    offsets = trade(predictions, slow).offsets
+    assert offsets.index.tolist() == [0, 1, 2]
+    for offset in (0, 2):
+        run = topk_dropout(
+            predictions.prediction[:, 0],
+            predictions.signal_dates,
+            where.market,
+            slow.settings,
+            offset=offset,
+        )
+        assert offsets.loc[offset].to_dict() == pytest.approx(figures(run.equity), nan_ok=True)
+    assert len(trade(predictions, replace(slow, offsets=2)).offsets) == 2
+    assert "begun on 3 days of a rebalancing period" in "".join(
+        lines(slow.settings, pd.DataFrame(trade(predictions, slow).figures).T, offsets)
+    )
+
+
+def test_the_excess_over_the_universe_is_tested_by_date(trading):
     predictions, where = trading
     traded = trade(predictions, where)
-    assert traded.offsets["base"].index.tolist() == [0, 1, 2, 3]
-    assert traded.offsets["base"].loc[0].to_dict() == pytest.approx(
-        traded.figures["base"], nan_ok=True
+    equity = traded.ledger.equity
+    assert traded.excess["base"] == estimate(equity["net_return"] - equity["benchmark"])
+    assert traded.excess["doubled_costs"].mean < traded.excess["base"].mean
+    assert daily_returns(predictions, where)["net_return"].equals(equity["net_return"])
+
+
+@pytest.mark.parametrize(
+    ("mean", "days", "words"),
+    [
+        (0.004, 100, ": more than the universe."),
+        (-0.004, 100, ": less than the universe."),
+        (0.0001, 100, ": not told apart from the universe; it takes "),
+        (0.004, 19, " over 19 days, too few to tell."),
+    ],
+)
+def test_what_the_excess_came_to_in_a_sentence(mean, days, words):
+    noise = np.random.default_rng(0).normal(0, 0.005, days)
+    test = estimate(mean + noise - noise.mean())
+    sentence = excess_verdict(test)
+    assert sentence.startswith(
+        f"Traded, after costs, less the equal-weight universe: {mean * 1e4:+.1f} basis points a day"
     )
-    later = topk_dropout(
-        predictions.prediction[:, 0], predictions.signal_dates, where.market, SETTINGS, offset=3
+    assert words in sentence
+
+
+def test_a_hole_in_the_dates_is_named(trading):
+    predictions, where = trading
+    dates = where.market.dates
+    assert holes(predictions, dates) == []
+    known = np.r_[0:4, 7:12]
+    kept = {
+        name: getattr(predictions, name)[known]
+        for name in Predictions.__dataclass_fields__
+        if name != "tickers"
+    }
+    (said,) = holes(replace(predictions, **kept), dates)
+    assert said.startswith(
+        "hole in the test dates: no forecast on 3 market days between 2024-01-04"
     )
-    assert traded.offsets["base"].loc[3, "total_return"] == pytest.approx(
-        figures(later.equity)["total_return"]
-    )
-    row = traded.spread("base").loc["annual_return"]
-    assert row["lowest"] == traded.offsets["base"]["annual_return"].min()
-    assert row["median"] == traded.offsets["base"]["annual_return"].median()
-    assert row["highest"] == traded.offsets["base"]["annual_return"].max()
-    dearer = traded.offsets["doubled_costs"]["total_return"]
-    assert (dearer < traded.offsets["base"]["total_return"]).all()
-    assert (
-        len(trade(predictions, replace(where, offsets=20)).offsets["base"]) == 6
-    )  # half the signals
+    days = trade(replace(predictions, **kept), where).ledger.equity.index
+    assert len(days) == 9
 
 
 def test_the_signal_is_of_the_steps_that_can_still_be_earned(random_predictions, trading):
@@ -208,15 +255,17 @@ def test_what_json_holds_is_what_was_traded(trading):
     traded = trade(predictions, where)
     read = json.loads(json.dumps(plain(as_json(traded)), allow_nan=False))
     assert list(read) == [
-        *("settings", "figures", "benchmarks", "offsets", "sectors", "capacity", "daily"),
+        *("settings", "figures", "excess", "benchmarks", "offsets", "sectors", "capacity"),
+        "daily",
     ]
     assert read["settings"]["k"] == 5
     assert read["figures"]["base"]["index_total_return"] is None
     assert read["figures"]["base"]["annual_return"] == traded.figures["base"]["annual_return"]
     assert read["daily"]["net_return"] == traded.ledger.equity["net_return"].tolist()
     assert read["daily"]["date"][0] == str(predictions.signal_dates[0] + 1)
-    assert [row["offset"] for row in read["offsets"]["list"]] == [0, 1, 2, 3]
-    said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets["base"])
+    assert read["offsets"] is None
+    assert read["excess"]["base"]["mean"] == traded.excess["base"].mean
+    said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets)
     assert f"{traded.figures['base']['total_return']:+.1%}; equal-weight universe" in said[0]
     assert all(len(line) <= 80 for line in said)
 
@@ -239,4 +288,4 @@ def test_signals_that_no_market_day_is_left_for_are_not_traded(trading):
     late = replace(where, settings=replace(where.settings, delay=days_left))
     assert trade(predictions, late) is None
     later = replace(where, settings=replace(where.settings, delay=days_left - 7), offsets=20)
-    assert len(trade(predictions, later).offsets["one_day_later"]) == 3
+    assert len(trade(predictions, later).ledger.equity) == 7

@@ -24,14 +24,14 @@ CONFIG = (
 OVERRIDES = ["seed=0", "paths.data_dir='/data/<old> & new'"]
 
 
-def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
+def some_predictions(dates: int = 25, seed: int = 0) -> Predictions:
     """Two steps, seven stocks, a little skill, a cell in ten masked."""
     random = np.random.default_rng(seed)
     label = random.normal(0, 0.02, (dates, 2, len(TICKERS)))
     valid = random.random(label.shape) > 0.1
     signal_dates = np.datetime64("2024-03-01") + np.arange(dates)
     start = signal_dates[:, None] + np.arange(2)
-    prediction = 0.15 * label + random.normal(0, 0.01, label.shape)
+    prediction = 0.03 * label + random.normal(0, 0.01, label.shape)
     return Predictions(
         signal_dates=signal_dates,
         target_start=start,
@@ -45,6 +45,18 @@ def some_predictions(dates: int = 15, seed: int = 0) -> Predictions:
     )
 
 
+def validation_of(predictions: Predictions) -> Predictions:
+    """As if the first ten test dates had been the validation."""
+    return replace(
+        predictions,
+        **{
+            name: getattr(predictions, name)[:10]
+            for name in Predictions.__dataclass_fields__
+            if name != "tickers"
+        },
+    )
+
+
 def summary(predictions: Predictions) -> Summary:
     """The run's judgement, with two baselines, a market to trade on and an oracle."""
     baselines = {
@@ -55,12 +67,19 @@ def summary(predictions: Predictions) -> Summary:
     returns = np.random.default_rng(1).normal(0, 0.02, (len(dates), len(TICKERS)))
     trading = Trading(
         market_of_returns(dates, TICKERS, returns, fill="close"),
-        Settings(k=2, n_drop=1),
+        Settings(k=2, n_drop=1, rebalance_days=2),
         offsets=3,
         sectors=np.array(["IT", "Oil & gas", "", "IT", "IT", "IT", "<b>"]),
     )
     notes = ["survivorship: M&M & others", "few dates"]
-    judged = summarise(predictions, baselines, trading=trading, notes=notes)
+    judged = summarise(
+        predictions,
+        baselines,
+        trading=trading,
+        notes=notes,
+        validation=validation_of(predictions),
+        targets={"mae": 0.015, "accuracy": 0.52},
+    )
     return replace(judged, oracle_rank_ic=0.5, first_step_rank_ic=0.01, notes=notes)
 
 
@@ -77,10 +96,10 @@ def write_epochs(run: RunDir, epochs: int = 3, rank_ic: float = np.nan) -> None:
 
 def manifest() -> dict[str, object]:
     part = {
-        "samples": 15,
+        "samples": 25,
         "first_signal_date": "2024-03-01",
-        "last_signal_date": "2024-03-15",
-        "last_target_date": "2024-03-17",
+        "last_signal_date": "2024-03-25",
+        "last_target_date": "2024-03-27",
     }
     return {
         "git_commit": "0123abcd+changes",
@@ -104,7 +123,7 @@ def finished_run(
     overrides: Sequence[str] = OVERRIDES,
     rank_ic: float = np.nan,
     seed: int = 0,
-    dates: int = 15,
+    dates: int = 25,
 ) -> Path:
     """A whole run; `age` is how many seconds ago it ended, `rank_ic` its validation's."""
     with RunDir.claim(path) as run:

@@ -198,7 +198,7 @@ def test_any_two_runs_are_compared_as_the_statistics_do(browser: Browser, folder
         chooser.locator("select").nth(0).select_option(a)
         chooser.locator("select").nth(1).select_option(b)
         test = paired_comparison(group.rank_ic[a], group.rank_ic[b], group.horizon)
-        said = f"{a} minus {b}: {test.mean:+.4f} (t {test.t:+.2f}, p {test.p:.3f}, 15 dates)"
+        said = f"{a} minus {b}: {test.mean:+.4f} (t {test.t:+.2f}, p {test.p:.3f}, 25 dates)"
         assert said in (verdict.text_content() or "")
     sums = visit.page.evaluate("document.querySelector('.own-plot').data.map((t) => t.y.at(-1))")
     expected = [group.rank_ic[name].sum() for name in ("2", "0")]

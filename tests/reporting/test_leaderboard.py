@@ -75,7 +75,7 @@ def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
     (group,) = json.loads(section.pairs, parse_constant=pytest.fail)
     assert group["runs"] == ["1", "0", "2"]
     assert [len(group[name]) for name in ("mean", "n", "t", "p")] == [3] * 4
-    assert len(group["rank_ic"][0]) == len(group["dates"]) == 15
+    assert len(group["rank_ic"][0]) == len(group["dates"]) == 25
 
 
 def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
     (row,) = section.tables[0].rows
     assert row[1:3] == ("3", "1")
     assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-1])
-    assert "taken on the test dates" in section.remarks[1]
+    assert "on the validation dates, where the pick is made" in section.remarks[0]
 
 
 def test_a_folder_in_which_nothing_was_completed_says_so(tmp_path: Path) -> None:

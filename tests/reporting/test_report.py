@@ -57,15 +57,19 @@ def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
         *("Best and worst", "Training", "Data", "Origin"),
     ]
     names = page.texts["th"]
-    assert {"model", "zero return", "reversal 1 day", "test accuracy > 0.52"} <= set(names)
+    assert {"its own", "model's lead", "best constant, known afterwards"} <= set(names)
+    assert {"model", "zero return", "1-day reversal", "test accuracy > 0.52"} <= set(names)
     assert "top minus bottom fifth" in names
     cells = page.texts["td"]
     assert any(re.fullmatch(r"[+-]\d\.\d{4}", cell) for cell in cells)
     assert "nan" not in " ".join(cells).lower()
     assert {"met", "not met"} & set(cells)
     remarks = page.texts["li"]
-    assert "oracle" in remarks[0]
-    assert remarks[1:3] == ["survivorship: M&M & others", "few dates"]
+    assert remarks[0].startswith("As level forecasts: MAE ")
+    assert remarks[1].startswith("Traded, after costs, less the equal-weight universe: ")
+    assert remarks[2].startswith("Baselines that rank: 1-day reversal. Constants: ")
+    assert "oracle" in remarks[3]
+    assert remarks[4:6] == ["survivorship: M&M & others", "few dates"]
     assert remarks[-2:] == ["survivorship: M&M & others", "contaminated"]
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from reporting.run_folder import failed_run, finished_run, some_predictions, summary
 
@@ -19,8 +20,17 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert run.evaluation is not None
     assert run.evaluation.verdict == run.headline == written.verdict
     assert run.evaluation.model["mae"] == written.scores["mae"]
-    assert list(run.evaluation.table.index) == ["model", "zero_return", "reversal_1_day"]
+    assert list(run.evaluation.table.index) == [
+        *("model", "zero_return", "reversal_1_day", "best_constant"),
+    ]
     assert math.isnan(run.evaluation.table.loc["zero_return", "rank_ic"])
+    assert run.evaluation.sentences == tuple(written.sentences)
+    assert run.evaluation.traded is not None
+    assert written.traded is not None
+    assert run.evaluation.traded.excess == written.traded.excess
+    pd.testing.assert_frame_equal(
+        run.evaluation.validation, written.validation, check_freq=False, check_index_type=False
+    )
     assert run.evaluation.oracle_rank_ic == 0.5
     assert run.metrics is not None
     assert list(run.metrics.index) == [1, 2, 3]
@@ -80,7 +90,7 @@ def test_columns_nobody_knows_are_passed_over() -> None:
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n1,2,3,oops\n", "oops"),
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n", "no epoch"),
         ("evaluation.json", '{"version": 99', "delimiter"),
-        ("evaluation.json", '{"version": 2}', "without epoch"),
+        ("evaluation.json", '{"version": 3}', "without epoch"),
         ("predictions.parquet", b"PAR1 junk", "arquet"),
     ],
 )
@@ -102,7 +112,7 @@ def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) ->
     file = folder / "evaluation.json"
     data = json.loads(file.read_text())
     for change, reason in (
-        ({"version": 1}, "version 1, but this code reads 2"),
+        ({"version": 2}, "version 2, but this code reads 3"),
         ({"table": [{"mae": 1}]}, "without name"),
         ({"targets": [{"value": 1}]}, "without name"),
         ({"model": {"mae": "low"}}, "low"),

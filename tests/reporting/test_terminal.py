@@ -23,11 +23,11 @@ def shown(path: Path, color: bool = False) -> str:
 def test_the_table_fits_and_nothing_is_cut(tmp_path: Path) -> None:
     lines = shown(finished_run(tmp_path / "run")).splitlines()
     assert lines[0].startswith("The model ")
-    table = [line for line in lines if line.startswith(("model", "zero return", "reversal"))]
+    table = [line for line in lines if line.startswith(("model", "zero return", "1-day reversal"))]
     assert len(table) == 3
     assert len({len(line.rstrip()) for line in table}) <= 2  # the model has no MAE p
     assert all(len(line) <= 80 and "…" not in line for line in table)
-    assert any(line.startswith("target test MAE < 0.015: ") for line in lines)
+    assert any(line.startswith("project target, test MAE < 0.015: ") for line in lines)
     assert "note: survivorship: M&M & others" in lines
 
 

@@ -80,11 +80,11 @@ def test_runs_on_other_dates_are_another_group(tmp_path: Path) -> None:
         finished_run(tmp_path / name, rank_ic=0.1)
     other = finished_run(tmp_path / "c", rank_ic=0.2)
     manifest = other / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("2024-03-15", "2024-03-14"))
+    manifest.write_text(manifest.read_text().replace("2024-03-25", "2024-03-24"))
     first, second = trials.read_trials(tmp_path).groups
     assert (first.runs, second.runs) == (["a", "b"], ["c"])
     assert first.horizon == 2
-    assert "2024-03-14" in second.label
+    assert "2024-03-24" in second.label
 
 
 def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
     (group,) = found.groups
     assert list(found.completed) == group.runs == ["b", "a", "both"]
     assert list(trials.tried(found, group).index) == ["b", "a"]
-    chance = trials.luck(group, trials.tried(found, group))
-    assert chance is not None
-    assert chance.trials == 2
+    bias = trials.selection_bias(found, group)
+    assert bias is not None
+    assert bias.trials == 2
     row = leaderboard.board(found, tmp_path).rows[-1]
     assert row[0] == "both"
     assert "ensemble" in row
@@ -133,15 +133,51 @@ def test_all_pairs_at_once_are_the_pairs_one_by_one(horizon: int) -> None:
             assert test[name] == pytest.approx(getattr(expected, name), nan_ok=True, rel=1e-9)
 
 
-def test_the_picks_luck_is_measured_over_all_trials(some_trials: trials.Trials) -> None:
+def test_the_pick_is_deflated_by_the_validation_excess_of_all_trials(
+    some_trials: trials.Trials,
+) -> None:
     (group,) = some_trials.groups
-    found = trials.luck(group, some_trials.score)
+    found = trials.selection_bias(some_trials, group)
     assert found is not None
     assert (found.trials, found.picked) == (3, "1")
-    sharpes = group.returns.apply(sharpe_ratio)
-    assert found.sharpe == sharpes["1"]
-    assert found.deflated == deflated_sharpe_ratio(group.returns["1"], sharpes.to_numpy())
+    excess = {}
+    for name, run in some_trials.completed.items():
+        assert run.evaluation is not None
+        returns = run.evaluation.validation
+        assert returns is not None
+        excess[name] = returns["net_return"] - returns["benchmark"]
+    sharpes = np.array([sharpe_ratio(series) for series in excess.values()])
+    assert found.sharpe == sharpe_ratio(excess["1"])
+    assert found.deflated == deflated_sharpe_ratio(excess["1"], sharpes)
     assert found.expected_maximum > 0
+
+
+def test_an_edited_target_does_not_make_fewer_trials(tmp_path: Path) -> None:
+    """Four runs, two with another target: two groups, each the pick of four."""
+    for number in range(4):
+        folder = finished_run(tmp_path / str(number), rank_ic=0.1 * number, seed=number)
+        if number > 1:
+            config = folder / "config.yaml"
+            config.write_text(config.read_text().replace("offset: 0", "offset: 1"))
+    found = trials.read_trials(tmp_path)
+    biases = [trials.selection_bias(found, group) for group in found.groups]
+    assert [bias and bias.trials for bias in biases] == [4, 4]
+    assert len({bias.expected_maximum for bias in biases if bias}) == 1
+
+
+def test_a_rising_universe_does_not_make_noise_look_skilled() -> None:
+    """Noise over a universe that rises: against zero the best looks skilled, against it never."""
+    random = np.random.default_rng(0)
+    universe = random.normal(0.002, 0.005, 250)
+    over = {"absolute": 0, "excess": 0}
+    for _ in range(50):
+        picks = random.normal(0, 0.003, (10, 250))
+        for name, base in (("absolute", universe), ("excess", 0.0)):
+            sharpes = np.array([sharpe_ratio(one + base) for one in picks])
+            best = picks[np.argmax(sharpes)] + base
+            over[name] += deflated_sharpe_ratio(best, sharpes) > 0.95
+    assert over["absolute"] > 40
+    assert over["excess"] <= 2
 
 
 def test_importance_finds_the_setting_that_matters_and_no_other() -> None:

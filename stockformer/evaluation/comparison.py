@@ -1,0 +1,282 @@
+"""The model beside its baselines, and the sentences that follow from it.
+
+Ranking (rank IC) is compared with baselines that rank, level forecasts (MAE, accuracy, Brier score)
+with constants: a drift that all stocks share is no skill at telling them apart. A lead is positive
+where the model is better, whatever the metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from stockformer.evaluation.baselines import CONSTANTS, STRONGEST
+from stockformer.evaluation.metrics import Predictions, daily
+from stockformer.evaluation.statistics import FEWEST_DATES, Estimate, estimate
+
+BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1, "brier": -1}
+"""The compared metrics; 1 where more is better, -1 where less is."""
+
+NAMES = {"rank_ic": "rank IC", "mae": "MAE", "accuracy": "accuracy", "brier": "Brier score"}
+FORMATS = {"rank_ic": "+.4f", "mae": ".5f", "accuracy": ".3f", "brier": ".4f"}
+
+OWN_CONSTANTS = {
+    "mae": ("zero_return", "training_mean"),
+    "accuracy": ("always_up", "majority_class"),
+    "brier": ("training_mean",),
+}
+"""The constants that each level metric is compared with, beside the best in hindsight."""
+
+HINDSIGHT = "best_constant"
+LABELS = {
+    "reversal_1_day": "1-day reversal",
+    "reversal_5_day": "5-day reversal",
+    "momentum_20_day": "20-day momentum",
+    "lightgbm": "LightGBM",
+    HINDSIGHT: "best constant, known afterwards",
+}
+
+FEW_TOO_GOOD = 0.5
+"""The same of the mean rank IC of a few dates, which luck alone can carry over the usual limit."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model and its baselines on the same dates and cells.
+
+    values: mean over dates of each of `BETTER`, a row a contestant: "model", the baselines, and
+    `HINDSIGHT`; NaN where a contestant ranks nothing. own: the model's rank IC against zero.
+    leads: by metric and baseline, the paired daily lead of the model; none in rank IC over a
+    baseline that ranks nothing. n_dates: test dates; n_stocks: valid ones a date, on average.
+    """
+
+    values: pd.DataFrame
+    own: Estimate
+    leads: Mapping[str, Mapping[str, Estimate]]
+    n_dates: int
+    n_stocks: float
+
+    def table(self) -> pd.DataFrame:
+        """`values` with the leads beside them.
+
+        For each metric its mean, and `_lead`, `_lower`, `_upper`, `_t`, `_p` of the model's lead
+        over the row; in the model's own row those but the lead are of its rank IC against zero.
+        """
+        columns: dict[str, pd.Series] = {}
+        tests = {"lower": "lower", "upper": "upper", "t": "t", "p": "p"}
+        for metric, leads in self.leads.items():
+            columns[metric] = self.values[metric]
+            rows = {"lead": {name: lead.mean for name, lead in leads.items()}}
+            for column, field in tests.items():
+                rows[column] = {name: getattr(lead, field) for name, lead in leads.items()}
+                if metric == "rank_ic":
+                    rows[column]["model"] = getattr(self.own, field)
+            for column, cells in rows.items():
+                columns[f"{metric}_{column}"] = pd.Series(cells, dtype=float)
+        return pd.DataFrame(columns, index=self.values.index)
+
+
+def compare(model: Predictions, baselines: Mapping[str, Predictions]) -> Comparison:
+    """Every contestant's daily metrics, and the model's daily lead over each, tested."""
+    rivals = {**baselines, HINDSIGHT: best_constant(model)}
+    return compare_days(daily(model), {n: daily(p) for n, p in rivals.items()}, model.horizon)
+
+
+def compare_days(own: pd.DataFrame, rivals: Mapping[str, pd.DataFrame], horizon: int) -> Comparison:
+    """`compare` of `metrics.daily` of the model and of its rivals on the same dates."""
+    days = {"model": own, **rivals}
+    leads = {
+        metric: {
+            name: estimate(sign * (own[metric] - frame[metric]), horizon)
+            for name, frame in days.items()
+            if name != "model" and frame[metric].notna().any()
+        }
+        for metric, sign in BETTER.items()
+    }
+    return Comparison(
+        values=pd.DataFrame({name: frame[list(BETTER)].mean() for name, frame in days.items()}).T,
+        own=estimate(own["rank_ic"], horizon),
+        leads=leads,
+        n_dates=int((own["n_valid"] > 0).sum()),
+        n_stocks=float(own["n_valid"].mean()),
+    )
+
+
+def best_constant(model: Predictions) -> Predictions:
+    """The one return and the one probability of "up" that fit these very test dates best.
+
+    The median return and the share of "up", each date weighing the same: no other constant has a
+    lower MAE or Brier score or a higher accuracy. Nobody could have known it, so a constant or a
+    drift never beats it by luck; what beats it knew something.
+    """
+    cells = model.valid.sum(axis=2, keepdims=True)
+    steps = np.maximum((cells > 0).sum(axis=1, keepdims=True), 1)
+    weights = np.where(model.valid, 1 / np.maximum(cells * steps, 1), 0.0)[model.valid]
+    label, up = model.label[model.valid], model.up[model.valid]
+    if not len(label):
+        return replace(model, prediction=np.zeros_like(model.prediction))
+    order = np.argsort(label)
+    half = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
+    median = label[order][min(int(half), len(label) - 1)]
+    return replace(
+        model,
+        prediction=np.full_like(model.prediction, median),
+        probability=np.full_like(model.probability, np.average(up, weights=weights)),
+    )
+
+
+def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
+    """The headline: does the model tell stocks apart, better than chance and than every ranker.
+
+    A claim needs a rank IC above zero (p under 0.05) and a paired lead with p under 0.05 over each
+    baseline that ranks. lightgbm_missing: why the usually strongest was not run, if it was not.
+    """
+    own, leads = comparison.own, comparison.leads["rank_ic"]
+    if own.n == 0:
+        return "The model ranks nothing: it gives all stocks of a date the same forecast."
+    value = format(own.mean, FORMATS["rank_ic"])
+    without = ""
+    if STRONGEST not in leads and lightgbm_missing:
+        without = f" LightGBM, usually the strongest baseline, was not run ({lightgbm_missing})."
+    if own.few:
+        few = f"rank IC {value} over {_dates(own.n)}; {_detectable(comparison)}"
+        return f"Too few dates to tell: {few}."
+    known = f"rank IC {value}, {_p(own.p)}"
+    skill = {
+        1: f"The model ranks stocks better than chance ({known})",
+        0: f"The model shows no skill in ranking ({known})",
+        -1: f"The model ranks stocks worse than chance ({known})",
+    }[own.sign]
+    if not leads:
+        return f"{skill}. No baseline that ranks was run.{without}"
+    rivals = {name: float(comparison.values["rank_ic"][name]) for name in leads}
+    unbeaten = [name for name, lead in leads.items() if lead.sign < 1]
+    if own.sign == 1 and not unbeaten:
+        best = max(rivals, key=rivals.__getitem__)
+        return (
+            f"{skill} and than every baseline tested ({len(leads)}): "
+            f"{_lead(comparison, 'rank_ic', best)}.{without}"
+        )
+    best = max(unbeaten or rivals, key=rivals.__getitem__)
+    relation = {
+        1: "though better than",
+        0: "and not better than" if own.sign < 1 else "but not better than",
+        -1: "and is significantly worse than" if own.sign < 1 else "but significantly worse than",
+    }[leads[best].sign]
+    told = f"{skill} {relation} {_lead(comparison, 'rank_ic', best)}"
+    if own.sign == 0:
+        told += f"; {_detectable(comparison)}"
+    return f"{told}.{without}"
+
+
+def levels(comparison: Comparison) -> str:
+    """How near the forecasts come in size and class, each metric against its own constants.
+
+    Beating means a paired lead with p under 0.05 over each of them, the best in hindsight included;
+    worse means the same the other way about against the best that was known before. Empty where
+    dates are too few to tell.
+    """
+    if comparison.n_dates < FEWEST_DATES:
+        return ""
+    told = [_level(comparison, metric, names) for metric, names in OWN_CONSTANTS.items()]
+    return f"As level forecasts: {'; '.join(told)}."
+
+
+def tested(comparison: Comparison) -> str:
+    """Which baselines the comparison was with, by name."""
+    rankers = [label(name) for name in comparison.leads["rank_ic"]]
+    constants = [label(n) for n in (*CONSTANTS, HINDSIGHT) if n in comparison.values.index]
+    return (
+        f"Baselines that rank: {', '.join(rankers) or 'none'}. Constants: {', '.join(constants)}."
+    )
+
+
+def leak_warnings(comparison: Comparison, limit: float, suspects: Sequence[str]) -> list[str]:
+    """Figures over what honest daily forecasts reach: a leak until shown otherwise.
+
+    limit: of the rank IC. That of the lead in accuracy over the best constant is half of it: normal
+    variables of correlation r agree in sign 1/2 + asin(r) / pi of the time. suspects: what is known
+    already of single factors, sentences.
+    """
+    found = []
+    own, leads = comparison.own, comparison.leads
+    if own.mean > (FEW_TOO_GOOD if own.few else limit) and (own.few or own.sign == 1):
+        found.append(
+            f"Too good to be true: a rank IC of {own.mean:.3f}, over {limit:.2g}, is a leaked "
+            "label until shown otherwise."
+        )
+    accuracy = leads["accuracy"].get(HINDSIGHT)
+    if accuracy is not None and accuracy.mean > limit / 2 and accuracy.sign == 1:
+        found.append(
+            f"Too good to be true: an accuracy {accuracy.mean:.3f} above the best constant's is a "
+            "leaked label until shown otherwise."
+        )
+    for name, value in comparison.values["rank_ic"].drop("model").items():
+        if value > limit and comparison.n_dates >= FEWEST_DATES:
+            found.append(
+                f"Likely leak in the data: {label(str(name))} alone has a rank IC of {value:.3f}, "
+                f"over {limit:.2g}."
+            )
+    return [*found, *suspects]
+
+
+def label(name: str) -> str:
+    """A contestant as it is called in a sentence."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def _level(comparison: Comparison, metric: str, names: Sequence[str]) -> str:
+    leads, values = comparison.leads[metric], comparison.values[metric]
+    before = [name for name in names if name in leads]
+    if all(leads[name].sign == 1 for name in (*before, HINDSIGHT)):
+        best, relation = HINDSIGHT, "beats"
+    else:
+        unbeaten = [name for name in before if leads[name].sign < 1] or [HINDSIGHT]
+        best = max(unbeaten, key=lambda name: BETTER[metric] * values[name])
+        relation = "is significantly worse than" if leads[best].sign < 0 else "does not beat"
+    form = FORMATS[metric]
+    value, other = (format(values[name], form) for name in ("model", best))
+    return (
+        f"{NAMES[metric]} {value} {relation} {other} of {_article(best)}{label(best)} "
+        f"({_p(leads[best].p)})"
+    )
+
+
+def _article(name: str) -> str:
+    return "the " if name in ("training_mean", "majority_class", HINDSIGHT) else ""
+
+
+def _lead(comparison: Comparison, metric: str, name: str) -> str:
+    """A rival with its value, and the model's lead over it."""
+    lead, form = comparison.leads[metric][name], FORMATS[metric]
+    mean, lower, upper = (_signed(x, form) for x in (lead.mean, lead.lower, lead.upper))
+    return (
+        f"{label(name)} with {format(comparison.values[metric][name], form)} (lead {mean}, 95 % "
+        f"interval {lower} to {upper}, {_p(lead.p)})"
+    )
+
+
+def _signed(value: float, form: str) -> str:
+    told = format(value, form)
+    return told if told.strip("+-0.") else told.replace("-", "+")  # a zero has no sign
+
+
+def _detectable(comparison: Comparison) -> str:
+    """The smallest rank IC these dates can show; that of N unrelated stocks deviates by itself."""
+    own = comparison.own
+    effect = own.detectable(1 / math.sqrt(max(comparison.n_stocks - 1, 1)))
+    if not effect < 1:
+        return f"{_dates(own.n)} can show no rank IC, however large"
+    return f"{_dates(own.n)} can show a rank IC of {effect:.3f} or more"
+
+
+def _dates(n: int) -> str:
+    return f"{n} date{'' if n == 1 else 's'}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
