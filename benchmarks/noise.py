@@ -30,7 +30,7 @@ from stockformer.evaluation.comparison import (
     levels,
     verdict,
 )
-from stockformer.evaluation.metrics import Predictions, daily, join
+from stockformer.evaluation.metrics import Predictions, daily, join, rank_stability
 from stockformer.evaluation.statistics import (
     deflated_sharpe_ratio,
     estimate,
@@ -140,7 +140,9 @@ def forecasts(window: Window, kind: Forecast, seed: int) -> Predictions:
 
 def claims(window: Window, predictions: Predictions, days: dict[str, pd.DataFrame]) -> list[bool]:
     """Whether verdict, level forecasts and trading claim skill."""
-    compared = compare_days(daily(predictions), days, predictions.horizon)
+    compared = compare_days(
+        daily(predictions), days, predictions.horizon, rank_stability(predictions).mean()
+    )
     said = [verdict(compared), levels(compared), traded(window, predictions, compared)]
     return [words in sentence for words, sentence in zip(CLAIMS, said, strict=True)]
 

@@ -26,7 +26,7 @@ def test_the_newest_run_of_both_trees_is_the_default(command: Command, tmp_path:
     assert status == 0, output
     assert reports(tmp_path) == [newest / "report.html"]
     assert output.startswith("The model ")
-    assert "reversal 1 day" in output
+    assert "1-day reversal" in output
     assert output.splitlines()[-1] == f"report: {newest.relative_to(tmp_path)}/report.html"
 
 

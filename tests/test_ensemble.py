@@ -47,7 +47,8 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     # The baselines of each fold learn from its own training days.
     judged, parts = (evaluation(tmp_path / name) for name in ("whole", "sweep/0"))
     other = evaluation(tmp_path / "sweep/2")
-    for row, one, two in zip(judged["table"][1:], parts["table"][1:], other["table"][1:]):
+    # All but the last: the constant that fits best fits the whole.
+    for row, one, two in zip(judged["table"][1:-1], parts["table"][1:-1], other["table"][1:-1]):
         assert row["mae"] == pytest.approx((one["mae"] + two["mae"]) / 2), row["name"]
     ic = by_date(predictions_from(whole))["rank_ic"]
     assert judged["model"]["rank_ic"] == pytest.approx(ic.mean())

@@ -105,7 +105,8 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(
         experiment.train(run, [])
     epoch = [(True, False)] * len(experiment.loader("train"))
     epoch += [(False, True)] * len(experiment.loader("validation"))
-    assert modes == 2 * epoch + [(False, True)] * len(experiment.loader("test"))
+    judged = len(experiment.loader("validation")) + len(experiment.loader("test"))
+    assert modes == 2 * epoch + [(False, True)] * judged
 
 
 def test_the_gradient_is_clipped_to_its_norm(phase5_files: Phase5Files, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.baselines import CONSTANTS, STRONGEST
-from stockformer.evaluation.metrics import Predictions, daily
+from stockformer.evaluation.metrics import Predictions, daily, rank_stability
 from stockformer.evaluation.statistics import FEWEST_DATES, Estimate, estimate
 
 BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1, "brier": -1}
@@ -43,6 +43,9 @@ LABELS = {
 FEW_TOO_GOOD = 0.5
 """The same of the mean rank IC of a few dates, which luck alone can carry over the usual limit."""
 
+FEWEST_RANKINGS = 3
+"""Below so many separate rankings nothing is concluded: dates that repeat one are no evidence."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -52,6 +55,8 @@ class Comparison:
     `HINDSIGHT`; NaN where a contestant ranks nothing. own: the model's rank IC against zero.
     leads: by metric and baseline, the paired daily lead of the model; none in rank IC over a
     baseline that ranks nothing. n_dates: test dates; n_stocks: valid ones a date, on average.
+    stability: mean of `metrics.rank_stability` of the model, NaN where
+    it has none.
     """
 
     values: pd.DataFrame
@@ -59,6 +64,17 @@ class Comparison:
     leads: Mapping[str, Mapping[str, Estimate]]
     n_dates: int
     n_stocks: float
+    stability: float
+
+    @property
+    def n_rankings(self) -> float:
+        """About how many separate rankings the dates amount to: n (1 - r) / (1 + r).
+
+        As of a first-order autoregression of correlation r, the stability. Scores that each stock
+        keeps for good are one ranking, whatever the number of dates.
+        """
+        r = min(max(np.nan_to_num(self.stability), 0.0), 1.0)
+        return self.own.n * (1 - r) / (1 + r)
 
     def table(self) -> pd.DataFrame:
         """`values` with the leads beside them.
@@ -83,10 +99,13 @@ class Comparison:
 def compare(model: Predictions, baselines: Mapping[str, Predictions]) -> Comparison:
     """Every contestant's daily metrics, and the model's daily lead over each, tested."""
     rivals = {**baselines, HINDSIGHT: best_constant(model)}
-    return compare_days(daily(model), {n: daily(p) for n, p in rivals.items()}, model.horizon)
+    days = {name: daily(predictions) for name, predictions in rivals.items()}
+    return compare_days(daily(model), days, model.horizon, rank_stability(model).mean())
 
 
-def compare_days(own: pd.DataFrame, rivals: Mapping[str, pd.DataFrame], horizon: int) -> Comparison:
+def compare_days(
+    own: pd.DataFrame, rivals: Mapping[str, pd.DataFrame], horizon: int, stability: float
+) -> Comparison:
     """`compare` of `metrics.daily` of the model and of its rivals on the same dates."""
     days = {"model": own, **rivals}
     leads = {
@@ -103,6 +122,7 @@ def compare_days(own: pd.DataFrame, rivals: Mapping[str, pd.DataFrame], horizon:
         leads=leads,
         n_dates=int((own["n_valid"] > 0).sum()),
         n_stocks=float(own["n_valid"].mean()),
+        stability=stability,
     )
 
 
@@ -146,6 +166,12 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
         few = f"rank IC {value} over {_dates(own.n)}; {_detectable(comparison)}"
         return f"Too few dates to tell: {few}."
     known = f"rank IC {value}, {_p(own.p)}"
+    if own.sign == 1 and comparison.n_rankings < FEWEST_RANKINGS:
+        return (
+            f"Too few separate rankings to tell ({known}): the order of the stocks hardly changes "
+            f"from date to date (rank correlation {comparison.stability:.2f}), so {_dates(own.n)} "
+            f"are about {max(comparison.n_rankings, 1):.0f} of them."
+        )
     skill = {
         1: f"The model ranks stocks better than chance ({known})",
         0: f"The model shows no skill in ranking ({known})",
@@ -164,7 +190,9 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
     best = max(unbeaten or rivals, key=rivals.__getitem__)
     relation = {
         1: "though better than",
-        0: "and not better than" if own.sign < 1 else "but not better than",
+        0: "and not significantly better than"
+        if own.sign < 1
+        else "but not significantly better than",
         -1: "and is significantly worse than" if own.sign < 1 else "but significantly worse than",
     }[leads[best].sign]
     told = f"{skill} {relation} {_lead(comparison, 'rank_ic', best)}"

@@ -180,6 +180,23 @@ def score(predictions: Predictions, k: int = 10, quantiles: int = 5) -> dict[str
     return scores
 
 
+def rank_stability(predictions: Predictions) -> pd.Series:
+    """Rank correlation of a date's forecasts with the date before's, by signal date.
+
+    Over the stocks valid on both, averaged over the steps; NaN on the first date, and where
+    forecasts are all the same. At 1 the order of the stocks never changes.
+    """
+    both = predictions.valid[1:] & predictions.valid[:-1]
+    before, after = (
+        _ranks(np.where(both, predictions.prediction[days], np.nan))
+        for days in (slice(None, -1), slice(1, None))
+    )
+    correlation = _correlation(before, after, both)
+    by_date = _mean(correlation, np.isfinite(correlation))
+    dates = pd.Index(predictions.signal_dates, name="signal_date")
+    return pd.Series(np.concatenate([[np.nan], by_date]), index=dates)
+
+
 def calibration(predictions: Predictions, bins: int = 10) -> pd.DataFrame:
     """How often "up" came true where it was given a probability, in bins of equal width.
 

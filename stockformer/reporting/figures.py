@@ -165,7 +165,7 @@ def quantiles_cumulated(days: pd.DataFrame) -> go.Figure:
 
 
 def stability_by_day(correlation: pd.Series) -> go.Figure:
-    """How alike a day's ranking is to the one before. correlation: `forecasts.rank_stability`."""
+    """How alike a day's ranking is to the one before. correlation: `metrics.rank_stability`."""
     figure = dated(correlation.index, "rank correlation (to date before)")
     figure.add_scatter(
         x=correlation.index.to_numpy(),

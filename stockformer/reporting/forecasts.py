@@ -52,16 +52,3 @@ def rank_ic_by_stock(cells: pd.DataFrame) -> pd.DataFrame:
         label=("label", "mean"),
     )
     return table.sort_values(["contribution"], ascending=False, kind="stable")
-
-
-def rank_stability(cells: pd.DataFrame) -> pd.Series:
-    """Rank correlation of a date's first-step forecasts with the date before's, by signal date.
-
-    Over the stocks scored on both; NaN on the first date, and where forecasts are all the same.
-    """
-    first = cells[cells["step"] == cells["step"].min()]
-    wide = first.pivot(index="signal_date", columns="ticker", values="prediction")
-    before = wide.shift()
-    both = wide.notna() & before.notna()
-    now, then = (frame.where(both).rank(axis=1) for frame in (wide, before))
-    return now.corrwith(then, axis=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stockformer.evaluation.metrics import calibration, daily
+from stockformer.evaluation.metrics import calibration, daily, rank_stability
 from stockformer.evaluation.statistics import FEW_DATES
 from stockformer.reporting import figures, forecasts, tables
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
@@ -139,7 +139,7 @@ def forecasts_taken_apart(run: RecordedRun) -> Section:
             ),
             Plot(
                 "Stability of the ranking",
-                figures.stability_by_day(forecasts.rank_stability(cells)),
+                figures.stability_by_day(rank_stability(predictions)),
                 "At 1 the order of the stocks stays; the lower, the more must be traded.",
             ),
         ],

@@ -71,7 +71,7 @@ def test_neither_drift_nor_luck_is_called_skill(market):
         model = forecast(dates, noise(dates, seed) + drift)
         if seed % 2:
             model = replace(model, probability=np.full_like(model.probability, 0.992))
-        compared = compare_days(daily(model), days, model.horizon)
+        compared = compare_days(daily(model), days, model.horizon, 0.0)
         said = f"{verdict(compared)} {levels(compared)}"
         claimed += any(words in said for words in CLAIMS)
     assert claimed <= 3
@@ -123,10 +123,10 @@ def test_a_lead_is_positive_where_the_model_is_better(market):
     [
         (0.1, 0.3, "better than chance (rank IC"),
         (0.1, 0.3, "but significantly worse than ridge with"),
-        (0.1, 0.1, "but not better than ridge with"),
+        (0.1, 0.1, "but not significantly better than ridge with"),
         (0.0, 0.3, "shows no skill in ranking (rank IC"),
         (0.0, 0.3, "and is significantly worse than ridge"),
-        (0.0, 0.0, "and not better than"),
+        (0.0, 0.0, "and not significantly better than"),
         (0.0, 0.0, "60 dates can show a rank IC of 0.0"),
         (-0.1, 0.0, "worse than chance"),
     ],
@@ -136,6 +136,17 @@ def test_not_better_and_worse_are_different_sentences(market, weight, rival, wor
     model = forecast(dates, weight * dates.label + noise(dates, 1))
     others = rivals(dates) | {"ridge": forecast(dates, rival * dates.label + noise(dates, 2))}
     assert words in verdict(compare(model, others))
+
+
+def test_dates_that_repeat_one_ranking_are_no_evidence(market):
+    """Scores that stocks keep: a stock's own drift over the sample would pass for skill."""
+    dates = market()
+    kept = np.broadcast_to(dates.label.mean(axis=0), dates.label.shape)
+    sentence = verdict(compare(forecast(dates, kept), rivals(dates)))
+    assert sentence.startswith("Too few separate rankings to tell (rank IC +0.")
+    assert "(rank correlation 1.00), so 60 dates are about 1 of them" in sentence
+    changing = forecast(dates, kept + noise(dates, 1))
+    assert verdict(compare(changing, rivals(dates))).startswith("The model ranks stocks better")
 
 
 @pytest.mark.parametrize("dates", [1, 2, 19])

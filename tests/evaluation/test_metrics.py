@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from stockformer.evaluation.metrics import by_date, calibration, daily, join, score
+from stockformer.evaluation.metrics import by_date, calibration, daily, join, rank_stability, score
 
 
 def test_hand_worked_date(predictions):
@@ -187,6 +187,16 @@ def test_precision_and_return_of_the_highest_agree_with_sorting(random_predictio
         assert row["precision_at_k"] == pytest.approx(p.up[cell][best].mean())
         excess = p.label[cell][best].mean() - p.label[cell][known].mean()
         assert row["top_k_excess"] == pytest.approx(excess)
+
+
+def test_rank_stability_compares_a_ranking_with_the_date_before(random_predictions, predictions):
+    forecast = np.array([[1, 2, 3], [10, 20, 90], [3, 2, 1], [5, 5, 5]], float)[:, None]
+    stability = rank_stability(predictions(forecast, np.zeros_like(forecast)))
+    np.testing.assert_allclose(stability, [np.nan, 1, -1, np.nan])
+    p = random_predictions(dates=2, steps=1)
+    both = p.valid[:, 0].all(axis=0)
+    expected = stats.spearmanr(*p.prediction[:, 0, both]).statistic
+    assert rank_stability(p).iloc[1] == pytest.approx(expected)
 
 
 def test_deviations_and_ratios_agree_with_scipy(random_predictions):

@@ -48,10 +48,3 @@ def test_the_stocks_shares_add_up_to_the_mean_rank_ic(seed: int) -> None:
     assert table["contribution"].sum() == pytest.approx(score(predictions)["rank_ic"], abs=1e-12)
     assert table["cells"].sum() == frame["valid"].sum()
     assert table["contribution"].is_monotonic_decreasing
-
-
-def test_stability_compares_a_ranking_with_the_date_before() -> None:
-    stability = forecasts.rank_stability(
-        cells([[1, 2, 3], [10, 20, 90], [3, 2, 1], [5, 5, 5]], np.zeros((4, 3)).tolist())
-    )
-    np.testing.assert_allclose(stability, [np.nan, 1, -1, np.nan])
