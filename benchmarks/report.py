@@ -71,7 +71,7 @@ def write_run(folder: Path, number: int) -> None:
     forecast = predictions(skill, random)
     zero = replace(forecast, prediction=np.zeros_like(forecast.prediction))
     market = market_of_returns(DATES, TICKERS, RETURNS, fill="close")
-    trading = Trading(market, Settings(k=20, n_drop=4), offsets=2)
+    trading = Trading(market, Settings(k=20, n_drop=4, rebalance_days=2))
     overrides = [f"optimizer.lr={rate}", f"model.dropout={dropout}", f"model.width={width}"]
     with RunDir.claim(folder) as run:
         config = CONFIG.format(seed=number, rate=rate, dropout=dropout, width=width)

@@ -81,6 +81,22 @@ def test_an_average_is_a_run_that_is_found_as_the_newest(
     np.testing.assert_array_equal(whole["up"], predictions(tmp_path / "sweep/0")["up"])
 
 
+def test_a_hole_between_folds_is_named_and_not_traded_through(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    train("-m", *ONE_EPOCH, *FOLDS, "split.fold=0,2", "hydra.sweep.dir=sweep")
+    status, output = command("analyze", "ensemble=sweep", "into=whole")
+    assert status == 0, output
+    folds = [pd.unique(predictions(tmp_path / "sweep" / name)["signal_date"]) for name in "01"]
+    last, first = (str(date)[:10] for date in (folds[0][-1], folds[1][0]))
+    said = f"hole in the test dates: no forecast on 10 market days between {last} and {first}"
+    assert said in output
+    days = evaluation(tmp_path / "whole")["backtest"]["daily"]["date"]
+    assert len(days) == 20
+    equity = pd.read_csv(tmp_path / "whole/equity.csv", index_col="date")
+    assert equity["n_held"].iloc[9] == 0
+
+
 def test_what_does_not_go_together_is_named(
     train: Command, command: Command, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from small_data import Phase5Files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stockformer.evaluation.backtest import Backtest, Settings, largest_imbalance
+from stockformer.evaluation.comparison import label
 
 Train = Callable[..., tuple[int, str]]
 
@@ -68,9 +69,11 @@ def test_the_closing_table_sets_the_model_beside_the_baselines(
     names = [row["name"] for row in evaluation["table"]]
     assert names[0] == "model"
     assert {"zero_return", "majority_class", "yesterday_class", "reversal_1_day"} < set(names)
-    assert {"reversal_5_day", "momentum_20_day", "ridge"} < set(names)
-    assert all(f"\n{name.replace('_', ' ')}" in output for name in names)
-    assert evaluation["verdict"] in output.replace(";\n", "; ")
+    assert {"reversal_5_day", "momentum_20_day", "ridge", "lightgbm"} < set(names)
+    assert {"training_mean", "always_up", "best_constant"} < set(names)
+    assert all(f"\n{label(name)[:13]}" in output for name in names)
+    assert evaluation["verdict"] in output
+    assert all(sentence in output for sentence in evaluation["sentences"])
     assert [t["name"] for t in evaluation["targets"]] == [
         "test MAE < 0.015",
         "test accuracy > 0.52",
