@@ -157,7 +157,7 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
     """
     own, leads = comparison.own, comparison.leads["rank_ic"]
     if own.n == 0:
-        return "The model ranks nothing: it gives all stocks of a date the same forecast."
+        return "The model ranks nothing: on no test date does it tell two stocks apart."
     value = format(own.mean, FORMATS["rank_ic"])
     without = ""
     if STRONGEST not in leads and lightgbm_missing:
