@@ -22,6 +22,7 @@ from stockformer.config import CONFIG_NAME, check_values, config_folder
 from stockformer.overrides import check_command_line
 from stockformer.resume import asked_run, continued
 from stockformer.run import leads
+from stockformer.streams import make_console, make_streams_last, why_lost
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             sys.exit(f"error: {error}")
 
     def main() -> None:
+        make_streams_last()
         # Hydra hands the exception on instead of printing a message of its own.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         # Hydra's parser wants overrides in one piece: `a=1 -m b=1,2` is what people type.
@@ -128,18 +130,22 @@ class Terminal(logging.Handler):
     """Log records on the terminal, each as it is; coloured where the terminal can (NO_COLOR)."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 (not for a config error)
-
         super().__init__(logging.INFO if leads() else logging.ERROR)
-        self.console = Console(highlight=True)
+        self.console = make_console()
+        self.lost = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        self.console.print(self.format(record), style=style, markup=False, soft_wrap=True)
+        text = self.format(record)
+        self.console.print(text, style=style, markup=False, highlight=True, soft_wrap=True)
+        if not self.lost and (lost := why_lost()):
+            self.lost = lost
+            log.warning("the terminal is gone (%s): going on without it, see the run's log", lost)
 
 
 def start_log() -> None:
-    """Show log lines of this project on the terminal, each once."""
+    """Show log lines of this project on the terminal, each once, for as long as there is one."""
+    make_streams_last()
     package = logging.getLogger("stockformer")
     package.setLevel(logging.DEBUG)
     if not any(isinstance(handler, Terminal) for handler in package.handlers):

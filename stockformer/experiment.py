@@ -287,9 +287,9 @@ def git_commit() -> str:
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (
-            subprocess.run(
-                ["git", *c], cwd=folder, capture_output=True, text=True, check=True
-            ).stdout
+            subprocess.run(["git", *c], cwd=folder, capture_output=True, check=True).stdout.decode(
+                errors="replace"
+            )
             for c in commands
         )
     except (OSError, subprocess.CalledProcessError):

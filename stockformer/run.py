@@ -246,7 +246,7 @@ class RunDir:
         """By the rows of metrics.csv."""
         if not self.metrics_file.exists():
             return 0
-        return len(self.metrics_file.read_text().splitlines()) - 1
+        return len(self.metrics_file.read_text("utf-8").splitlines()) - 1
 
     def write_debug(self, facts: Mapping[str, Any]) -> None:
         """What a post-mortem found."""
@@ -303,7 +303,7 @@ class RunDir:
             ) from error
 
     def _start_log(self) -> None:
-        self._log = LogFile(self.log_file)
+        self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         logging.getLogger("stockformer").addHandler(self._log)
 
@@ -327,7 +327,7 @@ class RunDir:
         """Of each artefact the digests it may have."""
         sums: dict[str, set[str]] = {}
         if self.sums_file.exists():
-            for line in self.sums_file.read_text(errors="replace").splitlines():
+            for line in self.sums_file.read_text("utf-8", errors="replace").splitlines():
                 digest, _, name = line.partition("  ")
                 sums.setdefault(name, set()).add(digest)
         return sums
