@@ -22,6 +22,11 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.stdout.write(__doc__)
         return
+    if "--version" in sys.argv[1:]:
+        from stockformer.cli import version  # noqa: PLC0415
+
+        sys.stdout.write(version())
+        return
     # Help and a mistyped argument are answered before the libraries are there.
     from stockformer.reporting.arguments import parse  # noqa: PLC0415
 
