@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
-from stockformer.quoting import as_path
+from stockformer.quoting import as_path, pasteable
 from stockformer.run import TREES, RunDir, runs_under
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
             )
     if finished and not changed & LONGER:
         log.info("%s has finished: nothing to do. To train on, raise trainer.max_epoch", folder)
+        if config.report and not run.report_file.exists():
+            log.info("its report is written by python analyze.py %s", pasteable("run", folder))
         return None
     done = run.epochs_done()
     if now.trainer.max_epoch < done:
