@@ -14,23 +14,29 @@ The page opens in any browser and needs no network.
 
 import sys
 
+from stockformer.streams import animates, make_console, make_streams_last
+
 
 def main() -> None:
+    make_streams_last()
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.stdout.write(__doc__)
+        return
+    if "--version" in sys.argv[1:]:
+        from stockformer.cli import version  # noqa: PLC0415
+
+        sys.stdout.write(version())
         return
     # Help and a mistyped argument are answered before the libraries are there.
     from stockformer.reporting.arguments import parse  # noqa: PLC0415
 
     try:
         asked = parse(sys.argv[1:])
-        from rich.console import Console  # noqa: PLC0415
-
         from stockformer.analysis import analyse  # noqa: PLC0415
 
-        console = Console(highlight=False)
+        console = make_console()
         for piece in analyse(asked):
-            console.print(piece, soft_wrap=not console.is_terminal)
+            console.print(piece, soft_wrap=not animates())
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

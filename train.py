@@ -7,6 +7,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stockformer.cli import announce, command
+from stockformer.config import recorded
 from stockformer.interruption import own
 from stockformer.run import leads
 
@@ -15,6 +16,8 @@ def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
     """The best validation value of `trainer.monitor`."""
     with own(folder, resume=config.resume is not None) as run:
         announce(config)
+        if leads() and not run.resumed:  # a resumed run's are replaced once its data are known
+            run.write_config(recorded(config), overrides)
         from stockformer.dataset import Data  # noqa: PLC0415 (torch, after checks)
         from stockformer.experiment import Experiment  # noqa: PLC0415 (torch, after checks)
 

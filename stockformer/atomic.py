@@ -63,7 +63,7 @@ def digest_file(path: Path) -> Path:
 
 def known_digests(path: Path) -> list[str]:
     try:
-        words = digest_file(path).read_text(errors="replace").split()
+        words = digest_file(path).read_text("utf-8", errors="replace").split()
     except FileNotFoundError:
         return []
     return words[::2]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import logging
 import os
+import platform
+import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,13 +19,18 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from stockformer import __version__
 from stockformer.config import CONFIG_NAME, check_values, config_folder
 from stockformer.overrides import check_command_line
-from stockformer.resume import asked_run, continued
+from stockformer.quoting import quoted
+from stockformer.resume import asked_run, continued, names_a_run
 from stockformer.run import leads
+from stockformer.streams import make_console, make_streams_last, why_lost
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +38,10 @@ log = logging.getLogger(__name__)
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 # They would compose another configuration than the one that is checked, or unpickle one.
 REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
+WIDEST = 110  # characters of a line of the configuration's tree
+UNBROKEN = "\0"  # a space within a value, at which no line is broken
+MULTIRUN = {"-m", "--multirun"}
+PATH_KEY = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|([\w.]+[._])?(dir|file|path|root))")
 Job = Callable[[DictConfig, Path, list[str]], float | None]
 
 
@@ -39,7 +52,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
     status 1, before any data are read where the configuration shows it.
     """
 
-    resumed: list[tuple[DictConfig, list[str]]] = []
+    resumed: list[tuple[DictConfig, list[str], Path]] = []
 
     def job(config: DictConfig) -> float | None:
         start_log()
@@ -47,7 +60,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
         folder = Path(hydra_config.runtime.output_dir)
         words = list(hydra_config.overrides.task)
         if resumed:
-            config, words = resumed.pop()
+            config, words, folder = resumed.pop()
         try:
             return function(config, folder, words)
         except USER_ERRORS as error:
@@ -57,30 +70,30 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             sys.exit(f"error: {error}")
 
     def main() -> None:
+        make_streams_last()
         # Hydra hands the exception on instead of printing a message of its own.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        # Hydra's parser wants overrides in one piece: `a=1 -m b=1,2` is what people type.
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-        arguments = get_args_parser().parse_args()
         try:
-            for name in REFUSED_OPTIONS:
-                if getattr(arguments, name):
-                    raise ValueError(f"--{name.replace('_', '-')} is not supported")
-            if arguments.multirun and not run_folder:
-                raise ValueError("-m: this command checks one configuration at a time")
-            if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
-                check_command_line(arguments.overrides, multirun=arguments.multirun)
-            if not (run_folder and leads()):
+            if "--version" in sys.argv[1:]:
+                sys.stdout.write(version())
+                return
+            if any(map(names_a_run, sys.argv[1:])):
+                start_log()
+            run = asked_run(sys.argv[1:])
+            arguments = checked_arguments(run_folder)
+            leaves_none = run is not None or not (run_folder and leads())
+            if leaves_none and not arguments.shell_completion:
                 sys.argv.append("hydra.run.dir=.")  # Hydra makes the folder otherwise
-            if (run := asked_run(arguments.overrides)) is not None:
+            if run is not None:
                 if arguments.multirun or not run_folder:
                     raise ValueError("resume: only train.py resumes, and one run at a time")
-                start_log()
                 again = continued(run, arguments.overrides)
                 if again is None:
                     return
-                resumed.append(again)
-                sys.argv.append(f"hydra.run.dir='{run}'")
+                resumed.append((*again, run.absolute()))
+                if arguments.cfg == "job":
+                    sys.stdout.write(OmegaConf.to_yaml(again[0], resolve=arguments.resolve))
+                    return
             hydra.main(
                 version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
             )(job)()
@@ -93,16 +106,78 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
     return main
 
 
+def checked_arguments(run_folder: bool) -> argparse.Namespace:
+    """What Hydra's parser makes of the command line. Raises ValueError for what is refused."""
+    sys.argv[1:] = as_hydra_reads(sys.argv[1:])
+    arguments = get_args_parser().parse_args()
+    for name in REFUSED_OPTIONS:
+        if getattr(arguments, name):
+            raise ValueError(f"--{name.replace('_', '-')} is not supported")
+    if arguments.multirun and not run_folder:
+        raise ValueError("-m: this command checks one configuration at a time")
+    if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
+        require_values(arguments.overrides)
+        if not arguments.shell_completion:
+            check_command_line(arguments.overrides, multirun=arguments.multirun)
+    return arguments
+
+
+def version() -> str:
+    """One line for --version: ours, and of what results may depend on."""
+    torch, hydra_core = (importlib.metadata.version(name) for name in ("torch", "hydra-core"))
+    python = platform.python_version()
+    return f"stockformer {__version__} (torch {torch}, Python {python}, Hydra {hydra_core})\n"
+
+
+def as_hydra_reads(words: Sequence[str]) -> list[str]:
+    """The words of a command line in the order and form that Hydra's parser wants.
+
+    -m comes first: `a=1 -m b=1,2` is what people type. A path is quoted where Hydra's grammar has
+    another use for its characters. resume= is left out: it is ours, and not composed.
+    """
+    several = bool(MULTIRUN & set(words))
+    kept = [path_quoted(word, several) for word in words if not names_a_run(word)]
+    return sorted(kept, key=lambda word: word not in MULTIRUN)
+
+
+def path_quoted(word: str, several: bool) -> str:
+    """The word with its value in quotes, if that is a path which is none to Hydra as it is.
+
+    several: commas separate the values of a sweep.
+    """
+    key, _, value = word.partition("=")
+    if not (value and PATH_KEY.fullmatch(key)):
+        return word
+    try:
+        read = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return f"{key}={quoted(value)}"
+    if read.is_sweep_override():
+        return word if several else f"{key}={quoted(value)}"
+    other = isinstance(read.value(), str) and read.value() != value  # e.g. a space at its end
+    return f"{key}={quoted(value)}" if other and value[0] not in "'\"" else word
+
+
+def require_values(overrides: Sequence[str]) -> None:
+    """Raises ValueError for a key alone."""
+    for word in overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ValueError(f"{word}: has no value; write {word}=VALUE")
+
+
 def announce(config: DictConfig) -> None:
     """Check a job's values, of a sweep only some were before, and say what they are."""
     check_values(config)
     # Of a resumed run the command line chose nothing.
     choices = HydraConfig.get().runtime.choices if config.resume is None else {}
-    log.info("%s", describe(config, choices))
+    log.info("%s", describe(config, choices, min(WIDEST, make_console().width)))
 
 
-def describe(config: DictConfig, choices: dict[str, Any]) -> str:
-    """The configuration as a short tree: a line a group, its choice, its plain values."""
+def describe(config: DictConfig, choices: dict[str, Any], width: int) -> str:
+    """The configuration as a short tree: a line a group, its choice, its plain values.
+
+    Lines are broken between values; one that is longer than `width` characters stays whole.
+    """
     lines = ["configuration"]
     for group, node in config.items():
         choice = choices.get(str(group)) or ""
@@ -113,11 +188,16 @@ def describe(config: DictConfig, choices: dict[str, Any]) -> str:
             if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
         ]
         if choice or any(shown):
-            first, *more = textwrap.wrap("  ".join(shown), 78) or [""]
+            first, *more = textwrap.wrap(
+                "  ".join(value.replace(" ", UNBROKEN) for value in shown),
+                max(width - 32, 20),
+                break_long_words=False,
+                break_on_hyphens=False,
+            ) or [""]
             branch = [f"├─ {group!s:11}{choice:18}{first}".rstrip()]
             lines.append("\n".join([*branch, *(f"│{'':31}{rest}" for rest in more)]))
     lines[-1] = lines[-1].replace("├", "└").replace("│", " ")
-    return "\n".join(lines)
+    return "\n".join(lines).replace(UNBROKEN, " ")
 
 
 def plain(value: float | str | Enum) -> str:
@@ -128,18 +208,22 @@ class Terminal(logging.Handler):
     """Log records on the terminal, each as it is; coloured where the terminal can (NO_COLOR)."""
 
     def __init__(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 (not for a config error)
-
         super().__init__(logging.INFO if leads() else logging.ERROR)
-        self.console = Console(highlight=True)
+        self.console = make_console()
+        self.lost = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None
-        self.console.print(self.format(record), style=style, markup=False, soft_wrap=True)
+        text = self.format(record)
+        self.console.print(text, style=style, markup=False, highlight=True, soft_wrap=True)
+        if not self.lost and (lost := why_lost()):
+            self.lost = lost
+            log.warning("the terminal is gone (%s): going on without it, see the run's log", lost)
 
 
 def start_log() -> None:
-    """Show log lines of this project on the terminal, each once."""
+    """Show log lines of this project on the terminal, each once, for as long as there is one."""
+    make_streams_last()
     package = logging.getLogger("stockformer")
     package.setLevel(logging.DEBUG)
     if not any(isinstance(handler, Terminal) for handler in package.handlers):

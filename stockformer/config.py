@@ -292,6 +292,13 @@ def read_config(text: str) -> DictConfig:
     return config
 
 
+def recorded(config: DictConfig) -> str:
+    """What `read_config` reads back, unresolved; `resume` is the command line's, not the run's."""
+    config = config.copy()
+    config.resume = None
+    return OmegaConf.to_yaml(config)
+
+
 def check_values(config: DictConfig) -> None:
     """The rules a composed configuration obeys, whatever it was composed from.
 

@@ -8,7 +8,6 @@ baselines are fitted for each fold on its own training days, then stitched likew
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import Predictions, join
 from stockformer.evaluation.summary import summarise
 from stockformer.experiment import git_commit, write_judgement
+from stockformer.quoting import pasteable
 from stockformer.reevaluation import configuration, same_data
 from stockformer.reporting.run_reader import read_run
 from stockformer.run import RunDir, runs_under
@@ -168,7 +168,8 @@ def averaged(fold: Sequence[Member], data: Data) -> Predictions:
 
 def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str, Any]:
     """The first run's, but for what is the ensemble's own."""
-    runs = [str(run.path.resolve()) for fold in folds for run in fold]
+    paths = [run.path.resolve() for fold in folds for run in fold]
+    runs = [str(path) for path in paths]
     first = folds[0][0].manifest
     test = {
         "samples": len(whole.signal_dates),
@@ -182,7 +183,7 @@ def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str
         "runs": len(runs),
         "git_commit": git_commit(),
         "split": {"test": test},
-        "command": f"python analyze.py ensemble={shlex.quote(','.join(runs))}",
+        "command": f"python analyze.py {pasteable('ensemble', *paths)}",
     }
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from stockformer.build import build
-from stockformer.config import flat
+from stockformer.config import flat, recorded
 from stockformer.data import quality, quality_report
 from stockformer.data.graph import Embedding
 from stockformer.dataset import Data, training_days
@@ -81,7 +81,7 @@ class Experiment:
         Returns the best validation value of the monitored metric.
         """
         if self.processes.leads:
-            if run.resumed:
+            if self.manifest_stands(run):
                 self.require_same_data(run.read_manifest())
             self.write_down(run, overrides)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
@@ -104,17 +104,19 @@ class Experiment:
     def write_down(self, run: RunDir, overrides: list[str]) -> None:
         """What is about to be trained, in the run folder and on the terminal."""
         manifest = self.manifest() | {"run": run.id}
-        if run.resumed:
+        if self.manifest_stands(run):
             before = run.read_manifest()
             again = {name: manifest[name] for name in ("versions", "git_commit", "threads")}
             manifest = before | {"resumed": [*before.get("resumed", []), again]}
-        config = self.config.copy()
-        config.resume = None  # of the command line, not of the run
-        run.write_config(OmegaConf.to_yaml(config), overrides)
+        run.write_config(recorded(self.config), overrides)
         run.write_manifest(manifest)
         report = quality.report(self.data.panel, self.config.dataset.name)
         run.write_quality(quality_report.html(report))
         self.describe(report)
+
+    def manifest_stands(self, run: RunDir) -> bool:
+        """Whether what was trained so far is described: not if it was killed while reading data."""
+        return run.resumed and (run.trained() or run.manifest_file.exists())
 
     def require_same_data(self, recorded: dict[str, Any]) -> None:
         """Going on with other data would be neither run."""
@@ -289,9 +291,9 @@ def git_commit() -> str:
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
         commit, changes = (
-            subprocess.run(
-                ["git", *c], cwd=folder, capture_output=True, text=True, check=True
-            ).stdout
+            subprocess.run(["git", *c], cwd=folder, capture_output=True, check=True).stdout.decode(
+                errors="replace"
+            )
             for c in commands
         )
     except (OSError, subprocess.CalledProcessError):

@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Self
 
 from stockformer.run import RunDir, leads
+from stockformer.streams import animates
 
 log = logging.getLogger(__name__)
 
-# Ctrl-C, the scheduler's end, and Slurm's warning before its own.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C, the scheduler's end, Slurm's warning before its own, and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 NO_MORE = b"\0"  # what the main thread writes where a signal's number would be
 
 
@@ -53,7 +54,7 @@ class Interruption:
             self.listener, self.pipe = os.pipe()
             os.set_blocking(self.pipe, False)
             self.former_pipe = signal.set_wakeup_fd(self.pipe, warn_on_full_buffer=False)
-            self.former = {number: signal.signal(number, _noted) for number in SIGNALS}
+            self.former = {number: signal.signal(number, _noted) for number in _heeded()}
             os.register_at_fork(after_in_child=self._forget)
             self.ear = threading.Thread(target=self._listen, daemon=True)
             self.ear.start()
@@ -115,7 +116,7 @@ class Interruption:
         finally:
             for loader in multiprocessing.active_children():
                 loader.kill()  # left alone it would print that its parent has gone
-            if sys.stdout.isatty():
+            if animates():
                 sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
             sys.stdout.flush()
             os._exit(128 + number)
@@ -126,6 +127,12 @@ class Interruption:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
             self.active = False
+
+
+def _heeded() -> list[signal.Signals]:
+    """SIGNALS, but for a SIGHUP that is ignored: nohup has a run outlive its terminal."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (ignored and number is signal.SIGHUP)]
 
 
 def _noted(number: int, frame: object) -> None:

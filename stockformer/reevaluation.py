@@ -27,6 +27,7 @@ from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import plain
 from stockformer.experiment import Experiment, write_judgement
 from stockformer.overrides import check_command_line
+from stockformer.quoting import pasteable
 from stockformer.run import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
 from stockformer.training.evaluate import Evaluation
@@ -74,14 +75,14 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     if not overrides or (moved and same_data(manifest, now)):
         require_reproduced(run, manifest, now, evaluation)
         return run.path
-    words = [f"run={run.path.resolve()}", "evaluate=true", *overrides]
+    command = f"{pasteable('run', run.path.resolve())} evaluate=true {shlex.join(overrides)}"
     with RunDir.claim(folder) as place:
-        place.write_config(OmegaConf.to_yaml(config), overrides)
-        place.write_manifest(
+        place.write_manifest(  # first: settings without it are those of a training
             now
             | {"kind": "evaluation", "graph_last_date": facts["graph_last_date"]}
-            | {"command": f"python analyze.py {shlex.join(words)}"}
+            | {"command": f"python analyze.py {command}"}
         )
+        place.write_config(OmegaConf.to_yaml(config), overrides)
         summary = data.judge(evaluation.predictions)
         known = overlap(manifest["split"], evaluation.predictions)
         if known:

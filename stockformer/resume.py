@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
+from stockformer.quoting import as_path, pasteable
 from stockformer.run import TREES, RunDir, runs_under
 
 log = logging.getLogger(__name__)
@@ -24,25 +25,40 @@ MAY_CHANGE = {
     *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
     *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),
 }
+KILLED_TOO_EARLY = (
+    "was stopped before it had kept its settings, so there is nothing to continue; start it again "
+    "(its folder may be named again, or deleted)"
+)
 
 
 def asked_run(words: Sequence[str]) -> Path | None:
-    """The folder that `resume=` names among the words of a command line.
+    """The folder that `resume=` names among the words of a command line, quoted or not.
 
-    `latest` is the unfinished run below outputs/ and multirun/ whose status was written last.
+    `latest` is the unfinished run below outputs/ and multirun/ whose status was written last; those
+    that were killed before they kept their settings are passed over.
     Raises ValueError where there is none.
     """
-    pairs = [word.lstrip("+").partition("=") for word in words]
-    values = [value.strip("'\"") for key, _, value in pairs if key == "resume"]
+    values = [word.partition("=")[2] for word in words if names_a_run(word)]
     if not values or values[-1] == "null":
         return None
+    if not values[-1]:
+        raise ValueError("resume: has no value; write resume=FOLDER, or resume=latest")
     if values[-1] != "latest":
-        return Path(values[-1])
-    runs = (RunDir(path) for tree in TREES for path in runs_under(Path(tree)))
-    unfinished = [run for run in runs if _unfinished(run)]
-    if not unfinished:
-        raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
-    return max(unfinished, key=lambda run: run.status_file.stat().st_mtime_ns).path
+        return as_path(values[-1])
+    runs = [RunDir(path) for tree in TREES for path in runs_under(Path(tree))]
+    runs.sort(key=lambda run: run.status_file.stat().st_mtime_ns)
+    while runs:
+        run = runs.pop()
+        if _unfinished(run):
+            return run.path
+        if run.killed() and not run.begun():
+            log.warning("passed over %s: %s", run.path, KILLED_TOO_EARLY)
+    raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
+
+
+def names_a_run(word: str) -> bool:
+    """Whether a word of the command line is resume=..."""
+    return word.lstrip("+").partition("=")[0] == "resume"
 
 
 def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]] | None:
@@ -53,8 +69,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     """
     run = RunDir(folder)
     finished = run.status()["state"] == "finished"
-    if not (run.config_file.exists() or run.checkpoint("last").exists()):
-        raise ValueError(f"{folder}: stopped before anything was kept; start the run anew")
+    if not run.begun():
+        raise ValueError(f"{folder}: {KILLED_TOO_EARLY}")
     text, before = run.read_config()
     if not _is_training(run):
         raise ValueError(
@@ -63,7 +79,7 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     config = read_config(text)
     if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
         raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
-    words = [word for word in words if not word.startswith("hydra.")]
+    words = [word for word in words if not (word.startswith("hydra.") or names_a_run(word))]
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
@@ -80,6 +96,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
             )
     if finished and not changed & LONGER:
         log.info("%s has finished: nothing to do. To train on, raise trainer.max_epoch", folder)
+        if config.report and not run.report_file.exists():
+            log.info("its report is written by python analyze.py %s", pasteable("run", folder))
         return None
     done = run.epochs_done()
     if now.trainer.max_epoch < done:
@@ -88,26 +106,31 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
         )
     for key in changed & MAY_CHANGE:
         OmegaConf.update(config, key, OmegaConf.select(now, key))
+    config.resume = str(folder).replace("${", "\\${")
     return config, _together(before, words)
 
 
 def _together(before: Sequence[str], words: Sequence[str]) -> list[str]:
     """What a command line would say that begins the run as it now is: the last word on each key."""
     by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *words]}
-    by_key.pop("resume", None)
     return list(by_key.values())
 
 
 def _is_training(run: RunDir) -> bool:
-    """Not a model judged elsewhere, nor an ensemble, whose folders are like a run's."""
+    """Not a model judged elsewhere, nor an ensemble, whose folders are like a run's.
+
+    They write their manifest first: a run without one was killed while it read its data.
+    """
+    if run.begun() and not (run.trained() or run.manifest_file.exists()):
+        return True
     return bool(run.read_manifest("kind")["kind"] == "run")
 
 
 def _unfinished(run: RunDir) -> bool:
-    """Nor still going; one that was killed when it began has not even left a manifest."""
+    """A training that can go on: neither finished nor still going, its settings kept."""
     try:
         finished = run.status()["state"] == "finished"
-        return not finished and _is_training(run) and not run.in_use()
+        return not finished and run.begun() and _is_training(run) and not run.in_use()
     except ValueError:
         return False
 

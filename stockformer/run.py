@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from stockformer import atomic
+from stockformer.quoting import pasteable
 
 log = logging.getLogger(__name__)
 
@@ -92,29 +93,26 @@ class RunDir:
         self.resumed = False
         self.id = ""
         # What an interrupted run does before it leaves; says what it kept, for the log.
-        self.rescue: Callable[[], str] = lambda: ", before there was anything to keep"
+        self.rescue: Callable[[], str] = self._before_training
 
     @classmethod
     def claim(cls, path: Path) -> Self:
-        """Own `path` from now on. Raises ValueError where another run has it, changing nothing."""
+        """Own `path` from now on: a new or empty folder, or one whose run was killed too early.
+
+        Raises ValueError where another run has it, changing nothing.
+        """
         run = cls(path)
         path.mkdir(parents=True, exist_ok=True)
-        if run.status_file.exists() or any(path.iterdir()):
-            raise ValueError(
-                f"run folder {path} is taken or not empty; nothing was changed. Leave "
-                "hydra.run.dir to its default, name a new folder, or continue it with "
-                f"resume={path}"
-            )
-        run.id = uuid.uuid4().hex
+        run._require_free()
+        run._lock()  # of two starts only one gets here
         try:
-            with run.status_file.open("x") as file:  # O_EXCL: of two starts only one gets here
-                json.dump(run._status("running"), file)
-        except FileExistsError as error:
-            raise ValueError(f"run folder {path} was just taken by another run") from error
-        except OSError as error:
-            raise atomic.not_written(run.status_file, error) from error
-        run._lock()
-        run._start_log()
+            run._require_free()  # another may have come and gone meanwhile
+            run.id = uuid.uuid4().hex
+            run.end("running", "")
+            run._start_log()
+        except (OSError, ValueError):
+            os.close(run._lock_descriptor)
+            raise
         return run
 
     @classmethod
@@ -126,7 +124,9 @@ class RunDir:
         run = cls.follow(path)
         run._lock()
         run.resumed = True
-        run.rescue = lambda: ", with nothing new to keep"
+        run.rescue = lambda: (
+            f", with nothing new to keep: continue with {pasteable('resume', path)}"
+        )
         run.end("running", "")
         run._start_log()
         return run
@@ -178,6 +178,22 @@ class RunDir:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.status_file}: cannot be read: {error}") from error
 
+    def begun(self) -> bool:
+        """Whether the run got as far as keeping its settings, from which it can go on."""
+        return self.overrides_file.exists() or self.trained()
+
+    def trained(self) -> bool:
+        """Whether the run got as far as its first checkpoint, from which it must go on."""
+        kept = (self.checkpoint("last"), self.checkpoint("previous"), self.metrics_file)
+        return any(file.exists() for file in kept)
+
+    def killed(self) -> bool:
+        """Whether its process ended without saying so in status.json."""
+        try:
+            return self.status()["state"] == "running" and not self.in_use()
+        except ValueError:
+            return False
+
     def in_use(self) -> bool:
         """Whether a living process owns the folder; its lock goes with the process."""
         status = self.status()
@@ -203,6 +219,7 @@ class RunDir:
         return sorted(paths, key=lambda path: int(path.stem.removeprefix("epoch-")))
 
     def write_config(self, config: str, overrides: Sequence[str]) -> None:
+        """From the second file on the run can be continued, whatever happens."""
         self._write(self.config_file, config.encode())
         self._write(self.overrides_file, json.dumps(list(overrides), indent=2).encode())
 
@@ -246,7 +263,7 @@ class RunDir:
         """By the rows of metrics.csv."""
         if not self.metrics_file.exists():
             return 0
-        return len(self.metrics_file.read_text().splitlines()) - 1
+        return len(self.metrics_file.read_text("utf-8").splitlines()) - 1
 
     def write_debug(self, facts: Mapping[str, Any]) -> None:
         """What a post-mortem found."""
@@ -279,6 +296,11 @@ class RunDir:
             text = frame.to_csv(index=False, date_format="%Y-%m-%d")
             self._write(path, text.encode())
 
+    def _before_training(self) -> str:
+        if not self.begun():
+            return ", before there was anything to keep"
+        return f", before the first step: continue with {pasteable('resume', self.path)}"
+
     def _status(self, state: str, reason: str = "") -> dict[str, Any]:
         return {
             "state": state,
@@ -289,9 +311,24 @@ class RunDir:
             "id": self.id,
         }
 
+    def _require_free(self) -> None:
+        """Raises ValueError if the folder holds more than a run that was killed as it began."""
+        left = {file.name for file in self.path.iterdir() if not _temporary(file)}
+        early = (self.status_file, self.lock_file, self.log_file, self.config_file, self.sums_file)
+        unclaimed = left <= {self.lock_file.name}
+        if not unclaimed and not (left <= {file.name for file in early} and self.killed()):
+            raise ValueError(
+                f"run folder {self.path} is taken or not empty; nothing was changed. Leave "
+                "hydra.run.dir to its default, name a new folder, or continue it with "
+                f"{pasteable('resume', self.path)}"
+            )
+
     def _lock(self) -> None:
         """Hold the lock until this process ends, however it ends."""
-        self._lock_descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock_descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise atomic.not_written(self.lock_file, error) from error
         try:
             # Not flock: that a forked data loader would hold on to after its parent's death.
             fcntl.lockf(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -303,7 +340,7 @@ class RunDir:
             ) from error
 
     def _start_log(self) -> None:
-        self._log = LogFile(self.log_file)
+        self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         logging.getLogger("stockformer").addHandler(self._log)
 
@@ -327,7 +364,7 @@ class RunDir:
         """Of each artefact the digests it may have."""
         sums: dict[str, set[str]] = {}
         if self.sums_file.exists():
-            for line in self.sums_file.read_text(errors="replace").splitlines():
+            for line in self.sums_file.read_text("utf-8", errors="replace").splitlines():
                 digest, _, name = line.partition("  ")
                 sums.setdefault(name, set()).add(digest)
         return sums
@@ -341,3 +378,8 @@ class RunDir:
         if atomic.sha256(data) not in self._sums().get(path.name, ()):
             raise ValueError(f"{path}: damaged or changed: not what {self.sums_file.name} says")
         return data
+
+
+def _temporary(file: Path) -> bool:
+    """What a killed process was writing."""
+    return file.name.startswith(".") and file.name.endswith(".tmp")

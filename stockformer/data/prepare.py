@@ -143,7 +143,7 @@ def _store(
         "files": {file.name: _sum(file) for file in sorted(folder.glob("*.npy"))},
     }
     text = json.dumps(facts, indent=1)
-    (folder / FACTS).write_text(text)
+    (folder / FACTS).write_text(text, "utf-8")
     (folder / FACTS_SUM).write_text(hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -152,7 +152,7 @@ def _stored(folder: Path) -> Panel | None:
     if not folder.is_dir():
         return None
     try:
-        text = (folder / FACTS).read_text()
+        text = (folder / FACTS).read_text("utf-8")
         if hashlib.sha256(text.encode()).hexdigest() != (folder / FACTS_SUM).read_text():
             raise ValueError(f"{FACTS} has changed")
         facts = json.loads(text)
@@ -224,7 +224,7 @@ def _only_one(path: Path) -> Iterator[None]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stockformer.quoting import as_path, split_paths
+
 VALID = {
     "run": "FOLDER",
     "output": "FILE.html",
@@ -49,15 +51,12 @@ def parse(words: Sequence[str]) -> Arguments:
         raise ValueError("ensemble=: names the runs itself; leave run= and evaluate= out")
     if "into" in given and not overrides and "ensemble" not in given:
         raise ValueError("into=: goes with ensemble=, or with evaluate=true and a change")
-    path = {
-        name: Path(given[name]).expanduser() for name in ("run", "output", "into") if name in given
-    }
-    folders = given.get("ensemble", "")
+    path = {name: as_path(given[name]) for name in ("run", "output", "into") if name in given}
     return Arguments(
         run=path.get("run"),
         output=path.get("output"),
         evaluate=evaluate,
-        ensemble=tuple(Path(each).expanduser() for each in folders.split(",") if each),
+        ensemble=tuple(split_paths(given.get("ensemble", ""))),
         into=path.get("into"),
         overrides=tuple(overrides),
     )

@@ -136,7 +136,7 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
 
 def json_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
     """A JSON object that has these keys."""
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         raise ValueError(f"a {type(data).__name__} where an object was expected")
     require_keys(data, keys)

@@ -159,7 +159,7 @@ def read_run(path: Path, large_files: bool = True) -> RecordedRun:
     return RecordedRun(
         path=path,
         status=status,
-        config=_read(run.config_file, Path.read_text),
+        config=_read(run.config_file, _text),
         overrides=_read(run.overrides_file, _overrides),
         manifest=_read(run.manifest_file, _manifest),
         metrics=_read(run.metrics_file, _metrics),
@@ -238,8 +238,12 @@ def _status(path: Path) -> Status:
     return Status(data["state"], str(data["reason"]), time, int(data["process"]))
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def _overrides(path: Path) -> tuple[str, ...]:
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, list):
         raise ValueError(f"a {type(data).__name__} where a list was expected")
     return tuple(map(str, data))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from stockformer.data.windows import Windows
 from stockformer.interface import Batch
+from stockformer.quoting import pasteable
 from stockformer.training import postmortem
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator, NotFinite
@@ -114,6 +115,8 @@ class Trainer:
         MemoryError with advice where memory is short.
         """
         self.snapshots.run.rescue = self.rescue
+        if self.processes.leads and not self.snapshots.run.trained():
+            self.snapshots.save(self.snapshots.run.checkpoint("last"), self.position)
         if self.evaluator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.evaluator.device)
         while self.position.epoch <= self.max_epoch and not self.stopping.exhausted:
@@ -132,6 +135,9 @@ class Trainer:
 
     def resume(self) -> None:
         """Go back to where the run's last sound checkpoint was written."""
+        if not self.snapshots.run.trained():
+            log.info("resumed before the first step: beginning")
+            return
         asked = self.position.asked
         self.position = self.snapshots.resume()
         if self.position.asked != asked:  # else it is what memory allowed
@@ -350,5 +356,5 @@ class Trainer:
         step = f"step {self.position.step} of epoch {self.position.epoch}"
         return (
             f" after {'the last epoch' if self.complete else step}, all of it kept: continue with "
-            f"resume={self.snapshots.run.path}"
+            f"{pasteable('resume', self.snapshots.run.path)}"
         )
