@@ -153,6 +153,7 @@ class DatasetConfig:
     graph_file: str
     factors: list[str]
     warnings: list[str]
+    waived_factors: list[str]
     project_targets: dict[str, float]
     source: dict[str, Any]
 

@@ -211,6 +211,7 @@ def _remembered(run: RunDir, chosen: set[str]) -> list[str]:
 def _overlaid(composed: DictConfig, recorded: Any, but: set[str]) -> DictConfig:
     """The recorded nodes over the composed ones; keys that are new since are as composed."""
     config = composed.copy()
+    OmegaConf.set_struct(config, False)  # maps of free keys, such as project targets
     for name, node in recorded.items():
         if name in but:
             continue

@@ -1,37 +1,42 @@
 """Does anything a model is given know the future? `python -m stockformer.audit.lookahead ...`
 
-Takes train.py's overrides. For each cut date, everything after it is replaced by garbage with 30 %
-missing, and, separately, dropped; all is rebuilt up to the batch and the model's predictions. What
-belongs to the cut date or an earlier one must not move by a bit: factors, windows, calendar, the
-states of processors, the target's unit, the graph embedding, predictions. The other way about, the
-target of the cut date must move: one that does not is known already. Cuts lie after the training
-days, whose data processors and graph may see. The source's own panel is taken at its word: what a
-file holds was made elsewhere.
+Takes train.py's overrides. For each cut date the run is prepared again, in a process of its own,
+with another future: everything after the cut replaced by noise with 30 % missing, dropped, or
+replaced with what is missing left as it is. What belongs to the cut date or an earlier one must not
+move by a bit: factors, windows, calendar, states of processors, the target's unit, the graph
+embedding, predictions in the evaluator's own batches, validity of targets, baselines, the weights
+and metrics of a small training. The other way about, the target of the cut date must move: one that
+does not is known already. Beside it: the source's files cut off at a date, files nobody declared,
+purge and order of the split, what the loaders yield, the backtest's dates and prices, evaluation
+elsewhere, ensembles. Cuts lie after the training days, whose data processors and graph may see.
+What was prepared outside cannot be computed again; it is screened (`evaluation.screening`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
-from stockformer.build import build
+from stockformer.audit import variants
+from stockformer.audit.observe import Observation, Request, observe, source_observation
 from stockformer.cli import announce, command
-from stockformer.data.panel import Panel
-from stockformer.dataset import Data, training_days
-from stockformer.experiment import Experiment
+from stockformer.config import recorded
+from stockformer.evaluation.screening import likely_leaks, screen
 
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
 
 CUTS = 20
-MISSING = 0.3
-LAST_DAYS = 3  # signal days up to the cut whose windows and predictions are compared
 NAMED = 3  # cells named of each finding
+START_METHOD = "spawn"
+AT_ONCE = 2  # processes
+MUST_MOVE = ("target known already", "scored label known already")
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Leak:
     """Something that moved with the future; cells: (date, ticker, before, after) of the first."""
 
     what: str
-    cut: str
-    how: str
-    changed: int
-    cells: tuple[tuple[str, str, float, float], ...]
+    cut: str = ""
+    how: str = ""
+    changed: int = 0
+    cells: tuple[tuple[str, str, float, float], ...] = ()
 
     def __str__(self) -> str:
+        if not self.how:
+            return self.what
         where = "; ".join(
             f"{date} {ticker}".strip() + f" {before:.6g} -> {after:.6g}"
             for date, ticker, before, after in self.cells
@@ -55,199 +62,197 @@ class Leak:
         )
 
 
+@dataclass(frozen=True)
 class Audit:
-    """The perturbation audit of one configuration."""
+    """What an audit found and what it could not look into. seen: of the whole data."""
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        # The source's panel, not the cached one: factors must be computed anew from garbage.
-        self.panel: Panel = build(config.dataset.source)
-        self.data = Data.prepare(config, self.panel)
-        self.experiment = Experiment(config, self.data)
+    leaks: list[Leak]
+    not_checkable: list[str]
+    seen: Observation
 
-    def cuts(self, count: int) -> np.ndarray:
-        """Rows to cut after: from the last training day to the last signal day, evenly."""
-        first = training_days(self.data.split, self.data.targets).stop - 1
-        last = len(self.panel.dates) - 1 - self.data.targets.span
-        return np.unique(np.linspace(first, last, count).round().astype(int))
 
-    def run(self, cuts: np.ndarray) -> list[Leak]:
-        """Every leak found after these rows, one per thing and way, the first cut that shows it.
+def run_audit(
+    config: DictConfig, overrides: Sequence[str] = (), cuts: int = CUTS, fast: bool = False
+) -> Audit:
+    """Every leak found, one per thing and way, the first cut that shows it.
 
-        Raises ValueError where a factor is constant or empty: nothing can be said of it.
-        """
-        self.require_movement()
-        found: dict[tuple[str, str], Leak] = {}
-        for cut in map(int, cuts):
-            garbled = self.rebuild(garble(self.panel, cut, np.random.default_rng(cut)))
-            dropped = self.rebuild(drop(self.panel, cut))
-            leaks = [
-                *self.moved(garbled, cut, "replaced", cut),
-                *self.moved(dropped, cut, "dropped", cut - self.data.targets.span),
-                *self.known_targets(garbled, cut),
-            ]
-            for leak in leaks:
+    overrides: of the command line, as a run records them. fast: one way of changing the future and
+    no small training, for `validate.py`. Raises ValueError where the run could not be prepared, or
+    a factor is constant or empty.
+    """
+    text = recorded(config)
+    first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides))
+    whole = observe(replace(first, train=not fast, baselines=True, factors=True), START_METHOD)
+    first = replace(first, split=whole.split)
+    _require_movement(whole)
+    ways = (variants.REPLACED,) if fast else (variants.REPLACED, variants.DROPPED)
+    wanted = [
+        replace(first, variant=way, cut=int(cut), baselines=way == variants.REPLACED)
+        for cut in whole.cuts
+        for way in ways
+    ]
+    middle = int(whole.cuts[len(whole.cuts) // 2])
+    for way in (variants.REVALUED, *((variants.DROPPED,) if fast else ())):
+        wanted.append(replace(first, variant=way, cut=middle))
+    if not fast:  # the small training sees nothing of the test
+        last = int(whole.split.validation[-1]) + whole.span
+        wanted.append(replace(first, variant=variants.REPLACED, cut=last, train=True))
+    found: dict[tuple[str, str], Leak] = {}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        reading = pool.submit(source_observation, text, middle, START_METHOD)
+        for request, other in zip(wanted, pool.map(_observe, wanted)):
+            for leak in _moved(whole, other, request):
                 found.setdefault((leak.what, leak.how), leak)
-        return list(found.values())
+        sentences = [*whole.faults, *reading.result()]
+    screened, not_checkable = _screened(config, whole)
+    leaks = [*found.values(), *map(Leak, dict.fromkeys(sentences)), *screened]
+    return Audit(leaks, not_checkable, whole)
 
-    def rebuild(self, panel: Panel) -> Experiment:
-        return Experiment(self.config, Data.prepare(self.config, panel, self.data.split))
 
-    def require_movement(self) -> None:
-        """A factor that never moves would pass any audit."""
-        factors = self.data.panel.factors[self.cuts(2)[0] - 1 :]
-        still = factors.max(axis=(0, 1)) == factors.min(axis=(0, 1))
-        if still.any():
-            names = [name for name, s in zip(self.data.panel.factor_names, still) if s]
-            raise ValueError(
-                f"look-ahead audit: {', '.join(names)} constant or empty: nothing can be said of "
-                "them; leave them out"
-            )
+def _observe(request: Request) -> Observation:
+    return observe(request, START_METHOD)
 
-    def moved(self, other: Experiment, cut: int, how: str, predicted: int) -> Iterator[Leak]:
-        """What belongs to rows up to `cut` and differs; predictions up to row `predicted`."""
-        mine, theirs = self.data, other.data
-        upto = slice(0, cut + 1)
-        if mine.panel.factor_names != theirs.panel.factor_names:
-            yield self.leak("factor selection", cut, how, np.ones(1), np.zeros(1))
-            return
-        for i, name in enumerate(mine.panel.factor_names):
-            before, after = (d.panel.factors[upto, :, i] for d in (mine, theirs))
-            yield from self.compare(f"factor {name}", cut, how, before, after)
-        days = np.arange(predicted - LAST_DAYS + 1, predicted + 1)
-        batches = [d.windows.part(days)[list(range(len(days)))] for d in (mine, theirs)]
-        for name in ("returns", "trend", "factors", "calendar"):
-            before, after = (getattr(batch, name).numpy() for batch in batches)
-            if name == "calendar":  # the target days' calendar is known beforehand
-                before, after = (
-                    before[:, : -len(mine.targets.end)],
-                    after[:, : -len(mine.targets.end)],
+
+def _require_movement(seen: Observation) -> None:
+    """A factor that never moves would pass any audit."""
+    still = []
+    for name in seen.factor_names:
+        values = seen.dated[f"factor {name}"][1][int(seen.cuts[0]) - 1 :]
+        if values.max() == values.min():
+            still.append(name)
+    if still:
+        raise ValueError(
+            f"look-ahead audit: {', '.join(still)} constant or empty: nothing can be said of "
+            "them; leave them out"
+        )
+
+
+def _moved(whole: Observation, other: Observation, request: Request) -> Iterator[Leak]:
+    """What belongs to rows up to the cut and differs; what should differ and does not."""
+    cut, how = request.cut, request.variant
+    if whole.factor_names != other.factor_names:
+        yield Leak("factor selection", str(whole.dates[cut]), how, 1)
+        return
+    for name, (rows, before) in whole.dated.items():
+        if name not in other.dated:
+            continue
+        # Missing days of the replaced future change which targets are known, and may.
+        if name.startswith(("validity", "target's")) and how != variants.REVALUED:
+            continue
+        theirs, after = other.dated[name]
+        if name in MUST_MOVE:
+            yield from _known_already(whole, name, request, rows, before, theirs, after)
+            continue
+        common = np.intersect1d(rows, theirs)
+        upto = common[common <= cut]
+        mine, yours = before[_at(rows, upto)], after[_at(theirs, upto)]
+        if not np.array_equal(mine, yours, equal_nan=mine.dtype.kind == "f"):
+            yield _leak(whole, name, cut, how, mine, yours, upto)
+    for name, values in whole.static.items():
+        if not np.array_equal(values, other.static.get(name, np.empty(0)), equal_nan=True):
+            yield _leak(whole, name, cut, how, values, other.static.get(name, np.empty(0)))
+    if request.train:
+        for name, values in whole.trained.items():
+            if not np.array_equal(values, other.trained.get(name, np.empty(0)), equal_nan=True):
+                yield Leak(
+                    f"training: {name} of a small training", str(whole.dates[cut]), how, values.size
                 )
-            yield from self.compare(f"window's {name}", cut, how, before, after, days)
-        before, after = (d.windows.calendar[upto].numpy() for d in (mine, theirs))
-        yield from self.compare("calendar", cut, how, before, after)
-        for name, state in mine.states.items():
-            for key, values in state.items():
-                yield from self.compare(
-                    f"state of processor {name} ({key})", cut, how, values, theirs.states[name][key]
-                )
-        before, after = (np.array([d.targets.unit]) for d in (mine, theirs))
-        yield from self.compare("unit of the target", cut, how, before, after)
-        before, after = (e.embedding.values for e in (self.experiment, other))
-        yield from self.compare("graph embedding", cut, how, before, after)
-        before, after = (predictions(e, days) for e in (self.experiment, other))
-        yield from self.compare("prediction", cut, how, before, after, days)
-
-    def known_targets(self, other: Experiment, cut: int) -> Iterator[Leak]:
-        """A target of the cut date that garbage after it leaves alone is known at its close."""
-        before, after = (d.targets for d in (self.data, other.data))
-        both = before.valid[cut] & after.valid[cut]
-        same = both & (before.returns[cut] == after.returns[cut]) & (before.returns[cut] != 0)
-        if same.any():
-            values = np.where(same, before.returns[cut], 0.0)
-            yield self.leak("target known already", cut, "replaced", values[0], np.zeros(1))
-
-    def compare(
-        self,
-        what: str,
-        cut: int,
-        how: str,
-        before: np.ndarray,
-        after: np.ndarray,
-        rows: np.ndarray | None = None,
-    ) -> Iterator[Leak]:
-        if before.shape != after.shape or not np.array_equal(before, after, equal_nan=True):
-            yield self.leak(what, cut, how, before, after, rows)
-
-    def leak(
-        self,
-        what: str,
-        cut: int,
-        how: str,
-        before: np.ndarray,
-        after: np.ndarray,
-        rows: np.ndarray | None = None,
-    ) -> Leak:
-        """Name the first cells that differ; the first axis is dates if it is as long as `rows`."""
-        if before.shape != after.shape:
-            return Leak(what, str(self.panel.dates[cut]), how, before.size, ())
-        different = np.argwhere(~((before == after) | (np.isnan(before) & np.isnan(after))))
-        dated = rows is not None or before.shape[0] == cut + 1
-        days = np.arange(cut + 1) if rows is None else rows
-        cells = []
-        for index in map(tuple, different[:NAMED]):
-            date = str(self.panel.dates[days[index[0]]]) if dated else ""
-            stock = index[1] if dated and len(index) > 1 else index[0]
-            by_stock = (
-                before.shape[1:2] if dated else before.shape[:1]
-            ) == self.panel.tickers.shape
-            ticker = str(self.panel.tickers[stock]) if by_stock else ""
-            cells.append((date, ticker, float(before[index]), float(after[index])))
-        return Leak(what, str(self.panel.dates[cut]), how, len(different), tuple(cells))
 
 
-@torch.inference_mode()
-def predictions(experiment: Experiment, days: np.ndarray) -> np.ndarray:
-    """(days, N): first step's forecast of the untrained model, the same for every rebuild."""
-    experiment.model.eval()
-    batch = experiment.data.windows.part(days)[list(range(len(days)))]
-    forecast = experiment.model(batch.to(experiment.device))
-    values: np.ndarray = forecast.returns[:, 0].cpu().numpy()
-    return values
+def _at(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    order = np.argsort(rows)
+    found: np.ndarray = order[np.searchsorted(rows[order], wanted)]
+    return found
 
 
-def garble(panel: Panel, cut: int, random: np.random.Generator) -> Panel:
-    """Everything after row `cut` is noise, 30 % of it missing; dates and tickers stay."""
-    after = np.arange(len(panel.dates)) > cut
-
-    def noisy(array: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        noise = np.where(random.random(array.shape) < MISSING, np.nan, noise)
-        late = after.reshape(-1, *[1] * (array.ndim - 1))
-        return np.where(late, noise, array).astype(array.dtype)
-
-    member = panel.member
-    if member is not None:
-        shuffled = random.random(member.shape) < 1 - MISSING
-        member = np.where(after[:, None], shuffled, member)
-    return replace(
-        panel,
-        returns=noisy(panel.returns, random.normal(0, 0.1, panel.returns.shape)),
-        factors=noisy(panel.factors, random.normal(0, 10, panel.factors.shape)),
-        prices={
-            name: noisy(array, np.exp(random.normal(5, 2, array.shape)))
-            for name, array in panel.prices.items()
-        },
-        member=member,
-    )
+def _known_already(
+    whole: Observation,
+    name: str,
+    request: Request,
+    rows: np.ndarray,
+    before: np.ndarray,
+    theirs: np.ndarray,
+    after: np.ndarray,
+) -> Iterator[Leak]:
+    """A target of the cut date that noise after it leaves alone is known at its close."""
+    cut = request.cut
+    if request.variant == variants.DROPPED or cut not in rows or cut not in theirs:
+        return
+    one, other = before[np.searchsorted(rows, cut)], after[np.searchsorted(theirs, cut)]
+    same = (one == other) & (one != 0)
+    if same.any():
+        values = np.where(same, one, 0.0)[None]
+        yield _leak(
+            whole, name, cut, request.variant, values, np.zeros_like(values), np.array([cut])
+        )
 
 
-def drop(panel: Panel, cut: int) -> Panel:
-    """The panel as it was at the close of row `cut`."""
-    upto = slice(0, cut + 1)
-    dated = {
-        f.name: getattr(panel, f.name)[upto]
-        for f in fields(panel)
-        if f.name in ("dates", "returns", "factors", "oracle", "member")
-        and getattr(panel, f.name) is not None
-    }
-    prices = {name: array[upto] for name, array in panel.prices.items()}
-    return replace(panel, prices=prices, breaks=tuple(b for b in panel.breaks if b <= cut), **dated)
+def _leak(
+    whole: Observation,
+    what: str,
+    cut: int,
+    how: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> Leak:
+    """Name the first cells that differ; the first axis is dates where there are `rows`."""
+    date = str(whole.dates[cut])
+    if before.shape != after.shape:
+        return Leak(what, date, how, before.size)
+    unknown = np.isnan(before.astype(float)) & np.isnan(after.astype(float))
+    different = np.argwhere(~((before == after) | unknown))
+    cells = []
+    for index in map(tuple, different[:NAMED]):
+        day = str(whole.dates[rows[index[0]]]) if rows is not None else ""
+        axis = len(before.shape) - 1 if rows is not None else 0
+        stocks = before.shape[axis] == len(whole.tickers) and axis < len(index)
+        ticker = str(whole.tickers[index[axis]]) if stocks else ""
+        cells.append((day, ticker, float(before[index]), float(after[index])))
+    return Leak(what, date, how, len(different), tuple(cells))
 
 
-def audit(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+def _screened(config: DictConfig, seen: Observation) -> tuple[list[Leak], list[str]]:
+    """Factors that came prepared: said to be, and compared with the returns around them."""
+    outside = []
+    if config.graph["_target_"].endswith("FileGraph"):
+        outside.append("the graph embedding: made outside, from a file")
+    if not seen.prepared:
+        return [], outside
+    outside.insert(0, f"{len(seen.factor_names)} prepared factors: made outside; screened instead")
+    assert seen.factors is not None
+    assert seen.returns is not None
+    names = seen.factor_names[: seen.factors.shape[-1]]
+    leaks = likely_leaks(screen(seen.factors, names, seen.returns, seen.member))
+    waived = set(config.dataset.waived_factors)
+    outside += [
+        f"factor {leak.name}: waived, {leak.reason}" for leak in leaks if leak.name in waived
+    ]
+    return [
+        Leak(
+            f"factor {leak.name} is a likely leak: {leak.reason}; if it is known to be honest, "
+            f"dataset.waived_factors=[{leak.name}]"
+        )
+        for leak in leaks
+        if leak.name not in waived
+    ], outside
+
+
+def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Raises ValueError that names every leak."""
     announce(config)
-    subject = Audit(config)
-    cuts = subject.cuts(CUTS)
-    leaks = subject.run(cuts)
-    if leaks:
-        raise ValueError("look-ahead:\n" + "\n".join(map(str, leaks)))
+    started = time.perf_counter()
+    found = run_audit(config, overrides)
+    for line in found.not_checkable:
+        log.warning("not checkable: %s", line)
+    if found.leaks:
+        raise ValueError("look-ahead:\n" + "\n".join(map(str, found.leaks)))
+    seen = found.seen
+    checked = "inputs" if seen.prepared else f"{len(seen.factor_names)} factors, inputs"
     log.info(
-        "no look-ahead: %d factors, windows, states, graph and predictions did not move with what "
-        "came after %d cut dates, %s to %s",
-        len(subject.data.panel.factor_names),
-        len(cuts),
-        *subject.panel.dates[cuts[[0, -1]]],
+        "no look-ahead: %s, targets, states, graph, predictions, baselines, a small training and "
+        "the backtest did not move with what came after %d cut dates, %s to %s (%.0f s)",
+        *(checked, len(seen.cuts), *seen.dates[seen.cuts[[0, -1]]], time.perf_counter() - started),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch.nn.utils import clip_grad_norm_
 
-from stockformer.audit.lookahead import Audit
+from stockformer.audit.lookahead import run_audit
 from stockformer.build import build
 from stockformer.dataset import Data
 from stockformer.experiment import Experiment
@@ -110,11 +110,14 @@ class Preflight:
 
     def lookahead(self) -> str:
         """The fast form of `python -m stockformer.audit.lookahead`."""
-        subject = Audit(self.config)
-        leaks = subject.run(subject.cuts(1))
-        if leaks:
-            raise ValueError("\n".join(map(str, leaks)))
-        return f"{len(subject.data.panel.factor_names)} factors did not move"
+        found = run_audit(self.config, cuts=1, fast=True)
+        if found.leaks:
+            raise ValueError("\n".join(map(str, found.leaks)))
+        for line in found.not_checkable:
+            log.warning("not checkable: %s", line)
+        if found.seen.prepared:
+            return "inputs did not move; prepared factors screened"
+        return f"{len(found.seen.factor_names)} factors did not move"
 
     def estimate(self, experiment: Experiment, batch: Batch) -> str:
         """Seconds from real steps, timed once warm; memory is the most held while at it."""

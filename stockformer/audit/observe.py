@@ -1,0 +1,454 @@
+"""What a run makes of its data, observed in a process of its own: the same run, other futures.
+
+Each observation is made by a new process that has seen no other variant of the data, so that what a
+process remembers of later days cannot stand in for what it computes. A run of the same code on the
+same data gives the same bits; whatever differs between two variants has seen what differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from stockformer import ensemble, reevaluation
+from stockformer.audit import variants
+from stockformer.audit.files import source_faults
+from stockformer.audit.trading import trading_faults
+from stockformer.build import build
+from stockformer.config import read_config
+from stockformer.data import alpha158
+from stockformer.data.panel import Panel
+from stockformer.data.splits import Split
+from stockformer.dataset import EVALUATED_AT_ONCE, Data, training_days
+from stockformer.evaluation import baselines
+from stockformer.evaluation.metrics import Predictions
+from stockformer.experiment import Experiment
+from stockformer.run import RunDir
+
+TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that no two runs share
+ONE_DATE = 1e-4  # relative to the spread: a batch of one is multiplied by other kernels
+FEW_BATCHES = 2  # of each part of the small training
+CODE = (".py", ".pyc", ".so", ".yaml", ".pth", ".toml", ".json")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to observe. variant: of `variants`, after row `cut`; split: of the whole data, None to
+    make it; train: also run a small training; baselines: also the baselines."""
+
+    config: str
+    variant: str
+    cut: int
+    cuts: int
+    overrides: tuple[str, ...] = ()
+    split: Split | None = None
+    train: bool = False
+    baselines: bool = False
+    factors: bool = False
+
+
+@dataclass
+class Observation:
+    """dated: arrays with the rows of the panel that their first axis stands for; upto: by name, how
+    far beyond its row a value may look (0: not at all). static: arrays that no later day may move.
+    trained: what a small training left. faults: what is wrong in itself, sentences."""
+
+    dates: np.ndarray
+    tickers: np.ndarray
+    split: Split
+    cuts: np.ndarray
+    span: int
+    dated: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    static: dict[str, np.ndarray] = field(default_factory=dict)
+    trained: dict[str, np.ndarray] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    factor_names: tuple[str, ...] = ()
+    prepared: bool = False
+    factors: np.ndarray | None = None
+    returns: np.ndarray | None = None
+    member: np.ndarray | None = None
+
+
+def observe(request: Request, start_method: str = "spawn") -> Observation:
+    """The observation of a new process. Raises ValueError where the run itself would."""
+    seen = _in_new_process(start_method, _observed, request)
+    assert isinstance(seen, Observation)
+    return seen
+
+
+def _in_new_process(start_method: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns there. Raises ValueError for an error of it.
+
+    Without a start method it is called here, which is quicker and sees what this process remembers.
+    """
+    if not start_method:
+        return function(*arguments)
+    context = multiprocessing.get_context(start_method)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, arguments))  # type: ignore[attr-defined]
+    process.start()
+    theirs.close()
+    try:
+        found, error = ours.recv()
+    except EOFError:
+        process.join()
+        raise ValueError(
+            f"look-ahead audit: the process that prepared the data ended with status "
+            f"{process.exitcode}: out of memory?"
+        ) from None
+    process.join()
+    if error:
+        raise ValueError(error)
+    return found
+
+
+def source_observation(config: str, row: int, start_method: str = "spawn") -> list[str]:
+    """What is wrong with reading the source's files, found in a new process; sentences."""
+    return _in_new_process(start_method, _source_faults, config, row)
+
+
+def _source_faults(config: str, row: int) -> list[str]:
+    return list(source_faults(read_config(config), row))
+
+
+def _answer(
+    connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)  # what a preparation says was said by the first
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    try:
+        connection.send((function(*arguments), ""))
+    except (ValueError, OSError, ArithmeticError) as error:
+        connection.send((None, str(error) or type(error).__name__))
+    except Exception:
+        connection.send((None, traceback.format_exc()))
+    finally:
+        connection.close()
+
+
+def _observed(request: Request) -> Observation:
+    config = read_config(request.config)
+    opened: set[str] = set()
+    with _noting_files(opened):
+        source: Panel = build(config.dataset.source)
+        panel = variants.after(source, request.cut, request.variant)
+        data = Data.prepare(config, panel, request.split)
+        experiment = Experiment(config, data)
+        seen = Observation(
+            dates=source.dates,
+            tickers=source.tickers,
+            split=data.split,
+            cuts=_cuts(data, request.cuts) if request.split is None else np.array([request.cut]),
+            span=data.targets.span,
+            factor_names=data.panel.factor_names,
+            prepared=bool(source.factor_names) and not alpha158.expand(config.dataset.factors),
+        )
+        _note_inputs(seen, data, experiment)
+        if request.variant != variants.DROPPED:  # shorter batches would round otherwise
+            _note_predictions(seen, experiment)
+    seen.faults += _undeclared(opened, config, data, experiment)
+    whole = request.variant == variants.WHOLE
+    if whole:
+        seen.faults += [*_split_faults(data), *_loader_faults(experiment)]
+        seen.faults += trading_faults(data)
+        seen.faults += _ensemble_faults(data)
+        seen.faults += _batch_faults(experiment, seen.cuts)
+        if request.factors:
+            seen.factors, seen.returns = data.unprocessed.factors, data.panel.returns
+            seen.member = data.panel.member
+    if request.baselines:
+        try:
+            _note_baselines(seen, data)
+        except ValueError as error:
+            seen.faults.append(str(error))
+    if request.train:
+        with tempfile.TemporaryDirectory() as folder:
+            _train(seen, experiment, Path(folder) / "run", request.overrides, again=whole)
+    return seen
+
+
+def _cuts(data: Data, count: int) -> np.ndarray:
+    """Rows to cut after: from the last training day to the last signal day, evenly."""
+    first = training_days(data.split, data.targets).stop - 1
+    last = int(data.split.test[-1])
+    return np.unique(np.linspace(first, last, count).round().astype(int))
+
+
+def _note_inputs(seen: Observation, data: Data, experiment: Experiment) -> None:
+    """Factors, windows, calendar, targets, and everything fitted."""
+    rows = np.arange(len(data.panel.dates))
+    for i, name in enumerate(data.panel.factor_names):
+        seen.dated[f"factor {name}"] = rows, data.panel.factors[..., i]
+    seen.dated["calendar"] = rows, data.windows.calendar.numpy()
+    lookback = data.config.dataset.lookback
+    days = rows[lookback - 1 : len(rows) - data.targets.span]
+    for name in ("returns", "trend"):
+        batch = data.windows.part(days)[list(range(len(days)))]
+        seen.dated[f"window's {name}"] = days, getattr(batch, name).numpy()
+    targets = data.targets
+    for step, (start, end) in enumerate(zip(targets.start, targets.end)):
+        # Who can be bought is known where the target starts, the return where it ends.
+        seen.dated[f"validity of the target, step {step + 1}"] = (
+            rows + int(start),
+            targets.valid[:, step],
+        )
+        for name in ("returns", "up"):
+            values = np.where(targets.valid[:, step], getattr(targets, name)[:, step], 0)
+            seen.dated[f"target's {name}, step {step + 1}"] = rows + int(end), values
+    seen.dated["target known already"] = rows, np.where(targets.valid, targets.returns, 0.0)[:, 0]
+    scored = experiment.evaluator.predictions(
+        days, np.zeros(targets.valid[days].shape), np.full(targets.valid[days].shape, 0.5)
+    )
+    seen.dated["scored label known already"] = days, np.nan_to_num(scored.label)[:, 0]
+    for name, state in data.states.items():
+        for key, values in state.items():
+            seen.static[f"state of processor {name} ({key})"] = np.asarray(values)
+    seen.static["unit of the target"] = np.array([targets.unit])
+    seen.static["graph embedding"] = experiment.embedding.values
+
+
+@torch.inference_mode()
+def _note_predictions(seen: Observation, experiment: Experiment) -> None:
+    """Of the untrained model, in the evaluator's own batches, for the batch around each cut."""
+    experiment.model.eval()
+    for part in ("validation", "test"):
+        rows, said = [], []
+        for batch in experiment.loader(part, alone=True):
+            inside = batch.signal.numpy()
+            if np.isin(inside, seen.cuts).any():
+                rows.append(inside)
+                forecast = experiment.model(batch.to(experiment.device))
+                said.append(forecast.returns[:, 0].cpu().numpy())
+        if rows:
+            seen.dated[f"prediction ({part})"] = np.concatenate(rows), np.concatenate(said)
+
+
+@torch.inference_mode()
+def _batch_faults(experiment: Experiment, cuts: np.ndarray) -> Iterator[str]:
+    """What a model says of a date must not depend on the other dates of its batch, or on calls."""
+    experiment.model.eval()
+    signals = experiment.data.split.test[: max(2, EVALUATED_AT_ONCE)]
+    windows = experiment.data.windows.part(signals)
+    positions = list(range(len(signals)))
+
+    def said(which: list[int]) -> np.ndarray:
+        values: np.ndarray = (
+            experiment.model(windows[which].to(experiment.device))
+            .returns[:, 0]
+            .cpu()
+            .float()
+            .numpy()
+        )
+        return values
+
+    together = said(positions)
+    alone = np.concatenate([said([position]) for position in positions])
+    reverse = said(positions[::-1])[::-1]
+    tolerance = ONE_DATE if experiment.config.trainer.precision.value == "float32" else 0.05
+    allowed = tolerance * max(float(np.abs(together).max()), float(together.std()), 1e-12)
+    for other, how in ((alone, "alone"), (reverse, "in another order")):
+        largest = float(np.abs(together - other).max())
+        if largest > allowed:
+            yield (
+                f"prediction: the model says other things of a date {how} than in a batch "
+                f"(up to {largest:.3g}): it mixes the dates of a batch, or remembers earlier ones"
+            )
+
+
+def _split_faults(data: Data) -> Iterator[str]:
+    """Parts in order, and no target that reaches the next part's days, from the targets' ends."""
+    parts, ends = data.split.parts(), int(max(data.targets.end))
+    # Counted by target, a part's first signal lies a day before its first target.
+    early = int(data.config.split.get("counted_by") == "target")
+    names, dates = list(parts), data.panel.dates
+    for name, following in pairwise(names):
+        last, first = int(parts[name].max()), int(parts[following].min())
+        if last >= first:
+            yield (
+                f"split: {name} days reach to {dates[last]}, {following} begins on {dates[first]}: "
+                "they overlap"
+            )
+        elif last + ends >= first + early:
+            yield (
+                f"split: the target of {name} day {dates[last]} ends on {dates[last + ends]}, and "
+                f"{following} begins on {dates[first]}: not purged"
+            )
+    if set(parts["train"]) & (set(parts["validation"]) | set(parts["test"])):
+        yield "split: a training day is a validation or test day too"
+
+
+def _loader_faults(experiment: Experiment) -> Iterator[str]:
+    """What the loaders yield is what the split and the panel say."""
+    data = experiment.data
+    for part, signals in data.split.parts().items():
+        rows = []
+        for batch in experiment.loader(part, alone=True):
+            signal = batch.signal.numpy()
+            rows.append(signal)
+            returns = np.nan_to_num(data.panel.returns[signal].astype(np.float32))
+            if not np.array_equal(batch.returns[:, -1].numpy(), returns):
+                yield f"loader: a {part} window does not end on its signal date"
+                break
+            if not np.array_equal(batch.target.numpy(), data.targets.values[signal].astype("f4")):
+                yield f"loader: the target of a {part} window is another date's"
+                break
+        if experiment.config.trainer.overfit_one_batch:
+            continue
+        found = np.sort(np.concatenate(rows))
+        if not np.array_equal(found, np.sort(signals)):
+            extra = np.setdiff1d(found, signals)
+            which = f", among them {data.panel.dates[extra[0]]}" if len(extra) else ""
+            yield f"loader: {part} windows are not those of the split's {part} days{which}"
+
+
+def _ensemble_faults(data: Data) -> Iterator[str]:
+    """The average of two runs is their mean, whatever happened."""
+    empty, random = _empty(data), np.random.default_rng(0)
+    runs = [
+        replace(empty, prediction=random.normal(0, 0.01, empty.prediction.shape)) for _ in range(2)
+    ]
+    together = ensemble.averaged(
+        [ensemble.Member(Path(str(i)), {}, run) for i, run in enumerate(runs)], data
+    )
+    if not np.allclose(together.prediction, (runs[0].prediction + runs[1].prediction) / 2):
+        yield "ensemble: the average of two runs is not their mean: weighted by what happened?"
+
+
+def _note_baselines(seen: Observation, data: Data) -> None:
+    empty = _empty(data)
+    rows = np.searchsorted(data.panel.dates, empty.signal_dates)
+    for name, baseline in baselines.all_baselines(
+        empty, data.history(), with_lightgbm=False
+    ).items():
+        seen.dated[f"baseline {name}"] = rows, baseline.prediction[:, 0]
+
+
+def _empty(data: Data) -> Predictions:
+    """Forecasts of zero on the test days."""
+    rows, targets, dates = data.split.test, data.targets, data.panel.dates
+    shape = targets.valid[rows].shape
+    return Predictions(
+        signal_dates=dates[rows],
+        target_start=dates[rows[:, None] + targets.start],
+        target_end=dates[np.minimum(rows[:, None] + targets.end, len(dates) - 1)],
+        tickers=data.panel.tickers,
+        prediction=np.zeros(shape),
+        probability=np.full(shape, 0.5),
+        label=np.where(targets.valid, targets.returns, np.nan)[rows],
+        up=targets.up[rows],
+        valid=targets.valid[rows],
+    )
+
+
+def _train(
+    seen: Observation,
+    experiment: Experiment,
+    folder: Path,
+    overrides: Sequence[str],
+    again: bool,
+) -> None:
+    """Two epochs on a few batches, as a run trains; then, if wanted, judged again elsewhere."""
+    config, split = experiment.config.copy(), experiment.data.split
+    few = FEW_BATCHES * config.trainer.batch_size
+    config.trainer.max_epoch, config.report = 2, False
+    short = Split(split.train[-few:], split.validation[:few], split.test[:few])
+    data = replace(experiment.data, config=config, split=short)
+    with RunDir.claim(folder) as run:
+        small = Experiment(config, data)
+        small.train(run, list(overrides))
+    for name, tensor in small.model.state_dict().items():
+        seen.trained[f"weight {name}"] = tensor.cpu().float().numpy()
+    columns = [line.split(",") for line in run.metrics_file.read_text().splitlines()]
+    kept = [i for i, name in enumerate(columns[0]) if not name.endswith(TIMES)]
+    for i in kept:
+        seen.trained[f"metric {columns[0][i]}"] = np.array([float(row[i]) for row in columns[1:]])
+    if again and (experiment.data.states or experiment.data.targets.unit != 1.0):
+        seen.faults += _reevaluation_faults(run, config)
+
+
+def _reevaluation_faults(run: RunDir, config: DictConfig) -> Iterator[str]:
+    """Judged on another split, the run's fitted state is still the run's."""
+    settings = config.split
+    if "fold" in settings:
+        moved = f"split.first_train={settings.first_train + 5}"
+    elif "train" in settings:
+        moved = f"split.train={0.9 * settings.train:.4f}"
+    else:
+        return
+    elsewhere = RunDir(reevaluation.reevaluate(run.path, [moved]))
+    then, now = (each.read_manifest("processors", "target_unit") for each in (run, elsewhere))
+    for key in ("processors", "target_unit"):
+        if then[key] != now[key]:
+            yield f"evaluation elsewhere: {key} are fitted again on other days ({moved})"
+
+
+@contextmanager
+def _noting_files(opened: set[str]) -> Iterator[None]:
+    """Every file opened to be read meanwhile."""
+    active = [True]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and active and isinstance(arguments[0], str):
+            mode = arguments[1]
+            if mode is None or "r" in str(mode):
+                opened.add(arguments[0])
+
+    sys.addaudithook(hook)
+    try:
+        yield
+    finally:
+        active.clear()
+
+
+def _undeclared(
+    opened: set[str], config: DictConfig, data: Data, experiment: Experiment
+) -> list[str]:
+    """Files that the preparation read and nobody named: what they know cannot be checked."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    inputs = [settings["dataset"]["source"], settings["graph"], settings["backtest"]["index_file"]]
+    declared = {Path(text).absolute() for text in _texts(inputs)}
+    names = (*data.panel.sources, *experiment.embedding.sources)
+    system = {
+        *(Path(each) for each in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", os.devnull)),
+        *(Path(each) for each in (sys.prefix, sys.base_prefix, sys.exec_prefix)),
+    }
+    found = []
+    for text in sorted(opened):
+        path = Path(text).absolute()
+        known = path.suffix in CODE or path in declared or str(path).endswith(names)
+        if not (known or any(path.is_relative_to(each) for each in system)) and path.is_file():
+            found.append(
+                f"{path}: read while the data were prepared, and no declared input: what it knows "
+                "of later days cannot be checked"
+            )
+    return found
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, Sequence):
+        for value in node:
+            yield from _texts(value)

@@ -1,0 +1,114 @@
+"""Does the backtest trade on what was known, when it could, at the price of that day?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from stockformer.dataset import Data
+from stockformer.evaluation import trading as evaluated
+from stockformer.evaluation.backtest import BASIS_POINT, Market, Settings, topk_dropout
+from stockformer.evaluation.metrics import Predictions
+
+
+def trading_faults(data: Data) -> Iterator[str]:
+    """Sentences; none where random signals on the test days are traded as they should be."""
+    trading, rows = data.trading(), data.split.test
+    market, settings = trading.market, trading.settings
+    rows = rows[rows + settings.delay < len(market.dates)]
+    if len(rows) < 4:
+        return
+    random = np.random.default_rng(0)
+    signal, dates = random.normal(size=(len(rows), len(market.tickers))), market.dates[rows]
+    member = random.random(market.close.shape) < 0.8
+    member = member if market.member is None else market.member & member
+    market = replace(market, member=member)
+
+    def trades(other: np.ndarray, where: Market) -> pd.DataFrame:
+        return topk_dropout(other, dates, where, settings).trades
+
+    base = trades(signal, market)
+    if base.empty:
+        return
+    middle = len(rows) // 2
+    known = pd.Timestamp(market.dates[rows[middle] + settings.delay])
+    changed = signal.copy()
+    changed[middle:] = random.normal(size=changed[middle:].shape)
+    if not _before(base, known).equals(_before(trades(changed, market), known)):
+        yield (
+            f"backtest: trades before {known:%Y-%m-%d} change with signals that are traded from "
+            f"then on (backtest.delay={settings.delay})"
+        )
+    # On the day of the trade, members of the signal's date are bought.
+    after_signal = np.arange(len(market.dates)) > rows[middle]
+    other_members = replace(market, member=np.where(after_signal[:, None], ~member, member))
+    later = known + pd.Timedelta(days=1)
+    if not _before(base, later).equals(_before(trades(signal, other_members), later)):
+        yield "backtest: what is bought depends on who is a member after the signal date"
+    garbled = _other_future(market, int(rows[middle] + settings.delay), random)
+    if not _before(base, later).equals(_before(trades(signal, garbled), later)):
+        yield "backtest: trades change with prices of later days"
+    yield from _price_faults(data, base, settings)
+    yield from _signal_faults(data, rows)
+
+
+def _price_faults(data: Data, trades: pd.DataFrame, settings: Settings) -> Iterator[str]:
+    """Each trade is at the configured price of its own date, from the panel's own prices."""
+    if not data.panel.prices:
+        return
+    prices = data.panel.prices[data.config.backtest.fill.value]
+    rows = np.searchsorted(data.panel.dates, trades["date"].to_numpy().astype("datetime64[D]"))
+    stocks = pd.Index(data.panel.tickers).get_indexer(pd.Index(trades["ticker"]))
+    side = np.where(trades["side"] == "buy", 1.0, -1.0)
+    expected = prices[rows, stocks] * (1 + side * settings.slippage_basis_points * BASIS_POINT)
+    wrong = ~np.isclose(trades["price"], expected, rtol=1e-9) & np.isfinite(expected)
+    if wrong.any():
+        first = trades.iloc[int(np.argmax(wrong))]
+        yield (
+            f"backtest: {first['ticker']} is traded on {first['date']:%Y-%m-%d} at "
+            f"{first['price']:.6g}, not at that day's {data.config.backtest.fill.value}"
+        )
+
+
+def _signal_faults(data: Data, rows: np.ndarray) -> Iterator[str]:
+    """What is traded on does not move with what happened."""
+    random, targets = np.random.default_rng(1), data.targets
+    shape = targets.valid[rows].shape
+    forecast = random.normal(size=shape)
+
+    def signal(label: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        predictions = Predictions(
+            signal_dates=data.panel.dates[rows],
+            target_start=data.panel.dates[rows[:, None] + targets.start],
+            target_end=data.panel.dates[
+                np.minimum(rows[:, None] + targets.end, len(data.panel.dates) - 1)
+            ],
+            tickers=data.panel.tickers,
+            prediction=forecast,
+            probability=np.full(shape, 0.5),
+            label=label,
+            up=label > 0,
+            valid=valid,
+        )
+        return evaluated.signal_of(predictions, data.trading())
+
+    one, other = (signal(random.normal(size=shape), random.random(shape) < 0.5) for _ in range(2))
+    if not np.array_equal(one, other):
+        yield "backtest: the signal that is traded moves with what happened"
+
+
+def _before(trades: pd.DataFrame, date: pd.Timestamp) -> pd.DataFrame:
+    return trades[trades["date"] < date].reset_index(drop=True)
+
+
+def _other_future(market: Market, row: int, random: np.random.Generator) -> Market:
+    late = (np.arange(len(market.dates)) > row)[:, None]
+    moved = np.exp(random.normal(0, 0.5, market.close.shape))
+    return replace(
+        market,
+        close=np.where(late, market.close * moved, market.close),
+        fill=np.where(late, market.fill * moved, market.fill),
+    )
