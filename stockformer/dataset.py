@@ -108,7 +108,8 @@ class Data:
                 panel = panel.with_factors(*alpha158.compute(panel.prices, names))
         if not panel.factor_names:
             raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
-        Estimate(data=data_bytes(*panel.factors.shape)).require(machine_memory())
+        size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+        Estimate(data=size).require(machine_memory())
         unprocessed, target = panel, config.target
         targets = next_returns(
             panel,

@@ -81,7 +81,8 @@ class Experiment:
         )
         if settings.precision.value == "bf16":
             step /= 2
-        needed = Estimate(data_bytes(*panel.factors.shape), weights, step, samples)
+        size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+        needed = Estimate(size, weights, step, samples)
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
             replace(needed, data=0.0).require(total, str(self.device))
