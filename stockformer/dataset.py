@@ -35,8 +35,10 @@ from stockformer.evaluation.trading import (
 )
 from stockformer.interface import Batch
 from stockformer.training.allocator import keep_freed_memory
+from stockformer.training.estimate import Estimate, data_bytes, machine_memory
 from stockformer.training.order import Order
 from stockformer.training.processes import Processes
+from stockformer.training.progress import working
 
 EVALUATED_AT_ONCE = 4  # micro-batches: an evaluation keeps no activations
 
@@ -82,7 +84,10 @@ class Data:
     def read(cls, config: DictConfig, fitted: Fitted | None = None) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
         keep_freed_memory()  # before the large arrays are made
-        return cls.prepare(config, read_panel(config), fitted=fitted)
+        with working("reading the data"):
+            panel = read_panel(config)
+        with working("preparing the data for the model"):
+            return cls.prepare(config, panel, fitted=fitted)
 
     @classmethod
     def prepare(
@@ -99,9 +104,12 @@ class Data:
         dataset = config.dataset
         names = alpha158.expand(dataset.factors)
         if names and panel.factor_names != names:
-            panel = panel.with_factors(*alpha158.compute(panel.prices, names))
+            with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
+                panel = panel.with_factors(*alpha158.compute(panel.prices, names))
         if not panel.factor_names:
             raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
+        size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+        Estimate(data=size).require(machine_memory())
         unprocessed, target = panel, config.target
         targets = next_returns(
             panel,
@@ -179,9 +187,11 @@ class Data:
         oracle = self.panel.oracle
         if oracle is not None:
             oracle = oracle[np.searchsorted(self.panel.dates, predictions.signal_dates)]
+        with working("fitting the baselines"):
+            baselines = all_baselines(predictions, self.history())
         return summarise(
             predictions,
-            all_baselines(predictions, self.history()),
+            baselines,
             oracle=oracle,
             trading=self.trading(),
             notes=self.notes(),
@@ -229,7 +239,8 @@ def read_panel(config: DictConfig) -> Panel:
         return build(source)
 
     def fill(panel: Panel, out: np.ndarray) -> None:
-        alpha158.compute(panel.prices, names, out=out)
+        with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
+            alpha158.compute(panel.prices, names, out=out)
 
     return prepare(
         lambda: build(source),

@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import subprocess
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from stockformer.run import RunDir
 from stockformer.training import devices
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.early_stopping import EarlyStopping
+from stockformer.training.estimate import Estimate, data_bytes, gib, machine_memory, training_bytes
 from stockformer.training.evaluate import Evaluation, Evaluator
 from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
+from stockformer.training.progress import progress
 from stockformer.training.snapshots import Snapshots
 from stockformer.training.state import seed
 from stockformer.training.tensorboard import TensorBoard
@@ -51,11 +54,41 @@ class Experiment:
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)
-        self.embedding, self.model = self.build_model()
         self.loss: Loss = build(config.loss).to(self.device)
+        self.needed = self.require_memory()  # before any of it is taken
+        self.embedding, self.model = self.build_model()
         # Of several processes the first alone judges the best epoch.
         self.evaluator = Evaluator(data.panel, data.targets, self.device, Processes())
         self.data.trading()  # what does not fit is refused now, not after hours of training
+
+    def require_memory(self) -> Estimate:
+        """What the run will need. Raises ValueError where that is clearly more than there is."""
+        config, panel, limit = self.config, self.data.panel, machine_memory()
+        settings = config.trainer
+        samples = settings.micro_batch_size or settings.batch_size
+        if settings.oom.value == "split":
+            samples = 1  # what does not fit is computed in parts
+
+        def make_model() -> nn.Module:
+            graph = torch.empty(len(panel.tickers), config.model.width)
+            facts = {"factors": len(panel.factor_names), "stocks": len(panel.tickers)}
+            model: nn.Module = build(config.model, graph=graph, learn_graph=False, **facts)
+            return model
+
+        sample = self.data.windows.part(self.data.split.train[:1])[[0]]
+        weights, step = training_bytes(
+            make_model, build(config.loss), sample, samples, enough=limit / 8
+        )
+        if settings.precision.value == "bf16":
+            step /= 2
+        size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+        needed = Estimate(size, weights, step, samples)
+        if self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            replace(needed, data=0.0).require(total, str(self.device))
+        else:
+            needed.require(limit)
+        return needed
 
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
@@ -177,14 +210,17 @@ class Experiment:
         """Judge the best epoch on the test days beside the baselines; write all of it down."""
         names = self.data.panel.factor_names
         facts = load_checkpoint(run.checkpoint("best"), self.model, names)
-        validation, evaluation = (
-            self.evaluator.evaluate(self.model, self.loss, self.loader(part, alone=True))
-            for part in ("validation", "test")
-        )
+        validation, evaluation = (self.judged(part) for part in ("validation", "test"))
         summary = self.data.judge(evaluation.predictions, validation.predictions)
         write_judgement(run, facts["epoch"], evaluation.predictions, summary)
         log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summary.lines()))
         return evaluation
+
+    def judged(self, part: str) -> Evaluation:
+        """What the model says of one part of the split, in this process alone."""
+        batches = self.loader(part, alone=True)
+        shown = progress(batches, part, total=len(batches))
+        return self.evaluator.evaluate(self.model, self.loss, shown)
 
     def tell_whether_learnt(self, run: RunDir) -> None:
         """Say whether the best epoch knows its one batch by heart."""
@@ -219,6 +255,7 @@ class Experiment:
             log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
         parameters = sum(p.numel() for p in self.model.parameters())
         log.info("model: %s parameters on %s", f"{parameters:,}", self.device)
+        log.info("memory: %s; this machine has %s", self.needed, gib(machine_memory()))
         patience = {"early stopping": settings.early_stopping.patience}
         if "patience" in self.config.scheduler:
             patience["the learning-rate plateau"] = self.config.scheduler.patience

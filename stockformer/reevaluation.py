@@ -55,6 +55,7 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     """
     start_log()
     run = RunDir(path)
+    run.status()  # refuses what is no run's folder
     folder = into or run.evaluations_folder / folder_name(overrides)
     if overrides and folder.exists():
         raise ValueError(f"{folder}: is there already; name another folder with into=FOLDER")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from reliability.small_run import captured
 from reporting.run_folder import failed_run, finished_run, sweep
 
+from stockformer.quoting import pasteable
 from stockformer.run import RunDir
 
 Command = Callable[..., tuple[int, str]]
@@ -102,6 +105,45 @@ def test_a_run_still_going_or_interrupted_is_said_to_be(command: Command, tmp_pa
     status, output = command("analyze")
     assert status == 0, output
     assert "No verdict: the run was interrupted on " in output
+
+
+def test_a_dead_run_is_said_to_be_dead(command: Command, tmp_path: Path) -> None:
+    """Its status cannot say so; that nobody holds its lock does."""
+    dead = tmp_path / "outputs/day/dead (1)"
+
+    def killed() -> None:
+        RunDir.claim(dead).write_config("seed: 1", [])
+        os._exit(9)
+
+    assert captured(killed)[0] == 9
+    status, output = command("analyze")
+    assert status == 0, output
+    assert "was stopped without a chance to say so (killed?): python train.py 'resume=" in output
+    assert "has been going" not in output
+    finished_run(tmp_path / "outputs/day/other")
+    status, output = command("analyze", "run=outputs")
+    assert status == 0, output
+    assert "running: day/dead (1) was stopped without a chance to say so" in output
+    page = html.unescape((tmp_path / "outputs/leaderboard.html").read_text())
+    assert f"python train.py {pasteable('resume', Path('outputs/day/dead (1)'))}" in page
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "status.json"])
+@pytest.mark.parametrize("words", [(), ("evaluate=true",), ("output=page.html",)])
+def test_nothing_is_written_into_what_is_no_run(
+    name: str, words: tuple[str, ...], command: Command, tmp_path: Path
+) -> None:
+    """Other programs have such files too."""
+    for folder in ("project", "project/conf"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    for folder in ("project", "project/conf", "."):
+        status, output = command("analyze", f"run={folder}", *words)
+        assert status == 1, output
+        assert output.startswith("error: ")
+        assert len(output.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_help_is_for_people(command: Command) -> None:

@@ -47,6 +47,9 @@ MAY: dict[str, set[str]] = {
     },
     "audit": {
         "audit",
+        "ensemble",
+        "reevaluation",
+        "run",
         "build",
         "cli",
         "dataset",

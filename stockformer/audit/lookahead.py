@@ -34,7 +34,7 @@ log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with pyt
 
 CUTS = 20
 NAMED = 3  # cells named of each finding
-START_METHOD = "spawn"
+START_METHOD = "forkserver"
 AT_ONCE = 2  # processes
 MUST_MOVE = ("target known already", "scored label known already")
 

@@ -84,7 +84,7 @@ class Observation:
     member: np.ndarray | None = None
 
 
-def observe(request: Request, start_method: str = "spawn") -> Observation:
+def observe(request: Request, start_method: str) -> Observation:
     """The observation of a new process. Raises ValueError where the run itself would."""
     seen = _in_new_process(start_method, _observed, request)
     assert isinstance(seen, Observation)
@@ -99,6 +99,8 @@ def _in_new_process(start_method: str, function: Callable[..., Any], *arguments:
     if not start_method:
         return function(*arguments)
     context = multiprocessing.get_context(start_method)
+    if start_method == "forkserver":  # a server that has imported this and has seen no data
+        context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))  # type: ignore[attr-defined]
     process.start()
@@ -117,7 +119,7 @@ def _in_new_process(start_method: str, function: Callable[..., Any], *arguments:
     return found
 
 
-def source_observation(config: str, row: int, start_method: str = "spawn") -> list[str]:
+def source_observation(config: str, row: int, start_method: str) -> list[str]:
     """What is wrong with reading the source's files, found in a new process; sentences."""
     return _in_new_process(start_method, _source_faults, config, row)
 

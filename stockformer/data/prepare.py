@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -55,18 +55,21 @@ def prepare(
     Arrays are memory-mapped: what is never looked at is never read. Two processes that ask at once
     prepare once. Raises whatever `load` raises, and then leaves nothing behind.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    with _told_of_the_cache(cache):
+        cache.mkdir(parents=True, exist_ok=True)
     key = _key({**settings, "factor_names": list(factor_names)}, inputs, cache)
     folder = cache / key
     panel = _stored(folder)
     if panel is not None:
         return panel
-    with _only_one(cache / f"{key}.lock"):
+    with _told_of_the_cache(cache):
+        lock = (cache / f"{key}.lock").open("w")
+    with _only_one(lock):
         panel = _stored(folder)  # another process may have been faster
         if panel is None:
             log.info("preparing the data set: kept in %s for the next time", folder)
             panel = load()
-            with _new_folder(folder) as unfinished:
+            with _told_of_the_cache(cache), _new_folder(folder) as unfinished:
                 _store(panel, unfinished, factor_names, fill_factors)
             panel = _stored(folder)
     if panel is None:
@@ -128,6 +131,7 @@ def _store(
     if fill_factors is not None:
         shape = (*panel.returns.shape, len(factor_names))
         out = np.lib.format.open_memmap(folder / "factors.npy", "w+", np.float32, shape)
+        _reserve(folder / "factors.npy")
         fill_factors(panel, out)
         out.flush()
         del arrays["factors"], out
@@ -145,6 +149,27 @@ def _store(
     text = json.dumps(facts, indent=1)
     (folder / FACTS).write_text(text, "utf-8")
     (folder / FACTS_SUM).write_text(hashlib.sha256(text.encode()).hexdigest())
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a mapped file: where the disk is full, writing to it kills the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+@contextmanager
+def _told_of_the_cache(cache: Path) -> Iterator[None]:
+    """Errors of writing the cache say where it is, and that it may be elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"{cache}: the prepared data set cannot be kept there: {reason}; make room, or name "
+            "another folder with paths.cache_dir=FOLDER (it may be deleted at any time)"
+        ) from error
 
 
 def _stored(folder: Path) -> Panel | None:
@@ -215,9 +240,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def _only_one(lock: TextIO) -> Iterator[None]:
     """Wait until no other process is inside; the lock of a process that dies is free at once."""
-    with path.open("w") as lock:
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -272,10 +272,8 @@ def not_completed(trials: Trials, beside: Path) -> Section:
 
 
 def _reason(run: RecordedRun) -> str:
-    if run.status.reason:
-        return run.status.reason
-    if run.status.state == "running":
-        return f"process {run.status.process} has not said that it ended"
+    if run.reason:
+        return run.reason
     return "not tested" if run.status.state == "finished" else "-"
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.metrics import Predictions, calibration, score
+from stockformer.quoting import pasteable
 from stockformer.reporting.evaluation_reader import (
     FinalEvaluation,
     json_object,
@@ -90,16 +91,25 @@ class RecordedRun:
         status, when = self.status, f"{self.status.time:%Y-%m-%d %H:%M}"
         if self.evaluation is not None:
             return self.evaluation.verdict
+        if status.state == "running" and RunDir(self.path).killed():
+            return f"No verdict: the run began on {when} and {self.reason}."
         if status.state == "running":
-            return (
-                f"No verdict: the run has been going since {when} (process {status.process}), or "
-                "was stopped without a chance to say so."
-            )
+            return f"No verdict: the run has been going since {when} (process {status.process})."
         if status.state == "interrupted" or status.reason.startswith("KeyboardInterrupt"):
             return f"No verdict: the run was interrupted on {when}."
         if status.state == "failed":
             return f"No verdict: the run failed on {when} with {status.reason}"
         return "No verdict: the run finished without a comparison with the baselines."
+
+    @property
+    def reason(self) -> str:
+        """Why it is not finished, as far as that is known; nobody holds a dead run's lock."""
+        if self.status.state != "running":
+            return self.status.reason
+        if RunDir(self.path).killed():
+            again = pasteable("resume", self.path)
+            return f"was stopped without a chance to say so (killed?): python train.py {again}"
+        return f"process {self.status.process} is at it"
 
     @property
     def comparison(self) -> pd.DataFrame | None:

@@ -58,7 +58,7 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
         header = ("run", f"validation\n{quantity.title}", "settings that differ")
         yield from (Text(), _laid_out(Table(header, rows, words=(0, 2)), fold=True), Text())
     for name, run in trials.unfinished.items():
-        yield Text(f"{run.status.state}: {name} {run.status.reason}".rstrip())
+        yield Text(f"{run.status.state}: {name} {run.reason}".rstrip())
     for name, reason in trials.refused.items():
         yield Text(f"unreadable: {name}: {reason}")
 

@@ -123,6 +123,11 @@ def read_trials(folder: Path) -> Trials:
             refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
     if not runs and not refused:
         read_run(folder)  # says what is wrong with it
+    if not runs:  # it may be anybody's: no page is written there
+        told = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
+        raise ValueError(
+            f"{folder}: holds no run that can be read ({told}); name another with run=FOLDER"
+        )
     completed = {name: run for name, run in runs.items() if is_complete(run)}
     configs = {name: settings_of(run) for name, run in completed.items()}
     monitor = monitored(configs)

@@ -108,16 +108,19 @@ class Snapshots:
         save_checkpoint(self.run.checkpoint("best"), self.model.state_dict(), facts)
 
     def save_epoch(self, position: Position) -> None:
-        """At an epoch's end: `last`, and every so often one to keep."""
-        last = self.run.checkpoint("last")
-        keep_copy(last, self.run.checkpoint("previous"))
-        self.save(last, position)
+        """At an epoch's end: every so often one to keep, and `last`.
+
+        `last` comes last: killed before it, the run does the epoch again and all of this.
+        """
         epoch = position.epoch - 1
         if self.every and epoch % self.every == 0:
             self.save(self.run.checkpoint(f"epoch-{epoch}"), position)
             for old in self.run.epoch_checkpoints()[: -self.keep]:
                 old.unlink()
                 atomic.digest_file(old).unlink(missing_ok=True)
+        last = self.run.checkpoint("last")
+        keep_copy(last, self.run.checkpoint("previous"))
+        self.save(last, position)
 
     def save(self, path: Path, position: Position) -> None:
         """A checkpoint to go on from at `position`."""

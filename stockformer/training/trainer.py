@@ -155,7 +155,10 @@ class Trainer:
         name = f"epoch {self.position.epoch}/{self.max_epoch}"
         self.model.train()
         started = time.perf_counter() - self.position.seconds
-        for batch in progress(batches, name, total=len(order), done=self.position.step):
+        steps = progress(
+            *(batches, name), total=len(order), done=self.position.step, detail=self.loss_so_far
+        )
+        for batch in steps:
             self.take_step(batch)
             self.position.seconds = time.perf_counter() - started
             if self.evaluator.device.type == "cpu" or len(self.unchecked) == UNCHECKED:
@@ -168,6 +171,10 @@ class Trainer:
         }
         parts = self.loss.parts(self.position.sums, self.position.counts)
         return parts.named("train_") | speed
+
+    def loss_so_far(self) -> str:
+        loss = self.loss.parts(self.position.sums, self.position.counts).total
+        return f" steps, loss so far {loss.item():.4f}"
 
     def take_step(self, batch: Batch) -> None:
         """One step of the optimizer, which leaves the weights alone if a number is not finite."""
@@ -263,7 +270,8 @@ class Trainer:
     def validate(self, batches: DataLoader[Batch]) -> Evaluation:
         """Raises FloatingPointError, naming epoch and dates, where a prediction is not finite."""
         try:
-            return self.evaluator.evaluate(self.model, self.loss, batches)
+            shown = progress(batches, f"validation of epoch {self.position.epoch}", len(batches))
+            return self.evaluator.evaluate(self.model, self.loss, shown)
         except NotFinite as error:
             steps = f"epoch {self.position.epoch}, after its {self.position.step} steps"
             message = f"in {steps}, {error}"

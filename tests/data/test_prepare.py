@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -304,3 +305,30 @@ def test_the_inputs_are_the_keys_that_name_paths() -> None:
     settings = {"path": "a", "root": "b", "universe": {"members_path": "c", "sectors_path": ""}}
     unrelated = {"labels_file": "label.csv", "delimiter": ",", "columns": {"close": "close"}}
     assert prepare.input_paths(settings | unrelated) == [Path("a"), Path("b"), Path("c")]
+
+
+@pytest.mark.parametrize("place", ["a file is there", "the disk is full"])
+def test_a_cache_that_cannot_be_kept_says_where_and_what_to_do(
+    place: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not kill the process, as writing to a map of a file would."""
+    if place == "a file is there":
+        prepared.cache.write_text("")
+    else:
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"cannot be kept there.*paths\.cache_dir=FOLDER") as caught:
+        prepare.prepare(
+            prepared.load,
+            settings=prepared.settings,
+            inputs=[prepared.files.root],
+            cache=prepared.cache,
+            factor_names=["KMID"],
+            fill_factors=lambda panel, out: None,
+        )
+    assert str(caught.value).startswith(str(prepared.cache))
+    if prepared.cache.is_dir():
+        assert [path.suffix for path in prepared.cache.iterdir()] == [".lock"]

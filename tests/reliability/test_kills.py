@@ -18,6 +18,7 @@ from reliability.small_run import SmallRuns, captured, differences, ended, forke
 from reliability.test_atomic import CRASHED, crash_before_call
 from reliability.test_signals import PHASES, Child, sleep
 
+from stockformer import atomic
 from stockformer.experiment import Experiment
 from stockformer.reporting import report
 from stockformer.resume import asked_run
@@ -200,3 +201,36 @@ def test_real_processes_killed_from_their_first_moment_on(
                 process.wait()
         go_on(folder, words)
         assert not differences(whole, folder), shlex.join(again)
+
+
+@pytest.mark.parametrize(
+    "crash_at",
+    ["epoch-3", *(pytest.param(at, marks=pytest.mark.full) for at in ("epoch-1", "last"))],
+)
+def test_killed_within_an_epochs_end(
+    crash_at: str, small: SmallRuns, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which epochs are kept must not hang on the moment: 1 is removed when 3 is written."""
+    folder = tmp_path / "run"
+
+    def crash() -> None:
+        write, unlink = atomic.write_checked, Path.unlink
+
+        def written(path: Path, data: bytes) -> None:
+            write(path, data)
+            if path.stem == crash_at and RunDir(folder).epochs_done() == 3:
+                os._exit(CRASHED)
+
+        def removed(path: Path, missing_ok: bool = False) -> None:
+            unlink(path, missing_ok)
+            if path.stem == crash_at:
+                os._exit(CRASHED)
+
+        monkeypatch.setattr(atomic, "write_checked", written)
+        monkeypatch.setattr(Path, "unlink", removed)
+        train_main(small.words(f"hydra.run.dir={folder}", "report=false"))
+
+    status, output = captured(crash)
+    assert status == CRASHED, output
+    go_on(folder, [])
+    assert not differences(whole, folder)

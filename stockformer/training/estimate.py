@@ -1,0 +1,159 @@
+"""How much memory a run will need, told before the work, and what to lower where it is too much.
+
+What a step keeps is counted by running the model on torch's fake tensors, which have shapes but no
+content. The factors below were measured on simulated markets on a CPU (158 factors of 300 stocks;
+steps of 1 to 3 GiB); a part is good to about a third.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from stockformer.interface import Batch
+from stockformer.training.losses import Loss
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+LIBRARIES = 0.5 * GIB  # torch, pandas and their like, before any data
+# All factors in float32, that many times at once: as read, for the baselines ranked and copied;
+CUBES = 5.0
+PROCESSED_CUBES = 13.0  # and while a processor ranks them in float64.
+COLUMNS = 30  # of 8 bytes for each stock and day: prices, returns, targets, predictions
+COPIES_OF_WEIGHTS = 4  # weights, gradients, two moments of Adam
+STEP = 1.65  # what a step takes beside what it keeps for its backward pass
+ROUGHLY = 8  # numbers kept for a position of the input, by the root of the number of weights
+UNLIMITED = 1 << 60  # what cgroups of the first version say where there is no limit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the peak, by what they are for. samples: how many a step computes at once."""
+
+    data: float = 0.0
+    weights: float = 0.0
+    step: float = 0.0
+    samples: int = 0
+
+    @property
+    def total(self) -> float:
+        return LIBRARIES + self.data + self.weights + self.step
+
+    def __str__(self) -> str:
+        parts = {
+            "data": self.data,
+            "weights and optimizer": self.weights,
+            f"a step of {self.samples} samples": self.step,
+        }
+        told = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+        return f"about {gib(self.total)} ({told})"
+
+    def require(self, limit: float, device: str = "this machine") -> None:
+        """Raises ValueError, saying what to lower, where that is clearly more than there is."""
+        if self.total <= limit:
+            return
+        settings = {
+            self.step: "trainer.micro_batch_size (slower, the same batch), model.width or "
+            "dataset.lookback",
+            self.weights: "model.width or model.layers",
+            self.data: "the number of dataset.factors, of stocks or of days",
+        }
+        raise ValueError(
+            f"this run needs {self} of memory, {device} has {gib(limit)}: lower "
+            f"{settings[max(settings)]}"
+        )
+
+
+def data_bytes(shape: tuple[int, ...], processed: bool) -> float:
+    """What factors (T, N, F) and all that is made of them take, the baselines included."""
+    days, stocks, factors = shape
+    cubes = PROCESSED_CUBES if processed else CUBES
+    return days * stocks * (cubes * 4 * factors + 8 * COLUMNS)
+
+
+def training_bytes(
+    make_model: Callable[[], nn.Module], loss: Loss, sample: Batch, samples: int, enough: float
+) -> tuple[float, float]:
+    """Of weights with what the optimizer keeps, and of a step with `samples` samples at once.
+
+    make_model: called where tensors have no content. sample: a batch of one. A step is counted only
+    where the two may come to more than `enough`: what that needs of torch takes seconds to import.
+    Zeros where the model cannot be run without content; then it is not known.
+    """
+    try:
+        with torch.device("meta"):  # shapes without content, for making a model alone
+            numbers = sum(p.numel() for p in make_model().parameters())
+        weights = COPIES_OF_WEIGHTS * 4.0 * numbers
+        step = 4.0 * sample.returns.numel() * samples * ROUGHLY * math.sqrt(numbers)
+        if weights + step > enough:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                batch = Batch(*(mode.from_tensor(getattr(sample, f.name)) for f in fields(sample)))
+                step = STEP * samples * kept_bytes(make_model(), loss, batch)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        log.debug("memory not estimated: %s", error)
+        return 0.0, 0.0
+    return weights, step
+
+
+def kept_bytes(model: nn.Module, loss: Loss, batch: Batch) -> int:
+    """What a forward pass keeps for its backward pass, but for the weights."""
+    weights = {storage_of(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    kept: dict[int, Tensor] = {}  # the tensors too, or another could get the same number
+
+    def keep(tensor: Tensor) -> Tensor:
+        if storage_of(tensor) not in weights:
+            kept[storage_of(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = loss.sums(model(batch), batch)
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def storage_of(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def machine_memory(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """Bytes this process may use: the machine's, or less where a container or job is limited."""
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, file = (
+            (cgroups / "memory", "memory.limit_in_bytes")
+            if controllers
+            else (cgroups, "memory.max")
+        )
+        folder = root / name.lstrip("/")
+        for each in (folder, *folder.parents):  # every group above limits too
+            if not each.is_relative_to(root):
+                break
+            limits += read_limit(each / file)
+    return min(limits)
+
+
+def read_limit(file: Path) -> list[float]:
+    """The limit in a file; none where there is no such file, or no limit."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return []
+    return [float(text)] if text.isdecimal() and 0 < int(text) < UNLIMITED else []
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
