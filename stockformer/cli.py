@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stockformer.config import CONFIG_NAME, check_values, config_folder
-from stockformer.overrides import check_command_line
+from stockformer.overrides import check_command_line, check_sources
 from stockformer.resume import asked_run, continued
 from stockformer.run import leads
 
@@ -68,7 +68,9 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
                     raise ValueError(f"--{name.replace('_', '-')} is not supported")
             if arguments.multirun and not run_folder:
                 raise ValueError("-m: this command checks one configuration at a time")
-            if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
+            if arguments.help or arguments.hydra_help or arguments.info or arguments.cfg:
+                check_sources(arguments.overrides)  # Hydra sets its logging up for them too
+            else:
                 check_command_line(arguments.overrides, multirun=arguments.multirun)
             if not (run_folder and leads()):
                 sys.argv.append("hydra.run.dir=.")  # Hydra makes the folder otherwise

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.cli import start_log
-from stockformer.config import CONFIG_NAME, check_values, config_folder
+from stockformer.config import CONFIG_NAME, check_values, config_folder, recorded_nodes
 from stockformer.dataset import Data, Fitted, read_panel
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import plain
@@ -114,7 +114,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = compose(CONFIG_NAME, lines)
     try:
-        recorded = OmegaConf.create(run.read_config()[0])
+        recorded = recorded_nodes(run.read_config()[0])
         config = _overlaid(
             composed, recorded, chosen | ({"split"} if "dataset" in chosen else set())
         )

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
+from stockformer.overrides import check_sources
 from stockformer.run import TREES, RunDir, runs_under
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
         raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
     words = [word for word in words if not word.startswith("hydra.")]
+    try:
+        check_sources(before)
+    except ValueError as error:
+        raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))

@@ -12,11 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "stockformer"
 # Room -> what it may import of this package, and which heavy libraries it must not.
 ROOMS = {"data", "models", "training", "evaluation", "run", "interface"}
 MAY: dict[str, set[str]] = {
-    "config": set(),
-    "overrides": {"config"},
+    "schema": set(),
+    "config": {"schema"},
+    "composition": {"config", "schema"},
+    "overrides": {"config", "composition", "schema"},
     "atomic": set(),
     "run": {"atomic"},
-    "resume": {"config", "run"},
+    "resume": {"config", "overrides", "run"},
     "interruption": {"run"},
     "cli": {"config", "overrides", "resume", "run"},
     "interface": set(),
@@ -52,7 +54,9 @@ MAY: dict[str, set[str]] = {
     },
 }
 MUST_NOT: dict[str, set[str]] = {
+    "schema": {"torch", "numpy", "pandas", "hydra", "omegaconf"},
     "config": {"torch", "numpy", "pandas"},
+    "composition": {"torch", "numpy", "pandas"},
     "overrides": {"torch", "numpy", "pandas"},
     "cli": {"torch", "numpy", "pandas"},
     "atomic": {"torch", "numpy", "pandas", "hydra", "omegaconf"},

@@ -122,7 +122,7 @@ def test_yaml_tags_in_a_recorded_configuration(run: RunDir, canary: Path, tag: s
     edited(run, run.read_config()[0] + f"\nmore: {tag.replace('CANARY', str(canary))}\n")
     status, output = captured(lambda: train_main([f"resume={run.path}"]))
     assert status == 1
-    assert "recorded configuration: could not determine a constructor for the tag" in output
+    assert "recorded configuration: a tag (tag:yaml.org,2002:python/" in output
     assert "Traceback" not in output
 
 
