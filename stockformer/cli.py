@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from stockformer.config import CONFIG_NAME, check_values, config_folder
 from stockformer.overrides import check_command_line, check_sources
+from stockformer.printable import PrintableFormatter, printable
 from stockformer.resume import asked_run, continued
 from stockformer.run import leads
 
@@ -54,7 +55,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
                 log.error("job %s failed: %s", hydra_config.job.num, error)
                 raise
-            sys.exit(f"error: {error}")
+            sys.exit(printable(f"error: {error}"))
 
     def main() -> None:
         # Hydra hands the exception on instead of printing a message of its own.
@@ -87,7 +88,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
                 version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
             )(job)()
         except USER_ERRORS as error:
-            sys.exit(f"error: {error}")
+            sys.exit(printable(f"error: {error}"))
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             sys.exit(128 + signal.SIGINT)
@@ -134,6 +135,7 @@ class Terminal(logging.Handler):
 
         super().__init__(logging.INFO if leads() else logging.ERROR)
         self.console = Console(highlight=True)
+        self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer import atomic
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
 from stockformer.overrides import check_sources
 from stockformer.run import TREES, RunDir, runs_under
@@ -53,6 +54,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     that would change the run's past.
     """
     run = RunDir(folder)
+    if folder.is_dir():
+        atomic.require_plain_files(folder)
     finished = run.status()["state"] == "finished"
     if not (run.config_file.exists() or run.checkpoint("last").exists()):
         raise ValueError(f"{folder}: stopped before anything was kept; start the run anew")

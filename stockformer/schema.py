@@ -22,17 +22,22 @@ REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
 OF_THE_ENVIRONMENT = re.compile(r"\$\{oc\.env:STOCKFORMER_(DATA|CACHE),\w+\}")
 
 Form = Any
-"""str, int, float (finite, or a whole number), bool, None, object (anything); a tuple of forms: one
-of them; [form]: a list; {str: form}: names; {"key": form, "key?": form}: an object with these keys,
-those with ? if it has them, and others that are not looked at."""
+"""str, int, float (finite, or a whole number), ANY_FLOAT, bool, None, object (anything); a tuple of
+forms: one of them; [form]: a list; {str: form}: names; {"key": form, "key?": form}: an object with
+these keys, those with ? if it has them, and others that are not looked at."""
 
-KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+ANY_FLOAT = complex  # of JSON's values none is: stands for a number that may be NaN or infinite
+NUMBER = (float, None)  # of evaluation.json, where null stands for NaN
+KINDS = {
+    **{str: "text", int: "a whole number", float: "a finite number", bool: "true or false"},
+    ANY_FLOAT: "a number",
+}
 
 
 def parse_json(data: bytes, form: Form, where: str) -> Any:
     """The values in JSON. Raises ValueError naming `where` if they are not of this form."""
     try:
-        value = json.loads(data, parse_constant=_no_number)
+        value = json.loads(data)
     except RecursionError as error:
         raise ValueError(f"{where}: nested too deep") from error
     except ValueError as error:  # of the text's encoding too
@@ -112,9 +117,11 @@ def _problem(value: Any, form: Form, key: str) -> str:
     return _other(value, "null" if form is None else KINDS[form], key)
 
 
-def _is(value: Any, kind: type) -> bool:
-    if type(value) is int and kind in (int, float):
+def _is(value: Any, kind: Any) -> bool:
+    if type(value) is int and kind in (int, float, ANY_FLOAT):
         return abs(value) < LARGEST_INTEGER
+    if kind is ANY_FLOAT:
+        return type(value) is float
     return type(value) is kind and (kind is not float or math.isfinite(value))
 
 
@@ -144,10 +151,6 @@ def _other(value: Any, expected: str, key: str) -> str:
     kinds = {list: "a list", dict: "an object", type(None): "null", **KINDS}
     shown = kinds[type(value)] if isinstance(value, (list, dict)) else repr(value)[:60]
     return f"{key or 'the whole'} is {shown}, expected {expected}"
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
 
 from stockformer.evaluation.backtest import Settings
-from stockformer.evaluation.summary import VERSION
+from stockformer.evaluation.summary import DAILY, VERSION
 from stockformer.reporting.quantities import COMPARED, METRICS
-
-EVALUATION_KEYS = (
-    *("version", "epoch", "model", "table", "verdict", "targets", "oracle_rank_ic", "notes"),
-    *("first_step_rank_ic", "statistics", "daily", "backtest"),
-)
-TRADED_KEYS = (*("settings", "figures", "benchmarks", "offsets", "sectors", "capacity", "daily"),)
+from stockformer.schema import NUMBER, Form, require
 
 SPREAD = ("lowest", "lower_quartile", "median", "upper_quartile", "highest")
+
+
+SPREADS = ("summary", "one_day_later", "doubled_costs")
+_FIGURES = {str: {str: NUMBER}}
+_BASE = dict.fromkeys(("n_dates", "benchmark_total_return", "turnover"), NUMBER)
+BACKTEST: Form = {
+    "settings": {f"{f.name}?": {"int": int, "float": float}[str(f.type)] for f in fields(Settings)},
+    "figures": (
+        {
+            "base": _BASE | {"total_return": NUMBER},
+            **{name: {"total_return": NUMBER} for name in SPREADS[1:]},
+        }
+    ),
+    "benchmarks": _FIGURES,
+    "offsets": {
+        "list": [{"offset": int, "annual_excess_return": NUMBER}],
+        **{name: {"annual_excess_return": dict.fromkeys(SPREAD, NUMBER)} for name in SPREADS},
+    },
+    "sectors": ({str: float}, None),
+    "capacity": ({str: NUMBER}, None),
+    "daily": {"date": [str], "net_return": [NUMBER], "benchmark": [NUMBER]},
+}
+EVALUATION: Form = {
+    "version": int,
+    "epoch": (int, None),
+    "model": {f"{name}?": NUMBER for name in METRICS},
+    "table": [
+        {f"{name}?": NUMBER for name in COMPARED}
+        | {"name": str, "rank_ic": NUMBER, "mae": NUMBER, "accuracy": NUMBER}
+    ],
+    "verdict": str,
+    "targets": [{"name": str, "value": NUMBER, "met": bool}],
+    "oracle_rank_ic": NUMBER,
+    "first_step_rank_ic": NUMBER,
+    "notes": [str],
+    "statistics": object,
+    "daily": {f"{name}?": [NUMBER] for name in DAILY} | {"signal_date": [str], "rank_ic": [NUMBER]},
+    "backtest": (BACKTEST, None),
+}
+"""docs/evaluation.md; keys beside these are passed over."""
+LEDGER = {
+    "trades": ("date", "ticker", "side", "shares", "price", "value", "cost"),
+    "positions": ("date", "ticker", "shares", "close", "value"),
+    "equity": (
+        *("date", "cash", "value", "account", "net_return", "gross_return", "turnover", "cost"),
+        *("slippage", "n_held", "benchmark", "index"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -75,16 +117,22 @@ class FinalEvaluation:
     traded: RecordedTrading | None
 
 
-def read_evaluation(path: Path) -> FinalEvaluation:
-    """Raises what a file of another content makes it raise."""
-    return final_evaluation(json_object(path, ("version",)))
+def read_ledger(content: bytes, table: str) -> pd.DataFrame:
+    """A table of the ledger, by its name in LEDGER; its tickers are text, whatever they look like.
 
-
-def read_ledger(path: Path) -> pd.DataFrame:
-    """A table of the ledger; its tickers are text, whatever they look like."""
+    Raises ValueError or TypeError for anything else.
+    """
     frame = pd.read_csv(
-        path, dtype={"ticker": str}, keep_default_na=False, na_values=[""], parse_dates=["date"]
+        io.BytesIO(content),
+        dtype={"ticker": str},
+        keep_default_na=False,
+        na_values=[""],
+        parse_dates=["date"],
+        date_format="%Y-%m-%d",
     )
+    require_keys(frame.columns, LEDGER[table])
+    if frame["date"].isna().any() or not pd.api.types.is_datetime64_dtype(frame["date"]):
+        raise ValueError("a date that is none")
     numbers = frame.columns.difference(["date", "ticker", "side"])
     return frame.astype(dict.fromkeys(numbers, float))
 
@@ -93,38 +141,25 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
     """The content of evaluation.json, checked. Raises ValueError or TypeError."""
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']}, but this code reads {VERSION}")
-    require_keys(data, EVALUATION_KEYS)
-    for row in data["table"]:
-        require_keys(row, ("name", "rank_ic", "mae", "accuracy"))
-    for target in data["targets"]:
-        require_keys(target, ("name", "value", "met"))
-    epoch, oracle, traded = data["epoch"], data["oracle_rank_ic"], data["backtest"]
+    require(data, EVALUATION, "evaluation")
+    if not data["table"]:
+        raise ValueError("an empty table")
+    oracle, traded = data["oracle_rank_ic"], data["backtest"]
     return FinalEvaluation(
-        epoch=None if epoch is None else int(epoch),
+        epoch=data["epoch"],
         model=_numbers(data["model"], METRICS),
         table=pd.DataFrame(
             [_numbers(row, COMPARED) for row in data["table"]],
-            index=[str(row["name"]) for row in data["table"]],
+            index=[row["name"] for row in data["table"]],
         ),
-        verdict=str(data["verdict"]),
-        targets=tuple(
-            Target(str(t["name"]), _number(t["value"]), bool(t["met"])) for t in data["targets"]
-        ),
-        oracle_rank_ic=None if oracle is None else float(oracle),
+        verdict=data["verdict"],
+        targets=tuple(Target(t["name"], _number(t["value"]), t["met"]) for t in data["targets"]),
+        oracle_rank_ic=None if not oracle else float(oracle),
         first_step_rank_ic=_number(data["first_step_rank_ic"]),
-        notes=tuple(map(str, data["notes"])),
-        daily=_by_date(data["daily"], "signal_date"),
+        notes=tuple(data["notes"]),
+        daily=_by_date(data["daily"], "signal_date", DAILY),
         traded=None if traded is None else _traded(traded),
     )
-
-
-def json_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """A JSON object that has these keys."""
-    data = json.loads(path.read_text())
-    if not isinstance(data, dict):
-        raise ValueError(f"a {type(data).__name__} where an object was expected")
-    require_keys(data, keys)
-    return data
 
 
 def require_keys(given: Collection[str], keys: Collection[str]) -> None:
@@ -134,20 +169,16 @@ def require_keys(given: Collection[str], keys: Collection[str]) -> None:
 
 
 def _traded(data: dict[str, Any]) -> RecordedTrading:
-    require_keys(data, TRADED_KEYS)
-    offsets = pd.DataFrame(data["offsets"]["list"]).set_index("offset")
-    spreads = {name: each for name, each in data["offsets"].items() if name != "list"}
-    returns = _by_date(data["daily"], "date")
-    require_keys(returns.columns, ("net_return", "benchmark"))
+    spreads = {name: data["offsets"][name]["annual_excess_return"] for name in SPREADS}
     return RecordedTrading(
         settings=Settings(**data["settings"]),
         figures=_figures(data["figures"]),
         benchmarks=_figures(data["benchmarks"]),
-        offsets=offsets.astype(float),
-        spreads=_figures({name: each["annual_excess_return"] for name, each in spreads.items()}),
+        offsets=pd.DataFrame(data["offsets"]["list"]).set_index("offset").astype(float),
+        spreads=_figures(spreads),
         sectors=data["sectors"],
         capacity=data["capacity"],
-        returns=returns,
+        returns=_by_date(data["daily"], "date", ("net_return", "benchmark")),
     )
 
 
@@ -155,11 +186,13 @@ def _figures(rows: dict[str, dict[str, float | None]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").astype(float)
 
 
-def _by_date(columns: dict[str, Any], dates: str) -> pd.DataFrame:
+def _by_date(columns: dict[str, Any], dates: str, names: Sequence[str]) -> pd.DataFrame:
     """Lists of numbers of one length, indexed by the one that holds dates."""
-    require_keys(columns, (dates,))
-    frame = pd.DataFrame({k: v for k, v in columns.items() if k != dates}, dtype=float)
-    return frame.set_index(pd.DatetimeIndex(columns[dates], name=dates))
+    index = pd.DatetimeIndex(pd.to_datetime(columns[dates], format="%Y-%m-%d"), name=dates)
+    if not len(index) or not index.is_monotonic_increasing or not index.is_unique:
+        raise ValueError(f"{dates}: empty, or not strictly increasing")
+    known = {name: columns[name] for name in names if name in columns}
+    return pd.DataFrame(known, dtype=float).set_index(index)
 
 
 def _number(value: float | None) -> float:
