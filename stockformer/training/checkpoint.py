@@ -75,7 +75,7 @@ def load_checkpoint(path: Path, model: nn.Module, factor_names: tuple[str, ...])
     Raises ValueError where the factors, their order, or a tensor's shape are not the checkpoint's.
     """
     tensors, facts = read_checkpoint(path)
-    require(facts, FITTED, str(path))
+    require(facts, {"factor_names": [str]}, str(path))
     trained_on = tuple(facts["factor_names"])
     if trained_on != factor_names:
         pairs = zip((*trained_on, None), (*factor_names, None))

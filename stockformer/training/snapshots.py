@@ -15,6 +15,7 @@ from stockformer import atomic
 from stockformer.run import RunDir
 from stockformer.schema import ANY_FLOAT, Form, require
 from stockformer.training.checkpoint import (
+    FITTED,
     TRAINING,
     keep_copy,
     read_checkpoint,
@@ -163,7 +164,9 @@ class Snapshots:
         require(facts, STATE, where)
         if facts["position"]["best"] is not None:
             best = self.run.checkpoint("best")
-            self.require_ours(best, read_checkpoint(best)[1])  # else it could not be tested
+            of_best = read_checkpoint(best)[1]  # without it the run could not be tested
+            self.require_ours(best, of_best)
+            require(of_best, FITTED, str(best))
         patience = self.stopping.patience
         try:
             self.model.load_state_dict(weights(tensors))

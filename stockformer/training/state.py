@@ -77,11 +77,8 @@ def load_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
     """Raises ValueError, KeyError or RuntimeError where that is not a state of this optimizer."""
-    own, parameters = (
-        optimizer.state_dict(),
-        [p for g in optimizer.param_groups for p in g["params"]],
-    )
-    require_alike(own["param_groups"], facts["groups"], "optimizer")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    require_alike(optimizer.state_dict()["param_groups"], facts["groups"], "optimizer")
     state: dict[int, dict[str, Any]] = {}
     for key, value in (_under(OPTIMIZER, tensors) | facts["plain"]).items():
         number, _, name = key.partition("/")
