@@ -30,7 +30,7 @@ def require_option(group: str, value: Any) -> None:
 
 
 def require_own_files() -> None:
-    """Raises ValueError for a link in conf/ that leads out of it, and YAML that could unfold."""
+    """Raises ValueError for a link in conf/ that leads out of it, and for YAML that is not plain."""
     folder = config_folder()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(folder):
@@ -39,7 +39,7 @@ def require_own_files() -> None:
             if path.stat().st_size > LARGEST_YAML:
                 raise ValueError(f"{path}: larger than {LARGEST_YAML >> 20} MiB, no configuration")
             text = path.read_text(errors="replace")
-            if "&" in text and "*" in text:
+            if "!" in text or ("&" in text and "*" in text):
                 require_plain_yaml(text, str(path))
 
 

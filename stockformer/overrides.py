@@ -145,15 +145,14 @@ def _reference(single: Sequence[Override]) -> DictConfig:
 @cache
 def _of_groups(groups: tuple[str, ...]) -> DictConfig:
     require_own_defaults(groups)
-    reference = compose(CONFIG_NAME, list(groups))
+    reference = _compose(groups)
     require_references(_raw(reference))
     return reference
 
 
 def _whole(single: Sequence[Override]) -> DictConfig:
     """What all overrides make, with Hydra's node, which is checked, as all references are."""
-    lines = [str(override.input_line) for override in single]
-    config = compose(CONFIG_NAME, lines, return_hydra_config=True)
+    config = _compose([str(override.input_line) for override in single], with_hydra=True)
     plain = _raw(config)
     _check_hydra(plain.pop("hydra"), single)
     require_references(plain)
@@ -244,7 +243,16 @@ def _check_against(config: DictConfig, reference: DictConfig) -> None:
 @cache
 def _hydra_alone(lines: tuple[str, ...]) -> dict[str, Any]:
     """The leaves of Hydra's node as conf/config.yaml has it, with what the command line set."""
-    return _leaves(_raw(compose(CONFIG_NAME, list(lines), return_hydra_config=True))["hydra"])
+    return _leaves(_raw(_compose(lines, with_hydra=True))["hydra"])
+
+
+def _compose(lines: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    try:
+        return compose(CONFIG_NAME, list(lines), return_hydra_config=with_hydra)
+    except (AttributeError, TypeError, AssertionError, KeyError) as error:
+        # What Hydra makes of a value it does not expect, e.g. a node for a key that is null.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{' '.join(lines)}: cannot be composed: {reason}") from error
 
 
 def _raw(config: DictConfig) -> dict[str, Any]:

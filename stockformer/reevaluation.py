@@ -19,7 +19,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stockformer import atomic
 from stockformer.cli import start_log
 from stockformer.config import CONFIG_NAME, check_values, config_folder, recorded_nodes
 from stockformer.dataset import Data, Fitted, read_panel
@@ -59,8 +58,7 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     start_log()
     run = RunDir(path)
     if path.is_dir():
-        atomic.require_plain_files(path)
-        run.require_whole()
+        run.verify()  # before the work; what is damaged cannot be reproduced
     folder = into or run.evaluations_folder / folder_name(overrides)
     if overrides and folder.exists():
         raise ValueError(f"{folder}: is there already; name another folder with into=FOLDER")

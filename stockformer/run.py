@@ -207,8 +207,11 @@ class RunDir:
         status: dict[str, Any] = parse_json(data, STATUS, f"{path}: cannot be read")
         said = {key: value for key, value in status.items() if key != "sha256"}
         known = {key.removesuffix("?") for key in STATUS}
-        # Earlier versions kept no digest, and no other key either.
-        if status.get("sha256", _digest(said)) != _digest(said) or not known >= said.keys():
+        if "sha256" in status:
+            as_written = status["sha256"] == _digest(said) and json.dumps(status).encode() == data
+        else:
+            as_written = known >= said.keys()  # earlier versions kept no digest
+        if not as_written:
             raise ValueError(f"{path}: cannot be read: damaged or changed: its sha256 is another")
         if status["state"] not in STATES:
             raise ValueError(f"{path}: cannot be read: state is none of {', '.join(STATES)}")
@@ -307,6 +310,14 @@ class RunDir:
                 raise ValueError(
                     f"{self.path / name}: damaged: missing; {self.sums_file.name} lists it"
                 )
+
+    def verify(self) -> None:
+        """Raises ValueError naming what is not, or no longer, as SHA256SUMS lists it."""
+        atomic.require_plain_files(self.path)
+        self.require_whole()
+        for path in self._artefacts():
+            if path.exists():
+                self.read(path)
 
     def remove_temporary_files(self) -> None:
         """What processes left that were killed; but not of models judged elsewhere, just now."""
@@ -419,19 +430,27 @@ class RunDir:
             self._write_sums(sums | {path.name: {digest}})
 
     def _write_sums(self, sums: Mapping[str, set[str]]) -> None:
-        lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
-        text = "".join(f"{digest}  {name}\n" for name, digest in lines)
-        atomic.write(self.sums_file, text.encode())
+        atomic.write(self.sums_file, _sums_text(sums).encode())
 
     def _sums(self) -> dict[str, set[str]]:
-        """Of each artefact the digests it may have."""
+        """Of each artefact the digests it may have. Raises ValueError where a byte was changed."""
         sums: dict[str, set[str]] = {}
-        with contextlib.suppress(FileNotFoundError):
+        try:
             text = atomic.read(self.sums_file, LARGEST_SETTINGS).decode(errors="replace")
-            for line in text.splitlines():
-                digest, _, name = line.partition("  ")
-                sums.setdefault(name, set()).add(digest)
+        except FileNotFoundError:
+            return sums
+        for line in text.splitlines():
+            digest, _, name = line.partition("  ")
+            sums.setdefault(name, set()).add(digest)
+        if _sums_text(sums) != text:
+            raise ValueError(f"{self.sums_file}: damaged or changed")
         return sums
+
+
+def _sums_text(sums: Mapping[str, set[str]]) -> str:
+    """As sha256sum writes and checks it."""
+    lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
+    return "".join(f"{digest}  {name}\n" for name, digest in lines)
 
 
 def _digest(status: Mapping[str, Any]) -> str:

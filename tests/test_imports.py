@@ -37,7 +37,6 @@ MAY: dict[str, set[str]] = {
         *("data", "models", "training", "evaluation", "run", "interface"),
     },
     "reevaluation": {
-        "atomic",
         *("cli", "config", "overrides", "dataset", "experiment"),
         *("evaluation", "run", "schema", "training"),
     },
