@@ -30,7 +30,7 @@ def require_option(group: str, value: Any) -> None:
 
 
 def require_own_files() -> None:
-    """Raises ValueError for a link in conf/ that leads out of it, and for YAML that is not plain."""
+    """Raises ValueError for a link in conf/ that leads out of it, and YAML that is not plain."""
     folder = config_folder()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(folder):
