@@ -38,7 +38,9 @@ def main() -> None:
         for piece in analyse(asked):
             console.print(piece, soft_wrap=not animates())
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        from stockformer.printable import printable  # noqa: PLC0415
+
+        sys.exit(printable(f"error: {error}"))
 
 
 if __name__ == "__main__":

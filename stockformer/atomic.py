@@ -1,11 +1,22 @@
-"""Files that are the old one or the new one, whole, whatever moment the power goes at."""
+"""Files that are the old one or the new one, whole, whatever moment the power goes at.
+
+No link is ever followed, to be read or to be written: a folder may come from somebody else, and a
+link in it could lead to any file of the user's.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
+import re
+import secrets
+import stat
 from pathlib import Path
+
+LARGEST = 8 << 30  # bytes of a file that is read
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 def write(path: Path, data: bytes) -> None:
@@ -13,21 +24,93 @@ def write(path: Path, data: bytes) -> None:
 
     Raises OSError naming `path`, which then is as it was.
     The order matters: the new content is on the disk before its name is, and the name is before
-    this returns.
+    this returns. Nobody can know the temporary name, and "x" opens no file or link that is there.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # a disk that became read-only keeps it
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise not_written(path, error) from error
+        raise
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Those that processes left which were killed; none may be writing there now."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """A file to be read. Raises ValueError for a link, a pipe, a folder, or one that is too large.
+
+    FileNotFoundError where there is none.
+    """
+    try:
+        # Without O_NONBLOCK a pipe in its place would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        kind = "a link, which is not followed" if path.is_symlink() else error.strerror
+        raise ValueError(f"{path}: cannot be read: {kind}") from error
+    file = os.fdopen(descriptor, "rb")
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+        file.close()
+        plain = stat.S_ISREG(status.st_mode)
+        kind = f"larger than {LARGEST >> 30} GiB" if plain else "not a file"
+        raise ValueError(f"{path}: cannot be read: {kind}")
+    return file
+
+
+def read(path: Path, largest: int = LARGEST) -> bytes:
+    """The content of a file, as `open_file` opens it, of at most `largest` bytes."""
+    with open_file(path) as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"{path}: cannot be read: larger than {largest >> 20} MiB")
+    return data
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor. Raises ValueError where `path` leads to a file that is elsewhere as well."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise ValueError(f"{path}: a link, which is not followed; remove it") from error
         raise not_written(path, error) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise ValueError(
+            f"{path}: has another name elsewhere (a hard link), or is no file; copy the folder"
+        )
+    return descriptor
+
+
+def require_plain_files(folder: Path) -> None:
+    """Raises ValueError naming a link, a pipe or a device in `folder` or below."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            require_plain_files(Path(entry.path))
+        elif not entry.is_file(follow_symlinks=False):
+            kind = "a link" if entry.is_symlink() else "neither a file nor a folder"
+            raise ValueError(
+                f"{entry.path}: {kind}, which no run leaves there; remove it, or copy what it "
+                "stands for"
+            )
 
 
 def write_checked(path: Path, data: bytes) -> None:
@@ -43,18 +126,18 @@ def write_checked(path: Path, data: bytes) -> None:
     write(beside, _lines(path, [digest]))
 
 
-def read_checked(path: Path) -> bytes:
-    """The content `write_checked` left. Raises ValueError where it is another, or unknown."""
+def check(path: Path) -> None:
+    """Raises ValueError where `path` is not what `write_checked` left, or that is not known."""
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     digests = known_digests(path)
     if not digests:
         raise ValueError(f"{path}: {digest_file(path).name} is missing, which says what it held")
-    if sha256(data) not in digests:
+    if digest not in digests:
         raise ValueError(f"{path}: damaged or replaced: not what {digest_file(path).name} says")
-    return data
 
 
 def digest_file(path: Path) -> Path:
@@ -63,7 +146,7 @@ def digest_file(path: Path) -> Path:
 
 def known_digests(path: Path) -> list[str]:
     try:
-        words = digest_file(path).read_text("utf-8", errors="replace").split()
+        words = read(digest_file(path), largest=1 << 16).decode(errors="replace").split()
     except FileNotFoundError:
         return []
     return words[::2]

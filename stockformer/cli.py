@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stockformer import __version__
 from stockformer.config import CONFIG_NAME, check_values, config_folder
-from stockformer.overrides import check_command_line
+from stockformer.overrides import check_command_line, check_sources
+from stockformer.printable import PrintableFormatter, printable
 from stockformer.quoting import quoted
 from stockformer.resume import asked_run, continued, names_a_run
 from stockformer.run import leads
@@ -67,7 +68,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
                 log.error("job %s failed: %s", hydra_config.job.num, error)
                 raise
-            sys.exit(f"error: {error}")
+            sys.exit(printable(f"error: {error}"))
 
     def main() -> None:
         make_streams_last()
@@ -98,7 +99,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
                 version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
             )(job)()
         except USER_ERRORS as error:
-            sys.exit(f"error: {error}")
+            sys.exit(printable(f"error: {error}"))
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             sys.exit(128 + signal.SIGINT)
@@ -115,7 +116,9 @@ def checked_arguments(run_folder: bool) -> argparse.Namespace:
             raise ValueError(f"--{name.replace('_', '-')} is not supported")
     if arguments.multirun and not run_folder:
         raise ValueError("-m: this command checks one configuration at a time")
-    if not (arguments.help or arguments.hydra_help or arguments.info or arguments.cfg):
+    if arguments.help or arguments.hydra_help or arguments.info or arguments.cfg:
+        check_sources(arguments.overrides)  # Hydra sets its logging up for them too
+    else:
         require_values(arguments.overrides)
         if not arguments.shell_completion:
             check_command_line(arguments.overrides, multirun=arguments.multirun)
@@ -211,6 +214,7 @@ class Terminal(logging.Handler):
         super().__init__(logging.INFO if leads() else logging.ERROR)
         self.console = make_console()
         self.lost = ""
+        self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else None

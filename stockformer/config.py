@@ -14,10 +14,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from stockformer.schema import require_plain_yaml, require_references
 
 CONFIG_NAME = "config"
 
@@ -283,11 +284,12 @@ RULES: dict[str, Rule] = {
 
 def read_config(text: str) -> DictConfig:
     """A recorded configuration, typed and checked as if it had been composed now."""
+    recorded = recorded_nodes(text)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        config = OmegaConf.merge(OmegaConf.structured(Config), recorded)
         assert isinstance(config, DictConfig)
-        OmegaConf.to_container(config, throw_on_missing=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
         raise ValueError(f"recorded configuration: {' '.join(str(error).split())}") from error
     check_values(config)
     return config
@@ -298,6 +300,20 @@ def recorded(config: DictConfig) -> str:
     config = config.copy()
     config.resume = None
     return OmegaConf.to_yaml(config)
+
+
+def recorded_nodes(text: str) -> DictConfig:
+    """A recorded configuration as it stands. Raises ValueError for anything but plain values."""
+    where = "recorded configuration"
+    require_plain_yaml(text, where)
+    try:
+        nodes = OmegaConf.create(text)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+    if not isinstance(nodes, DictConfig):
+        raise ValueError(f"{where}: not groups of keys")
+    require_references(OmegaConf.to_container(nodes, resolve=False))
+    return nodes
 
 
 def check_values(config: DictConfig) -> None:

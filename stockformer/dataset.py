@@ -57,8 +57,11 @@ class Fitted:
 
     def state(self, name: str, fitted_here: State, factor_names: tuple[str, ...]) -> State:
         """The recorded state of a processor instead of one fitted here, whose form it must have."""
-        recorded = self.states[name]
-        state = {k: np.asarray(recorded[k], dtype=a.dtype) for k, a in fitted_here.items()}
+        try:
+            recorded = self.states[name]
+            state = {k: np.asarray(recorded[k], dtype=a.dtype) for k, a in fitted_here.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"processors.{name}: not what the checkpoint has: {error}") from error
         if any(state[key].shape != array.shape for key, array in fitted_here.items()):
             missing = sorted(set(self.factor_names) - set(factor_names))
             raise ValueError(

@@ -8,7 +8,10 @@ second has every key and type that the first may have.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -18,11 +21,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer.composition import require_option, require_own_defaults, require_own_files
 from stockformer.config import CONFIG_NAME, check_values, config_folder, flat, targets
+from stockformer.schema import require_references
 
 # What of Hydra's own configuration may be set: its logging and callbacks could run anything.
-HYDRA_KEYS = ("hydra.run.", "hydra.sweep.", "hydra.sweeper.", "hydra.launcher.", "hydra.verbose")
+BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others by the command line alone
+ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.", "hydra.verbose")
+HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
+HYDRA_OBJECTS = (*BUILT, "callbacks")
+# These Hydra fills in itself, from the command line and the choices.
+HYDRA_FACTS = ("runtime", "overrides", "job.override_dirname")
+OF_HYDRA = re.compile(r"\$\{(now|hydra):[^${}]*\}")  # resolvers for names of folders
+STORAGE = re.compile(r"sqlite:///[^?#]+")
+PRE_DISPATCH = re.compile(r"all|\d{1,6}|(\d{1,3}\*)?n_jobs")  # joblib evaluates it
+KEY = re.compile(r"\w+([./]\w+|\[\d+\])*", re.ASCII)
+MISSING = object()
 HYDRA_TARGETS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
@@ -37,24 +52,28 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
 
     Raises ValueError with one message that names the key, the rule and the value received.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        for override in parsed:
-            _check_form(override, multirun)
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            for single in _single_runs(parsed):
-                groups = [str(o.input_line) for o in single if _selects_a_group(o)]
-                reference = compose(CONFIG_NAME, groups)
-                _check_names(parsed, reference)
-                lines = [str(o.input_line) for o in single]
-                config = compose(CONFIG_NAME, lines, return_hydra_config=True)
-                _check_hydra(config, reference, multirun)
-                with open_dict(config):
-                    del config["hydra"]
-                _check_against(config, reference)
-                check_values(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_plain(error)) from error
+    with _composing():
+        parsed = _parsed(overrides, multirun)
+        for single in _single_runs(parsed):
+            reference = _reference(single)
+            _check_names(parsed, reference)
+            config = _whole(single)
+            _check_search(config, reference, multirun)
+            with open_dict(config):
+                del config["hydra"]
+            _check_against(config, reference)
+            check_values(config)
+
+
+def check_sources(overrides: Sequence[str]) -> None:
+    """Raises ValueError where composing `overrides` would read or run what is not this project's.
+
+    Names and values are not looked at: for words that are only shown, or were checked before.
+    """
+    with _composing():
+        for single in _single_runs(_parsed(overrides, multirun=True)):
+            _reference(single)
+            _whole(single)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -73,6 +92,8 @@ def _check_form(override: Override, multirun: bool) -> None:
     line, key = str(override.input_line), override.key_or_group
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         raise ValueError(f"{line}: name the options, glob(...) is not supported")
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{line}: {key!r} is not the name of a key or a group")
     if override.package is not None:
         raise ValueError(f"{line}: a group cannot be placed elsewhere with @")
     if override.is_sweep_override() and not multirun:
@@ -81,6 +102,61 @@ def _check_form(override: Override, multirun: bool) -> None:
         raise ValueError(f"{line}: of Hydra's groups only {', '.join(HYDRA_GROUPS)} can be chosen")
     if key.startswith("hydra.") and not key.startswith(HYDRA_KEYS):
         raise ValueError(f"{line}: of Hydra's keys only {', '.join(HYDRA_KEYS)} can be set")
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Hydra ready to compose from conf/; its errors become a ValueError of one line."""
+    for kept in (_of_groups, _hydra_alone):  # within one check: files may change between two
+        kept.cache_clear()
+    try:
+        require_own_files()
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_plain(error)) from error
+
+
+def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
+    """The overrides, and before them what a search would try; each of an allowed form."""
+    parser = OverridesParser.create()
+    parsed = list(parser.parse_overrides(list(overrides)))
+    for override in parsed:
+        _check_form(override, multirun)
+    if not multirun:
+        return parsed
+    first = next(_single_runs(parsed))
+    _check_names(parsed, _reference(first))
+    tried = _raw(_whole(first))["hydra"]["sweeper"].get("params") or {}
+    search = list(parser.parse_overrides([f"{key}={value}" for key, value in tried.items()]))
+    for override in search:
+        _check_form(override, multirun)
+    return [*search, *parsed]
+
+
+def _reference(single: Sequence[Override]) -> DictConfig:
+    """What the groups' choices alone make. Raises ValueError where a choice leads elsewhere."""
+    chosen = [override for override in single if _selects_a_group(override)]
+    for override in chosen:
+        require_option(override.key_or_group, override.value())
+    return _of_groups(tuple(str(override.input_line) for override in chosen))
+
+
+@cache
+def _of_groups(groups: tuple[str, ...]) -> DictConfig:
+    require_own_defaults(groups)
+    reference = _compose(groups)
+    require_references(_raw(reference))
+    return reference
+
+
+def _whole(single: Sequence[Override]) -> DictConfig:
+    """What all overrides make, with Hydra's node, which is checked, as all references are."""
+    config = _compose([str(override.input_line) for override in single], with_hydra=True)
+    plain = _raw(config)
+    _check_hydra(plain.pop("hydra"), single)
+    require_references(plain)
+    return config
 
 
 def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
@@ -94,26 +170,54 @@ def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
             raise ValueError(f"{override.input_line}: a key cannot be removed; give it a value")
 
 
-def _check_hydra(config: DictConfig, reference: DictConfig, multirun: bool) -> None:
-    """Hydra's own node: what it may build, and whether a search fits what it searches."""
-    node = config.hydra
-    chosen = OmegaConf.to_container(
-        OmegaConf.masked_copy(node, ["launcher", "sweeper", "callbacks"]), resolve=False
-    )
-    for key, target in targets(chosen, "hydra."):
+def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
+    """Hydra's own node: what it may build, and that no file has set anything else of it.
+
+    Its logging and callbacks can call anything, its environment can name other programs, its log
+    files can be any file.
+    """
+    for part in ("launcher", "sweeper"):
+        if not isinstance(node[part], dict):
+            raise ValueError(f"hydra.{part}={node[part]!r}: choose it with hydra/{part}=")
+        require_references(node[part], f"hydra.{part}")
+    for key, target in targets({"hydra": {name: node[name] for name in HYDRA_OBJECTS}}):
         if target not in HYDRA_TARGETS:
             raise ValueError(f"{key}={target!r}: not a class this project builds")
-    if node.sweeper.get("custom_search_space"):
+    unchecked = {"custom_search_space": "would run code", "search_space": "is an old form"}
+    for key, reason in unchecked.items():
+        if node["sweeper"].get(key):
+            raise ValueError(f"hydra.sweeper.{key} {reason}: use hydra.sweeper.params")
+    storage = node["sweeper"].get("storage")
+    if storage is not None and not (isinstance(storage, str) and STORAGE.fullmatch(storage)):
         raise ValueError(
-            "hydra.sweeper.custom_search_space would run code: use hydra.sweeper.params"
+            f"hydra.sweeper.storage={storage!r}: a search is kept in a file, sqlite:///FILE.db"
         )
+    dispatch = node["launcher"].get("pre_dispatch", "all")
+    if not PRE_DISPATCH.fullmatch(str(dispatch)):
+        raise ValueError(f"hydra.launcher.pre_dispatch={dispatch!r}: a number, or N*n_jobs")
+    ours = [o for o in single if o.key_or_group.startswith(ONLY_BY_COMMAND_LINE)]
+    base = _hydra_alone(tuple(str(override.input_line) for override in ours))
+    for name in ("run", "sweep"):
+        require_references(node[name], f"hydra.{name}", also=OF_HYDRA)
+    for key in sorted({*base, *(leaves := _leaves(node))}):
+        free = any(key == fact or key.startswith(f"{fact}.") for fact in (*HYDRA_FACTS, *BUILT))
+        if not free and base.get(key, MISSING) != leaves.get(key, MISSING):
+            raise ValueError(
+                f"hydra.{key}={leaves.get(key)!r}: set by a file of conf/; of Hydra's own keys a "
+                f"file may set only {', '.join(f'hydra.{name}' for name in BUILT)}"
+            )
+
+
+def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> None:
+    """Whether a search fits what it searches."""
+    node = config.hydra
+    for key in node.sweeper.get("params") or {}:
+        if key not in flat(reference):
+            raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")
     if "direction" not in node.sweeper:  # only a search has one
         return
     if not multirun:
         raise ValueError("a search needs -m, e.g. python train.py -m search=optuna")
-    for key in node.sweeper.params or {}:
-        if key not in flat(reference):
-            raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")
     monitor, direction = config.trainer.monitor, node.sweeper.direction
     wanted = "maximize" if monitor.higher_is_better else "minimize"
     name = getattr(direction, "name", direction)
@@ -134,6 +238,38 @@ def _check_against(config: DictConfig, reference: DictConfig) -> None:
         default = known[key]
         if not _same_type(value, default):
             raise ValueError(f"{key}={value!r}: must be {_type_name(default)}, as in {default!r}")
+
+
+@cache
+def _hydra_alone(lines: tuple[str, ...]) -> dict[str, Any]:
+    """The leaves of Hydra's node as conf/config.yaml has it, with what the command line set."""
+    return _leaves(_raw(_compose(lines, with_hydra=True))["hydra"])
+
+
+def _compose(lines: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    try:
+        return compose(CONFIG_NAME, list(lines), return_hydra_config=with_hydra)
+    except (AttributeError, TypeError, AssertionError, KeyError) as error:
+        # What Hydra makes of a value it does not expect, e.g. a node for a key that is null.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{' '.join(lines)}: cannot be composed: {reason}") from error
+
+
+def _raw(config: DictConfig) -> dict[str, Any]:
+    """As it stands in the files, references and all."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
+
+
+def _leaves(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
 
 
 def _single_runs(overrides: Sequence[Override]) -> Iterator[list[Override]]:

@@ -14,22 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.cli import start_log
-from stockformer.config import CONFIG_NAME, check_values, config_folder
+from stockformer.config import CONFIG_NAME, check_values, config_folder, recorded_nodes
 from stockformer.dataset import Data, Fitted, read_panel
 from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.stored import read_parquet
 from stockformer.evaluation.summary import plain
 from stockformer.experiment import Experiment, write_judgement
 from stockformer.overrides import check_command_line
 from stockformer.quoting import pasteable
 from stockformer.run import RunDir
-from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
+from stockformer.schema import require
+from stockformer.training.checkpoint import FITTED, load_checkpoint, read_checkpoint
 from stockformer.training.evaluate import Evaluation
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
 
 UNNAMED = ("paths.", "trainer.device")
 """Changes of where, not of what."""
+
+MOST_THREADS = 1024  # torch crashes where it is asked for very many
 
 NO_GRAPH = {"_target_": "stockformer.data.graph.NoGraph"}
 
@@ -56,16 +59,21 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     start_log()
     run = RunDir(path)
     run.status()  # refuses what is no run's folder
+    run.verify()  # before the work; what is damaged cannot be reproduced
     folder = into or run.evaluations_folder / folder_name(overrides)
     if overrides and folder.exists():
         raise ValueError(f"{folder}: is there already; name another folder with into=FOLDER")
     facts = read_checkpoint(run.checkpoint("best"))[1]
+    require(facts, FITTED, str(run.checkpoint("best")))
     manifest = run.read_manifest("threads", "files", "data_hash", "split")
     config = configuration(run, overrides)
     config.graph = NO_GRAPH  # the embedding is in the checkpoint; none is fitted
     panel = read_panel(config)
     require_same_stocks(facts["tickers"], panel.tickers.tolist())
-    torch.set_num_threads(manifest["threads"])  # sums over other shares round otherwise
+    threads = manifest["threads"]
+    if not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"{run.manifest_file}: damaged: {threads} threads")
+    torch.set_num_threads(threads)  # sums over other shares round otherwise
     data = Data.prepare(config, panel, fitted=Fitted.of(facts))
     experiment = Experiment(config, data)
     load_checkpoint(run.checkpoint("best"), experiment.model, data.panel.factor_names)
@@ -116,7 +124,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = compose(CONFIG_NAME, lines)
     try:
-        recorded = OmegaConf.create(run.read_config()[0])
+        recorded = recorded_nodes(run.read_config()[0])
         config = _overlaid(
             composed, recorded, chosen | ({"split"} if "dataset" in chosen else set())
         )
@@ -153,14 +161,14 @@ def require_reproduced(
     run: RunDir, then: Mapping[str, Any], now: Mapping[str, Any], evaluation: Evaluation
 ) -> None:
     """Say that every recorded test metric came out again; ValueError names those that did not."""
-    recorded = run.read_json(run.evaluation_file, "model")["model"]
+    recorded = run.read_json(run.evaluation_file, {"model": {str: (float, None)}})["model"]
     again = plain(evaluation.metrics)
     different = [
         f"{name} {value} recorded, {again.get(name)} now"
         for name, value in recorded.items()
         if value != again.get(name)
     ]
-    known = pd.read_parquet(run.predictions_file)
+    known = read_parquet(run.read(run.predictions_file), str(run.predictions_file))
     frame = evaluation.predictions.frame()
     same = known.equals(frame[known.columns].astype(known.dtypes))
     if different or not same:

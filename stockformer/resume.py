@@ -11,7 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer import atomic
 from stockformer.config import CONFIG_NAME, config_folder, flat, read_config
+from stockformer.overrides import check_sources
 from stockformer.quoting import as_path, pasteable
 from stockformer.run import TREES, RunDir, runs_under
 
@@ -68,6 +70,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     that would change the run's past.
     """
     run = RunDir(folder)
+    if folder.is_dir():
+        atomic.require_plain_files(folder)
     finished = run.status()["state"] == "finished"
     if not run.begun():
         raise ValueError(f"{folder}: {KILLED_TOO_EARLY}")
@@ -80,6 +84,10 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
         raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
     words = [word for word in words if not (word.startswith("hydra.") or names_a_run(word))]
+    try:
+        check_sources(before)
+    except ValueError as error:
+        raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +20,33 @@ from types import TracebackType
 from typing import Any, Self
 
 from stockformer import atomic
+from stockformer.printable import PrintableFormatter
 from stockformer.quoting import pasteable
+from stockformer.schema import Form, parse_json
 
 log = logging.getLogger(__name__)
 
 
 TREES = ("outputs", "multirun")
 """Where runs and sweeps go by default, below the folder they are started in."""
+
+STATES = ("running", "finished", "failed", "interrupted")
+STATUS = {"state": str, "reason?": str, "time?": str, "process?": int, "host?": str, "id?": str}
+MANIFEST: Form = {
+    **{f"{name}?": str for name in ("kind", "dataset", "data_hash", "git_commit", "platform")},
+    **{f"{name}?": str for name in ("device", "command", "run")},
+    **{f"{name}?": [str] for name in ("warnings", "tags", "tickers", "factor_names")},
+    **{f"{name}?": {str: str} for name in ("versions", "files")},
+    **{"threads?": int, "seed?": int, "resumed?": [{str: object}]},
+    "split?": {
+        str: {
+            "samples": int,
+            **{f"{name}_date": str for name in ("first_signal", "last_signal", "last_target")},
+        }
+    },
+}
+LARGEST_TEXT = 256 << 20  # bytes of an artefact of text that is read; settings have some 10,000
+LARGEST_SETTINGS = 4 << 20
 
 
 def runs_under(tree: Path) -> list[Path]:
@@ -41,6 +62,14 @@ def leads() -> bool:
 
 class LogFile(logging.FileHandler):
     """A log that cannot be written ends the run: a full disk is no place to go on quietly."""
+
+    def _open(self) -> Any:
+        return os.fdopen(
+            atomic.open_to_append(Path(self.baseFilename)),
+            "a",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -65,7 +94,8 @@ class RunDir:
     evaluations/   the model judged elsewhere: run folders of their own
     data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
     debug/         what is known of a number that was not finite
-    SHA256SUMS     of the settings, the manifest and the results, as sha256sum checks them
+    SHA256SUMS     of the settings, the manifest and the results, as sha256sum checks them;
+                   status.json has its own digest in it
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,6 +120,7 @@ class RunDir:
         self.debug_file = path / "debug" / "nonfinite.json"
         self.debug_state_file = path / "debug" / "state.safetensors"
         self.sums_file = path / "SHA256SUMS"
+        self._writing = threading.Lock()
         self.resumed = False
         self.id = ""
         # What an interrupted run does before it leaves; says what it kept, for the log.
@@ -122,7 +153,9 @@ class RunDir:
         Raises ValueError where it is no run's, or in use, changing nothing.
         """
         run = cls.follow(path)
+        atomic.require_plain_files(path)
         run._lock()
+        run.remove_temporary_files()
         run.resumed = True
         run.rescue = lambda: (
             f", with nothing new to keep: continue with {pasteable('resume', path)}"
@@ -165,18 +198,29 @@ class RunDir:
 
     def end(self, state: str, reason: str) -> None:
         """Say how the run ended."""
-        atomic.write(self.status_file, json.dumps(self._status(state, reason)).encode())
+        atomic.write(self.status_file, self._status(state, reason).encode())
 
     def status(self) -> dict[str, Any]:
         """What status.json says. Raises ValueError where `path` is no run's folder."""
+        path = self.status_file
         try:
-            status = dict(json.loads(self.status_file.read_bytes()))
-            status["state"]
-            return status
+            data = atomic.read(path, LARGEST_SETTINGS)
         except FileNotFoundError as error:
             raise ValueError(f"{self.path} is not a run folder: it has no status.json") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{self.status_file}: cannot be read: {error}") from error
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        status: dict[str, Any] = parse_json(data, STATUS, f"{path}: cannot be read")
+        said = {key: value for key, value in status.items() if key != "sha256"}
+        known = {key.removesuffix("?") for key in STATUS}
+        if "sha256" in status:
+            as_written = status["sha256"] == _digest(said) and json.dumps(status).encode() == data
+        else:
+            as_written = known >= said.keys()  # earlier versions kept no digest
+        if not as_written:
+            raise ValueError(f"{path}: cannot be read: damaged or changed: its sha256 is another")
+        if status["state"] not in STATES:
+            raise ValueError(f"{path}: cannot be read: state is none of {', '.join(STATES)}")
+        return status
 
     def begun(self) -> bool:
         """Whether the run got as far as keeping its settings, from which it can go on."""
@@ -200,7 +244,8 @@ class RunDir:
         if status.get("process") == os.getpid() and status["state"] == "running":
             return True  # ours; looking at the lock, as below, would let go of it
         try:
-            with self.lock_file.open("r+b") as file:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(self.lock_file, flags), "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -228,21 +273,79 @@ class RunDir:
 
     def read_config(self) -> tuple[str, list[str]]:
         """What `write_config` was given. Raises ValueError where that is damaged or missing."""
-        config, overrides = (
-            self._read(file).decode() for file in (self.config_file, self.overrides_file)
-        )
-        return config, list(json.loads(overrides))
+        try:
+            config = self.read(self.config_file, LARGEST_SETTINGS).decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.config_file}: damaged: not UTF-8 text") from error
+        return config, list(self.read_json(self.overrides_file, [str]))
 
     def read_manifest(self, *keys: str) -> dict[str, Any]:
-        return dict(self.read_json(self.manifest_file, *keys))
+        """What `write_manifest` was given. Raises ValueError where one of `keys` is missing too."""
+        manifest: dict[str, Any] = self.read_json(self.manifest_file, MANIFEST)
+        missing = [key for key in keys if key not in manifest]
+        if missing:
+            raise ValueError(
+                f"{self.manifest_file}: without {', '.join(sorted(missing))}; was the run finished?"
+            )
+        return manifest
 
-    def read_json(self, path: Path, *keys: str) -> Any:
-        """An artefact of JSON. Raises ValueError where it is damaged or lacks one of `keys`."""
-        content = json.loads(self._read(path))
-        if keys and not content.keys() >= set(keys):
-            missing = ", ".join(sorted(set(keys) - content.keys()))
-            raise ValueError(f"{path}: without {missing}; was the run finished?")
-        return content
+    def read_json(self, path: Path, form: Form) -> Any:
+        """An artefact of JSON. Raises ValueError where it is damaged or not of this form."""
+        return parse_json(self.read(path, LARGEST_TEXT), form, str(path))
+
+    def read(self, path: Path, largest: int = atomic.LARGEST) -> bytes:
+        """An artefact. Raises ValueError where it is missing, or not what SHA256SUMS says it is."""
+        for _ in range(3):  # the run may be going on, and write it between the two
+            sums = self._sums()
+            try:
+                data = atomic.read(path, largest)
+            except OSError as error:
+                raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+            if atomic.sha256(data) in sums.get(path.name, ()):
+                return data
+        if not sums:
+            reason = f"{self.sums_file.name} is missing, which says what it held"
+        elif path.name in sums:
+            reason = f"not what {self.sums_file.name} says"
+        elif path == self.metrics_file and "sha256" not in self.status():
+            return data  # earlier versions did not list it
+        else:
+            reason = f"{self.sums_file.name} does not list it"
+        raise ValueError(f"{path}: damaged or changed: {reason}")
+
+    def require_whole(self) -> None:
+        """Raises ValueError naming what SHA256SUMS lists and the folder lacks.
+
+        Of a run that has not finished the sums of the next file may be there before the file is.
+        """
+        sums, names = self._sums(), {path.name for path in self._artefacts()}
+        for name in sorted(sums.keys() - names):
+            raise ValueError(f"{self.sums_file}: damaged or changed: lists {name!r}")
+        if self.status()["state"] != "finished":
+            return
+        if not sums and any(path.exists() for path in self._artefacts()):
+            raise ValueError(
+                f"{self.sums_file}: damaged: missing; nothing the run left can be verified"
+            )
+        for name in sorted(sums):
+            if not (self.path / name).exists():
+                raise ValueError(
+                    f"{self.path / name}: damaged: missing; {self.sums_file.name} lists it"
+                )
+
+    def verify(self) -> None:
+        """Raises ValueError naming what is not, or no longer, as SHA256SUMS lists it."""
+        atomic.require_plain_files(self.path)
+        self.require_whole()
+        for path in self._artefacts():
+            if path.exists():
+                self.read(path)
+
+    def remove_temporary_files(self) -> None:
+        """What processes left that were killed; but not of models judged elsewhere, just now."""
+        for folder in (self.path, self.checkpoint("last").parent, self.debug_file.parent):
+            if folder.is_dir():
+                atomic.remove_temporary_files(folder)
 
     def write_quality(self, page: str) -> None:
         self._write(self.quality_file, page.encode())
@@ -257,13 +360,13 @@ class RunDir:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        atomic.write(self.metrics_file, text.getvalue().encode())
+        self._write(self.metrics_file, text.getvalue().encode())
 
     def epochs_done(self) -> int:
         """By the rows of metrics.csv."""
         if not self.metrics_file.exists():
             return 0
-        return len(self.metrics_file.read_text("utf-8").splitlines()) - 1
+        return len(self.read(self.metrics_file, LARGEST_TEXT).splitlines()) - 1
 
     def write_debug(self, facts: Mapping[str, Any]) -> None:
         """What a post-mortem found."""
@@ -301,8 +404,17 @@ class RunDir:
             return ", before there was anything to keep"
         return f", before the first step: continue with {pasteable('resume', self.path)}"
 
-    def _status(self, state: str, reason: str = "") -> dict[str, Any]:
-        return {
+    def _artefacts(self) -> list[Path]:
+        """The files that SHA256SUMS may list."""
+        return [
+            *(self.config_file, self.overrides_file, self.manifest_file, self.metrics_file),
+            *(self.evaluation_file, self.predictions_file, self.quality_file),
+            *(self.trades_file, self.positions_file, self.equity_file),
+        ]
+
+    def _status(self, state: str, reason: str = "") -> str:
+        """As JSON, with the digest of all of it."""
+        status = {
             "state": state,
             "reason": reason,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -310,6 +422,7 @@ class RunDir:
             "host": socket.gethostname(),
             "id": self.id,
         }
+        return json.dumps(status | {"sha256": _digest(status)})
 
     def _require_free(self) -> None:
         """Raises ValueError if the folder holds more than a run that was killed as it began."""
@@ -325,8 +438,9 @@ class RunDir:
 
     def _lock(self) -> None:
         """Hold the lock until this process ends, however it ends."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._lock_descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock_descriptor = os.open(self.lock_file, flags, 0o644)
         except OSError as error:
             raise atomic.not_written(self.lock_file, error) from error
         try:
@@ -341,7 +455,7 @@ class RunDir:
 
     def _start_log(self) -> None:
         self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        self._log.setFormatter(PrintableFormatter("%(asctime)s %(levelname)-7s %(message)s"))
         logging.getLogger("stockformer").addHandler(self._log)
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -350,36 +464,40 @@ class RunDir:
         Between the two that has a line for the old and one for the new content: a run that is
         killed there when it is resumed can be resumed again.
         """
-        sums, digest = self._sums(), atomic.sha256(data)
-        self._write_sums(sums | {path.name: {digest, *sums.get(path.name, ())}})
-        atomic.write(path, data)
-        self._write_sums(sums | {path.name: {digest}})
+        with self._writing:  # a signal's thread may write too
+            sums, digest = self._sums(), atomic.sha256(data)
+            self._write_sums(sums | {path.name: {digest, *sums.get(path.name, ())}})
+            atomic.write(path, data)
+            self._write_sums(sums | {path.name: {digest}})
 
     def _write_sums(self, sums: Mapping[str, set[str]]) -> None:
-        lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
-        text = "".join(f"{digest}  {name}\n" for name, digest in lines)
-        atomic.write(self.sums_file, text.encode())
+        atomic.write(self.sums_file, _sums_text(sums).encode())
 
     def _sums(self) -> dict[str, set[str]]:
-        """Of each artefact the digests it may have."""
+        """Of each artefact the digests it may have. Raises ValueError where a byte was changed."""
         sums: dict[str, set[str]] = {}
-        if self.sums_file.exists():
-            for line in self.sums_file.read_text("utf-8", errors="replace").splitlines():
-                digest, _, name = line.partition("  ")
-                sums.setdefault(name, set()).add(digest)
-        return sums
-
-    def _read(self, path: Path) -> bytes:
-        """Raises ValueError where the artefact is missing, or not what SHA256SUMS says it is."""
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-        if atomic.sha256(data) not in self._sums().get(path.name, ()):
-            raise ValueError(f"{path}: damaged or changed: not what {self.sums_file.name} says")
-        return data
+            text = atomic.read(self.sums_file, LARGEST_SETTINGS).decode(errors="replace")
+        except FileNotFoundError:
+            return sums
+        for line in text.splitlines():
+            digest, _, name = line.partition("  ")
+            sums.setdefault(name, set()).add(digest)
+        if _sums_text(sums) != text:
+            raise ValueError(f"{self.sums_file}: damaged or changed")
+        return sums
 
 
 def _temporary(file: Path) -> bool:
     """What a killed process was writing."""
     return file.name.startswith(".") and file.name.endswith(".tmp")
+
+
+def _sums_text(sums: Mapping[str, set[str]]) -> str:
+    """As sha256sum writes and checks it."""
+    lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
+    return "".join(f"{digest}  {name}\n" for name, digest in lines)
+
+
+def _digest(status: Mapping[str, Any]) -> str:
+    return atomic.sha256(json.dumps(status, sort_keys=True).encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from reliability.small_run import captured
-from reporting.run_folder import failed_run, finished_run, sweep
+from reporting.run_folder import failed_run, finished_run, rewrite, sweep
 
 from stockformer.quoting import pasteable
 from stockformer.run import RunDir
@@ -181,7 +181,7 @@ def test_what_cannot_be_done_is_one_line_that_says_why(
         finished_run(tmp_path / "tree/0")
         finished_run(tmp_path / "tree/1")
     if "broken" in str(arguments):
-        (finished_run(tmp_path / "broken") / "manifest.json").write_text("{")
+        rewrite(finished_run(tmp_path / "broken") / "manifest.json", "{")
     status, output = command("analyze", *arguments)
     assert status == 1
     assert "Traceback" not in output

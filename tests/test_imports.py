@@ -12,24 +12,32 @@ PACKAGE = Path(__file__).parents[1] / "stockformer"
 # Room -> what it may import of this package, and which heavy libraries it must not.
 ROOMS = {"data", "models", "training", "evaluation", "run", "interface"}
 MAY: dict[str, set[str]] = {
-    "config": set(),
-    "overrides": {"config"},
+    "schema": set(),
+    "printable": set(),
+    "config": {"schema"},
+    "composition": {"config", "schema"},
+    "overrides": {"config", "composition", "schema"},
     "atomic": set(),
     "streams": set(),
     "quoting": set(),
-    "run": {"atomic", "quoting"},
-    "resume": {"config", "quoting", "run"},
+    "run": {"atomic", "printable", "quoting", "schema"},
+    "resume": {"atomic", "config", "overrides", "quoting", "run"},
     "interruption": {"run", "streams"},
-    "cli": {"__version__", "config", "overrides", "quoting", "resume", "run", "streams"},
+    "cli": {
+        *("__version__", "config", "overrides", "printable", "quoting", "resume", "run"),
+        "streams",
+    },
     "interface": set(),
-    "data": {"data", "interface", "atomic"},
+    "data": {"data", "interface", "atomic", "schema"},
     "models": {"models", "interface"},
     "training": {
         *("training", "models", "interface", "run", "streams", "quoting", "atomic", "data"),
-        "evaluation",
+        *("evaluation", "schema"),
     },
     "evaluation": {"evaluation"},
-    "reporting": {"reporting", "evaluation", "quoting", "run"},
+    "reporting": {
+        *("reporting", "evaluation", "quoting", "run", "schema", "atomic", "printable"),
+    },
     "build": {"config"},
     "dataset": {"build", "data", "training", "evaluation", "interface"},
     "experiment": {
@@ -38,7 +46,7 @@ MAY: dict[str, set[str]] = {
     },
     "reevaluation": {
         *("cli", "config", "overrides", "quoting", "dataset", "experiment"),
-        *("evaluation", "run", "training"),
+        *("evaluation", "run", "schema", "training"),
     },
     "analysis": {"reporting", "reevaluation", "ensemble"},
     "ensemble": {
@@ -63,7 +71,9 @@ MAY: dict[str, set[str]] = {
     },
 }
 MUST_NOT: dict[str, set[str]] = {
+    "schema": {"torch", "numpy", "pandas", "hydra", "omegaconf"},
     "config": {"torch", "numpy", "pandas"},
+    "composition": {"torch", "numpy", "pandas"},
     "overrides": {"torch", "numpy", "pandas"},
     "cli": {"torch", "numpy", "pandas"},
     "atomic": {"torch", "numpy", "pandas", "hydra", "omegaconf"},

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from reporting.run_folder import rewrite
 from small_data import Phase5Files
 
 from stockformer.reevaluation import folder_name
@@ -66,6 +67,10 @@ def test_other_numbers_are_said_to_be_other(
     frame = pd.read_parquet(file)
     frame.loc[3, "prediction"] = np.nextafter(frame.loc[3, "prediction"], 1)
     frame.to_parquet(file)
+    output = command("analyze", "run=run", "evaluate=true")[1]
+    assert "predictions.parquet: damaged or changed: not what SHA256SUMS says" in output
+    assert "not reproduced" not in output
+    rewrite(file, file.read_bytes())
     assert "single predictions do not" in command("analyze", "run=run", "evaluate=true")[1]
 
 

@@ -179,8 +179,17 @@ def _npz(content: bytes, key: str) -> np.ndarray:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if key not in members:
-            raise ValueError(f"no array {key!r} in it, only {sorted(members)}")
-        limit = unpacked_limit(len(content))
-        if members[key].file_size > limit:
+            shown = [name[:40] for name in sorted(members)[:10]]
+            raise ValueError(f"no array {key!r} in it, only {shown}")
+        limit, member = unpacked_limit(len(content)), members[key]
+        if member.file_size > limit:
             raise ValueError(f"array {key!r} unpacks to more than {limit >> 20} MiB")
-        return _npy(archive.read(members[key]))
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # The others unpack as much as there is, whatever is asked for.
+            raise ValueError(f"array {key!r} is packed as np.savez_compressed does not")
+        with archive.open(member) as file:
+            # The size that the archive declares may be a lie: nothing beyond it is unpacked.
+            unpacked = file.read(member.file_size + 1)
+        if len(unpacked) != member.file_size:
+            raise ValueError(f"array {key!r} is not of the size that the archive declares")
+        return _npy(unpacked)

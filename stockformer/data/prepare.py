@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,18 +24,33 @@ from typing import Any, TextIO
 import numpy as np
 
 from stockformer import atomic
-from stockformer.data.findings import Finding
+from stockformer.data.findings import LEVELS, Finding
 from stockformer.data.panel import Panel
+from stockformer.schema import Form, parse_json
 
 log = logging.getLogger(__name__)
 
 FACTS, FACTS_SUM = "panel.json", "panel.sha256"
 STAMPS = "stamps.json"
+STAMP = [int, int, str]  # size, time of change and SHA-256 of a file
 SMALL = 8 << 20  # bytes up to which an array is read at once, not mapped
 LARGE = 256 << 20  # bytes from which a file with the same size and time is taken to be the same
 ALWAYS_SUMMED = 64 << 20  # bytes up to which a stored array's checksum is verified when it is read
 CODE = Path(__file__).parent
 ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
+ARRAY_FILE = re.compile(rf"({'|'.join(ARRAYS)}|prices-\w+)\.npy", re.ASCII)
+KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the others are numbers
+STORED: Form = {
+    "factor_names": [str],
+    "sources": {str: str},
+    "breaks": [int],
+    "notes": [str],
+    "findings": [
+        dict.fromkeys(("message", "file", "column", "date", "ticker", "level", "check"), str)
+        | {"row": int, "count": int}
+    ],
+    "files": {str: [(int, str)]},
+}
 
 
 def prepare(
@@ -177,17 +193,36 @@ def _stored(folder: Path) -> Panel | None:
     if not folder.is_dir():
         return None
     try:
-        text = (folder / FACTS).read_text("utf-8")
-        if hashlib.sha256(text.encode()).hexdigest() != (folder / FACTS_SUM).read_text():
-            raise ValueError(f"{FACTS} has changed")
-        facts = json.loads(text)
-        for name, recorded in facts["files"].items():
-            if _sum(folder / name) != recorded:
-                raise ValueError(f"{name} has changed")
-        arrays = {name.removesuffix(".npy"): _mapped(folder / name) for name in facts["files"]}
-    except (OSError, EOFError, ValueError, KeyError) as error:
+        return _checked(folder)
+    except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
         log.warning("the prepared data set %s is damaged (%s): preparing it anew", folder, error)
         return None
+
+
+def _checked(folder: Path) -> Panel:
+    """The panel in a folder. Raises whatever one that is damaged or foreign makes it raise."""
+    if folder.is_symlink():
+        raise ValueError("it is a link")
+    atomic.require_plain_files(folder)
+    text = atomic.read(folder / FACTS)
+    if hashlib.sha256(text).hexdigest().encode() != atomic.read(folder / FACTS_SUM):
+        raise ValueError(f"{FACTS} has changed")
+    facts = parse_json(text, STORED, FACTS)
+    for name, recorded in facts["files"].items():
+        if not ARRAY_FILE.fullmatch(name):
+            raise ValueError(f"{name!r} is no array of a panel")
+        if _sum(folder / name) != recorded:
+            raise ValueError(f"{name} has changed")
+    arrays = {name.removesuffix(".npy"): _mapped(folder / name) for name in facts["files"]}
+    for name, array in arrays.items():
+        if array.dtype.kind not in KINDS.get(name, "f"):
+            raise ValueError(f"{name} holds {array.dtype}")
+    if arrays["dates"].ndim != 1 or arrays["tickers"].ndim != 1:
+        raise ValueError("dates or tickers are no lists")
+    if not {finding["level"] for finding in facts["findings"]} <= set(LEVELS):
+        raise ValueError("findings of no known level")
+    if not all(0 <= row < len(arrays["dates"]) for row in facts["breaks"]):
+        raise ValueError("breaks beyond the dates")
     prices = {n.removeprefix("prices-"): a for n, a in arrays.items() if n.startswith("prices-")}
     return Panel(
         dates=arrays["dates"],
@@ -230,6 +265,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         yield unfinished
         for path in [*unfinished.iterdir(), unfinished]:
             atomic.sync(path)
+        if folder.is_symlink():
+            folder.unlink()  # the link, not what it leads to
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
         atomic.sync(folder.parent)
@@ -249,10 +286,10 @@ def _only_one(lock: TextIO) -> Iterator[None]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        stamps: dict[str, Any] = parse_json(atomic.read(path), {str: [(int, str)]}, str(path))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return {name: stamp for name, stamp in stamps.items() if [*map(type, stamp)] == STAMP}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
 
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.statistics import Estimate
-from stockformer.evaluation.summary import VERSION
+from stockformer.evaluation.summary import DAILY, VERSION
 from stockformer.reporting.quantities import COMPARED, METRICS
+from stockformer.schema import NUMBER, Form, require
 
-EVALUATION_KEYS = (
-    *("version", "epoch", "model", "table", "verdict", "sentences", "targets", "oracle_rank_ic"),
-    *("notes", "first_step_rank_ic", "statistics", "daily", "backtest", "validation"),
-)
 TABLE_COLUMNS = (
     *COMPARED,
     *(f"{m}_{column}" for m in COMPARED for column in ("lead", "lower", "upper", "t", "p")),
 )
-ESTIMATE_KEYS = ("n", "lag", "mean", "standard_error", "t", "p", "lower", "upper")
-TRADED_KEYS = (
-    *("settings", "figures", "excess", "benchmarks", "offsets", "sectors", "capacity", "daily"),
+RETURNS = ("net_return", "benchmark")
+
+
+_FIGURES = {str: {str: NUMBER}}
+_BASE = dict.fromkeys(("n_dates", "benchmark_total_return", "turnover"), NUMBER)
+_VARIANTS = ("base", "one_day_later", "doubled_costs")
+_ESTIMATE = {"n": int, "lag": int} | dict.fromkeys(
+    ("mean", "standard_error", "t", "p", "lower", "upper"), NUMBER
 )
+_RETURNS = {"date": [str], **{name: [NUMBER] for name in RETURNS}}
+BACKTEST: Form = {
+    "settings": {f"{f.name}?": {"int": int, "float": float}[str(f.type)] for f in fields(Settings)},
+    "figures": {name: {"total_return": NUMBER} for name in _VARIANTS}
+    | {"base": _BASE | {"total_return": NUMBER}},
+    "excess": dict.fromkeys(_VARIANTS, _ESTIMATE),
+    "benchmarks": _FIGURES,
+    "offsets": ([{"offset": int, "annual_excess_return": NUMBER}], None),
+    "sectors": ({str: float}, None),
+    "capacity": ({str: NUMBER}, None),
+    "daily": _RETURNS,
+}
+EVALUATION: Form = {
+    "version": int,
+    "epoch": (int, None),
+    "model": {f"{name}?": NUMBER for name in METRICS},
+    "table": [
+        {f"{name}?": NUMBER for name in TABLE_COLUMNS}
+        | {"name": str, "rank_ic": NUMBER, "mae": NUMBER, "accuracy": NUMBER}
+    ],
+    "verdict": str,
+    "sentences": [str],
+    "targets": [{"name": str, "value": NUMBER, "met": bool}],
+    "oracle_rank_ic": NUMBER,
+    "first_step_rank_ic": NUMBER,
+    "notes": [str],
+    "statistics": object,
+    "daily": {f"{name}?": [NUMBER] for name in DAILY} | {"signal_date": [str], "rank_ic": [NUMBER]},
+    "backtest": (BACKTEST, None),
+    "validation": ({"daily": _RETURNS}, None),
+}
+"""docs/evaluation.md; keys beside these are passed over."""
+LEDGER = {
+    "trades": ("date", "ticker", "side", "shares", "price", "value", "cost"),
+    "positions": ("date", "ticker", "shares", "close", "value"),
+    "equity": (
+        *("date", "cash", "value", "account", "net_return", "gross_return", "turnover", "cost"),
+        *("slippage", "n_held", "benchmark", "index"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -85,16 +126,22 @@ class FinalEvaluation:
     validation: pd.DataFrame | None
 
 
-def read_evaluation(path: Path) -> FinalEvaluation:
-    """Raises what a file of another content makes it raise."""
-    return final_evaluation(json_object(path, ("version",)))
+def read_ledger(content: bytes, table: str) -> pd.DataFrame:
+    """A table of the ledger, by its name in LEDGER; its tickers are text, whatever they look like.
 
-
-def read_ledger(path: Path) -> pd.DataFrame:
-    """A table of the ledger; its tickers are text, whatever they look like."""
+    Raises ValueError or TypeError for anything else.
+    """
     frame = pd.read_csv(
-        path, dtype={"ticker": str}, keep_default_na=False, na_values=[""], parse_dates=["date"]
+        io.BytesIO(content),
+        dtype={"ticker": str},
+        keep_default_na=False,
+        na_values=[""],
+        parse_dates=["date"],
+        date_format="%Y-%m-%d",
     )
+    require_keys(frame.columns, LEDGER[table])
+    if frame["date"].isna().any() or not pd.api.types.is_datetime64_dtype(frame["date"]):
+        raise ValueError("a date that is none")
     numbers = frame.columns.difference(["date", "ticker", "side"])
     return frame.astype(dict.fromkeys(numbers, float))
 
@@ -106,41 +153,29 @@ def final_evaluation(data: dict[str, Any]) -> FinalEvaluation:
             f"version {data['version']}, but this code reads {VERSION}: train again, or read it "
             "with the code that wrote it"
         )
-    require_keys(data, EVALUATION_KEYS)
-    for row in data["table"]:
-        require_keys(row, ("name", "rank_ic", "mae", "accuracy"))
-    for target in data["targets"]:
-        require_keys(target, ("name", "value", "met"))
-    epoch, oracle, traded = data["epoch"], data["oracle_rank_ic"], data["backtest"]
-    validation = data["validation"]
+    require(data, EVALUATION, "evaluation")
+    if not data["table"]:
+        raise ValueError("an empty table")
+    oracle, traded, validation = (
+        data[name] for name in ("oracle_rank_ic", "backtest", "validation")
+    )
     return FinalEvaluation(
-        epoch=None if epoch is None else int(epoch),
+        epoch=data["epoch"],
         model=_numbers(data["model"], METRICS),
         table=pd.DataFrame(
             [_numbers(row, TABLE_COLUMNS) for row in data["table"]],
-            index=[str(row["name"]) for row in data["table"]],
+            index=[row["name"] for row in data["table"]],
         ),
-        verdict=str(data["verdict"]),
-        sentences=tuple(map(str, data["sentences"])),
-        targets=tuple(
-            Target(str(t["name"]), _number(t["value"]), bool(t["met"])) for t in data["targets"]
-        ),
-        oracle_rank_ic=None if oracle is None else float(oracle),
+        verdict=data["verdict"],
+        sentences=tuple(data["sentences"]),
+        targets=tuple(Target(t["name"], _number(t["value"]), t["met"]) for t in data["targets"]),
+        oracle_rank_ic=None if not oracle else float(oracle),
         first_step_rank_ic=_number(data["first_step_rank_ic"]),
-        notes=tuple(map(str, data["notes"])),
-        daily=_by_date(data["daily"], "signal_date"),
+        notes=tuple(data["notes"]),
+        daily=_by_date(data["daily"], "signal_date", DAILY),
         traded=None if traded is None else _traded(traded),
-        validation=None if validation is None else _returns(validation["daily"]),
+        validation=None if validation is None else _by_date(validation["daily"], "date", RETURNS),
     )
-
-
-def json_object(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """A JSON object that has these keys."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict):
-        raise ValueError(f"a {type(data).__name__} where an object was expected")
-    require_keys(data, keys)
-    return data
 
 
 def require_keys(given: Collection[str], keys: Collection[str]) -> None:
@@ -150,7 +185,6 @@ def require_keys(given: Collection[str], keys: Collection[str]) -> None:
 
 
 def _traded(data: dict[str, Any]) -> RecordedTrading:
-    require_keys(data, TRADED_KEYS)
     offsets = data["offsets"]
     return RecordedTrading(
         settings=Settings(**data["settings"]),
@@ -162,32 +196,28 @@ def _traded(data: dict[str, Any]) -> RecordedTrading:
         else pd.DataFrame(offsets).set_index("offset").astype(float),
         sectors=data["sectors"],
         capacity=data["capacity"],
-        returns=_returns(data["daily"]),
+        returns=_by_date(data["daily"], "date", RETURNS),
     )
 
 
-def _estimate(data: dict[str, float | None]) -> Estimate:
-    require_keys(data, ESTIMATE_KEYS)
-    mean, standard_error, t, p, lower, upper = (_number(data[name]) for name in ESTIMATE_KEYS[2:])
-    n, lag = (int(_number(data[name])) for name in ESTIMATE_KEYS[:2])
-    return Estimate(mean, n, lag, standard_error, t, p, lower, upper)
-
-
-def _returns(columns: dict[str, Any]) -> pd.DataFrame:
-    returns = _by_date(columns, "date")
-    require_keys(returns.columns, ("net_return", "benchmark"))
-    return returns
+def _estimate(data: dict[str, Any]) -> Estimate:
+    numbers: dict[str, Any] = {
+        name: value if name in ("n", "lag") else _number(value) for name, value in data.items()
+    }
+    return Estimate(**{name: numbers[name] for name in _ESTIMATE})
 
 
 def _figures(rows: dict[str, dict[str, float | None]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").astype(float)
 
 
-def _by_date(columns: dict[str, Any], dates: str) -> pd.DataFrame:
+def _by_date(columns: dict[str, Any], dates: str, names: Sequence[str]) -> pd.DataFrame:
     """Lists of numbers of one length, indexed by the one that holds dates."""
-    require_keys(columns, (dates,))
-    frame = pd.DataFrame({k: v for k, v in columns.items() if k != dates}, dtype=float)
-    return frame.set_index(pd.DatetimeIndex(columns[dates], name=dates))
+    index = pd.DatetimeIndex(pd.to_datetime(columns[dates], format="%Y-%m-%d"), name=dates)
+    if not len(index) or not index.is_monotonic_increasing or not index.is_unique:
+        raise ValueError(f"{dates}: empty, or not strictly increasing")
+    known = {name: columns[name] for name in names if name in columns}
+    return pd.DataFrame(known, dtype=float).set_index(index)
 
 
 def _number(value: float | None) -> float:

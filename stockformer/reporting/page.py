@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from stockformer import atomic
 from stockformer.reporting.tables import Table
 
 
@@ -97,14 +98,15 @@ class Page:
     def write(self, path: Path) -> Path:
         """Write the page whole or not at all. Raises ValueError where it cannot be written."""
         require_html(path)
-        html, temporary = self.html(), path.with_name(f".{path.name}.tmp")
+        html = self.html()
         try:
-            temporary.write_text(html, encoding="utf-8")
-            temporary.replace(path)
+            if not path.parent.is_dir():
+                raise FileNotFoundError(0, "no such folder")
+            atomic.write(path, html.encode(errors="replace"))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            reason = (error.__cause__ or error).args[1]
             raise ValueError(
-                f"{path}: cannot be written ({error.strerror}); name another place with output=FILE"
+                f"{path}: cannot be written ({reason}); name another place with output=FILE"
             ) from error
         return path
 

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 
+from stockformer import atomic
 from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.metrics import Predictions, calibration, score
+from stockformer.evaluation.stored import read_parquet
 from stockformer.quoting import pasteable
 from stockformer.reporting.evaluation_reader import (
     FinalEvaluation,
-    json_object,
-    read_evaluation,
+    final_evaluation,
     read_ledger,
     require_keys,
 )
 from stockformer.run import TREES, RunDir, runs_under
+from stockformer.schema import parse_json, require
 
 Content = TypeVar("Content")
 
-STATES = ("running", "finished", "failed", "interrupted")
+REMEDY = "name another run with run=FOLDER, or train this one again"
 PREDICTION_COLUMNS = (
     *("signal_date", "target_start", "target_end", "ticker", "step"),
     *("prediction", "probability", "label", "up", "valid"),
@@ -35,7 +38,6 @@ PREDICTION_COLUMNS = (
 MANIFEST_KEYS = (
     *("git_commit", "versions", "warnings", "split", "tickers", "factor_names", "files"),
 )
-SPLIT_COLUMNS = ("samples", "first_signal_date", "last_signal_date", "last_target_date")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Status:
 class Manifest:
     """Where the run comes from.
 
-    split: a row a part, columns `SPLIT_COLUMNS`. files: hashes by name. facts: every single value
-    beside what has a name here: the seed, the device, ...
+    split: a row a part, columns as in `run.MANIFEST`. files: hashes by name. facts: every single
+    value beside what has a name here: the seed, the device, ...
     """
 
     git_commit: str
@@ -132,7 +134,7 @@ def newest_run(folder: Path) -> Path:
             f"no run found under {' or '.join(str(folder / tree) for tree in TREES)}; train one "
             "with python train.py, or name a run folder with run=FOLDER"
         )
-    return max(runs, key=lambda run: (RunDir(run).status_file.stat().st_mtime_ns, run))
+    return max(runs, key=lambda run: (RunDir(run).status_file.lstat().st_mtime_ns, run))
 
 
 def is_run(folder: Path) -> bool:
@@ -159,22 +161,27 @@ def read_run(path: Path, large_files: bool = True) -> RecordedRun:
     run = RunDir(path)
     if not path.is_dir():
         raise ValueError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
-    status = _read(run.status_file, _status)
-    if status is None:
+    if not os.path.lexists(run.status_file):
         raise ValueError(
             f"{path}: not a run folder ({run.status_file.name} is missing), nor one that holds "
             "runs; name another with run=FOLDER"
         )
-    evaluation = _read(run.evaluation_file, read_evaluation)
+    try:
+        atomic.require_plain_files(path)
+        status = _status(run)
+        run.require_whole()
+    except ValueError as error:
+        raise ValueError(f"{error}; {REMEDY}") from error
+    evaluation = _read(run, run.evaluation_file, _evaluation)
     return RecordedRun(
         path=path,
         status=status,
-        config=_read(run.config_file, _text),
-        overrides=_read(run.overrides_file, _overrides),
-        manifest=_read(run.manifest_file, _manifest),
-        metrics=_read(run.metrics_file, _metrics),
+        config=_read(run, run.config_file, bytes.decode),
+        overrides=_read(run, run.overrides_file, _overrides),
+        manifest=_read(run, run.manifest_file, lambda _: _manifest(run)),
+        metrics=_read(run, run.metrics_file, _metrics),
         evaluation=evaluation,
-        predictions=_read(run.predictions_file, _predictions) if large_files else None,
+        predictions=_read(run, run.predictions_file, _predictions) if large_files else None,
         ledger=_ledger(run, evaluation) if large_files else None,
     )
 
@@ -212,18 +219,21 @@ def _by_number(folder: Path) -> tuple[tuple[int, str], ...]:
     return tuple((int(part) if part.isdecimal() else -1, part) for part in folder.parts)
 
 
-def _read(path: Path, parse: Callable[[Path], Content]) -> Content | None:
-    """What `parse` makes of the file; None where the run did not write it."""
+def _read(run: RunDir, path: Path, parse: Callable[[bytes], Content]) -> Content | None:
+    """What `parse` makes of the file, which must be as the run left it; None where it left none."""
     if not path.exists():
         return None
     try:
-        return parse(path)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        content = run.read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {REMEDY}") from error
+    try:
+        return parse(content)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         # Whatever a file that is not what it should be makes of reading it.
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: damaged, or not written by train.py ({reason}); name another run with "
-            "run=FOLDER, or train this one again"
+            f"{path}: damaged, or not written by train.py ({reason}); {REMEDY}"
         ) from error
 
 
@@ -233,63 +243,64 @@ def _ledger(run: RunDir, evaluation: FinalEvaluation | None) -> Backtest | None:
         return None
     settings = evaluation.traded.settings
     trades, positions, equity = (
-        _read(file, read_ledger) for file in (run.trades_file, run.positions_file, run.equity_file)
+        _read(run, file, partial(read_ledger, table=file.stem))
+        for file in (run.trades_file, run.positions_file, run.equity_file)
     )
     if trades is None or positions is None or equity is None:
         return None
     return Backtest(settings, trades, positions, equity.set_index("date"))
 
 
-def _status(path: Path) -> Status:
-    data = json_object(path, ("state", "reason", "time", "process"))
-    if data["state"] not in STATES:
-        raise ValueError(f"state {data['state']!r} is none of {', '.join(STATES)}")
-    time = datetime.fromisoformat(data["time"])
-    return Status(data["state"], str(data["reason"]), time, int(data["process"]))
+def _status(run: RunDir) -> Status:
+    data = run.status()
+    require(data, {"reason": str, "time": str, "process": int}, str(run.status_file))
+    try:
+        time = datetime.fromisoformat(data["time"])
+    except ValueError as error:
+        raise ValueError(f"{run.status_file}: damaged: {error}") from error
+    return Status(data["state"], data["reason"], time, data["process"])
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _overrides(content: bytes) -> tuple[str, ...]:
+    return tuple(parse_json(content, [str], "overrides"))
 
 
-def _overrides(path: Path) -> tuple[str, ...]:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(data, list):
-        raise ValueError(f"a {type(data).__name__} where a list was expected")
-    return tuple(map(str, data))
+def _evaluation(content: bytes) -> FinalEvaluation:
+    return final_evaluation(parse_json(content, {"version": int}, "evaluation"))
 
 
-def _manifest(path: Path) -> Manifest:
-    data = json_object(path, MANIFEST_KEYS)
-    for part in dict(data["split"]).values():
-        require_keys(part, SPLIT_COLUMNS)
+def _manifest(run: RunDir) -> Manifest:
+    data = run.read_manifest(*MANIFEST_KEYS)
     facts = {
         key: value
         for key, value in data.items()
         if key not in MANIFEST_KEYS and isinstance(value, (str, int, float))
     }
     return Manifest(
-        git_commit=str(data["git_commit"]),
-        versions=dict(data["versions"]),
-        warnings=tuple(map(str, data["warnings"])),
+        git_commit=data["git_commit"],
+        versions=data["versions"],
+        warnings=tuple(data["warnings"]),
         split=pd.DataFrame.from_dict(data["split"], orient="index"),
-        tickers=tuple(map(str, data["tickers"])),
-        factor_names=tuple(map(str, data["factor_names"])),
-        files=dict(data["files"]),
+        tickers=tuple(data["tickers"]),
+        factor_names=tuple(data["factor_names"]),
+        files=data["files"],
         facts=facts,
     )
 
 
-def _metrics(path: Path) -> pd.DataFrame:
+def _metrics(content: bytes) -> pd.DataFrame:
     """Indexed by epoch; every other column is a number an epoch."""
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(io.BytesIO(content))
     require_keys(frame.columns, ("epoch", "train_loss", "validation_loss", "learning_rate"))
     if frame.empty:
         raise ValueError("no epoch in it")
-    return frame.astype(float).astype({"epoch": int}).set_index("epoch")
+    frame = frame.astype(float).astype({"epoch": int}).set_index("epoch")
+    if not (frame.index.is_monotonic_increasing and frame.index.is_unique):
+        raise ValueError("epochs are not in order")
+    return frame
 
 
-def _predictions(path: Path) -> Predictions:
-    predictions = predictions_from(pd.read_parquet(path))
+def _predictions(content: bytes) -> Predictions:
+    predictions = predictions_from(read_parquet(content, "predictions"))
     calibration(predictions)  # refuses what is not finite, and what is no probability
     return predictions

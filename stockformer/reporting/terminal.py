@@ -16,6 +16,7 @@ from rich.text import Text
 
 from stockformer.evaluation import trading
 from stockformer.evaluation.summary import closing_table
+from stockformer.printable import printable
 from stockformer.reporting import leaderboard, report, tables
 from stockformer.reporting.run_reader import RecordedRun, is_run, read_run
 from stockformer.reporting.tables import Table
@@ -38,13 +39,13 @@ def analyse(folder: Path, output: Path | None) -> Iterator[RenderableType]:
         trials = read_trials(folder)
         yield from ranking(trials)
         path = leaderboard.write_leaderboard(trials, output)
-    yield Text(f"report: {path}")
+    yield _text(f"report: {path}")
 
 
 def ranking(trials: Trials) -> Iterator[RenderableType]:
     """The leaders by validation, without their test metrics, and what was not completed."""
-    yield Text(leaderboard.headline(trials), style="bold")
-    yield Text(f"{trials.folder}: {leaderboard.subtitle(trials)}")
+    yield _text(leaderboard.headline(trials), style="bold")
+    yield _text(f"{trials.folder}: {leaderboard.subtitle(trials)}")
     if trials.completed:
         quantity = leaderboard.SCORES[trials.monitor]
         settings = trials.settings.to_dict("index")
@@ -58,28 +59,28 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
         header = ("run", f"validation\n{quantity.title}", "settings that differ")
         yield from (Text(), _laid_out(Table(header, rows, words=(0, 2)), fold=True), Text())
     for name, run in trials.unfinished.items():
-        yield Text(f"{run.status.state}: {name} {run.reason}".rstrip())
+        yield _text(f"{run.status.state}: {name} {run.reason}".rstrip())
     for name, reason in trials.refused.items():
-        yield Text(f"unreadable: {name}: {reason}")
+        yield _text(f"unreadable: {name}: {reason}")
 
 
 def summary(run: RecordedRun) -> Iterator[RenderableType]:
     """What to print, piece by piece. No text of the run is taken for markup."""
-    yield Text(run.headline, style="bold")
-    yield Text(f"{run.name}: {tables.subtitle(run)}")
+    yield _text(run.headline, style="bold")
+    yield _text(f"{run.name}: {tables.subtitle(run)}")
     if run.comparison is not None:
         yield Text()
         for line in _closing_table(run, run.comparison):
-            yield Text(line, style="bold" if line.startswith("model ") else "")
+            yield _text(line, style="bold" if line.startswith("model ") else "")
         yield Text()
     if run.evaluation is not None:
-        yield from (Text(sentence) for sentence in run.evaluation.sentences)
+        yield from (_text(sentence) for sentence in run.evaluation.sentences)
         for name, met, value in tables.targets(run.evaluation).rows:
-            yield Text(f"project target, {name}: {met} ({value})")
+            yield _text(f"project target, {name}: {met} ({value})")
         traded = run.evaluation.traded
         if traded is not None:
-            yield from map(Text, trading.lines(traded.settings, traded.figures, traded.offsets))
-        yield from (Text(f"note: {note}") for note in run.evaluation.notes)
+            yield from map(_text, trading.lines(traded.settings, traded.figures, traded.offsets))
+        yield from (_text(f"note: {note}") for note in run.evaluation.notes)
 
 
 def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:
@@ -105,5 +106,10 @@ def _laid_out(table: Table, fold: bool = False) -> RichTable:
             vertical="top" if fold else "bottom",
         )
     for row in table.rows:
-        laid_out.add_row(*map(Text, row), style="bold" if row[0] == table.marked else "")
+        laid_out.add_row(*map(_text, row), style="bold" if row[0] == table.marked else "")
     return laid_out
+
+
+def _text(words: str, style: str = "") -> Text:
+    """What comes from a run is neither markup nor a command to the terminal."""
+    return Text(printable(words), style=style)

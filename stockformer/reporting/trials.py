@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
@@ -26,6 +25,7 @@ from stockformer.evaluation.statistics import (
 from stockformer.reporting.evaluation_reader import FinalEvaluation
 from stockformer.reporting.quantities import CURVES
 from stockformer.reporting.run_reader import RecordedRun, folders_under, read_run
+from stockformer.schema import parse_yaml
 
 UNSET = "default"
 LOWER_IS_BETTER = ("loss", "regression_loss", "classification_loss", "mae", "rmse")
@@ -168,8 +168,8 @@ def is_complete(run: RecordedRun) -> bool:
 def settings_of(run: RecordedRun) -> dict[str, str]:
     """Every value of the configuration by dotted key, and the groups that overrides chose."""
     try:
-        config = yaml.load(run.config or "", Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:  # the page still shows it, word for word
+        config = parse_yaml(run.config or "", "config")
+    except ValueError:  # the page still shows it, word for word
         config = None
     values = dict(_leaves(config)) if isinstance(config, dict) else {}
     chosen = (override.lstrip("+~").partition("=") for override in run.overrides or ())

@@ -16,8 +16,20 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from stockformer import atomic
+from stockformer.schema import Form, parse_json, require
 
 TRAINING = "training/"
+LARGEST_FACTS = 64 << 20  # bytes
+
+FITTED: Form = {
+    "factor_names": [str],
+    "tickers": [str],
+    "graph_last_date": (str, None),
+    "target_unit": float,
+    "processors": {str: {str: object}},  # arrays, whose shapes the data set tells
+    "epoch": int,
+}
+"""The facts that weights need to be used again."""
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -41,14 +53,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises ValueError naming the file if it is damaged, another's, or no checkpoint.
     """
-    atomic.read_checked(path)
+    atomic.check(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-            facts = json.loads((file.metadata() or {})["facts"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            text = (file.metadata() or {})["facts"]
+    except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
         raise ValueError(f"{path}: not a checkpoint of this project: {error}") from error
+    if len(text) > LARGEST_FACTS:
+        raise ValueError(f"{path}: not a checkpoint of this project: too many facts")
+    facts: dict[str, Any] = parse_json(text.encode(), {"name": str}, str(path))
     if facts["name"] != path.stem:
         raise ValueError(f"{path}: is the checkpoint {facts['name']!r} under another name")
     return tensors, facts
@@ -60,6 +75,7 @@ def load_checkpoint(path: Path, model: nn.Module, factor_names: tuple[str, ...])
     Raises ValueError where the factors, their order, or a tensor's shape are not the checkpoint's.
     """
     tensors, facts = read_checkpoint(path)
+    require(facts, {"factor_names": [str]}, str(path))
     trained_on = tuple(facts["factor_names"])
     if trained_on != factor_names:
         pairs = zip((*trained_on, None), (*factor_names, None))

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from stockformer import atomic
 from stockformer.run import RunDir
+from stockformer.schema import ANY_FLOAT, Form, require
 from stockformer.training.checkpoint import (
+    FITTED,
     TRAINING,
     keep_copy,
     read_checkpoint,
@@ -26,12 +28,26 @@ from stockformer.training.state import (
     load_optimizer_state,
     optimizer_state,
     random_state,
+    require_alike,
     set_random_state,
 )
 
 log = logging.getLogger(__name__)
 
 IN_TENSORS = ("sums", "counts", "random")
+STATE: Form = {
+    "epoch": int,
+    "position": {
+        **dict.fromkeys(("micro_batch_size", "asked", "epoch", "step", "skipped"), int),
+        "seconds": ANY_FLOAT,
+        "best": (ANY_FLOAT, None),
+        "history": [{str: ANY_FLOAT}],
+    },
+    "optimizer": {"groups": [{str: object}], "plain": {str: ANY_FLOAT}},
+    "scheduler": {str: object},
+    "stopping": {str: ANY_FLOAT},
+}
+"""The facts of a checkpoint that training can go on from; objects' own are compared with them."""
 
 
 @dataclass
@@ -55,6 +71,8 @@ class Position:
 
     def add(self, sums: Tensor, counts: Tensor) -> None:
         """A step's sums and counts; those so far may still be elsewhere than where it was taken."""
+        if self.sums.shape not in ((1,), sums.shape):
+            raise ValueError("the checkpoint gone on from holds the sums of another loss")
         self.sums = self.sums.to(sums.device) + sums
         self.counts = self.counts.to(counts.device) + counts
 
@@ -71,6 +89,9 @@ class Position:
 
     @classmethod
     def join(cls, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Self:
+        """The inverse of `split`. Raises what a checkpoint of other content makes it raise."""
+        if min(plain["micro_batch_size"], plain["asked"], plain["epoch"]) < 1 or plain["step"] < 0:
+            raise ValueError("a position before the first step")
         return cls(
             **plain,
             sums=tensors[f"{TRAINING}sums"],
@@ -142,16 +163,30 @@ class Snapshots:
         Raises ValueError where there is nothing sound to go on from.
         """
         tensors, facts = self.newest()
+        where = f"{self.run.path}/checkpoints/{facts['name']}.safetensors"
+        require(facts, STATE, where)
         if facts["position"]["best"] is not None:
             best = self.run.checkpoint("best")
-            self.require_ours(best, read_checkpoint(best)[1])  # else it could not be tested
-        self.model.load_state_dict(weights(tensors))
-        load_optimizer_state(self.optimizer, tensors, facts["optimizer"])
-        self.scheduler.load_state_dict(facts["scheduler"])
+            of_best = read_checkpoint(best)[1]  # without it the run could not be tested
+            self.require_ours(best, of_best)
+            require(of_best, FITTED, str(best))
         patience = self.stopping.patience
-        vars(self.stopping).update(facts["stopping"] | {"patience": patience})
-        position = Position.join(tensors, facts["position"])
-        set_random_state(position.random)
+        try:
+            self.model.load_state_dict(weights(tensors))
+            load_optimizer_state(self.optimizer, tensors, facts["optimizer"])
+            require_alike(self.scheduler.state_dict(), facts["scheduler"], "scheduler")
+            self.scheduler.load_state_dict(facts["scheduler"])
+            require_alike(vars(self.stopping), facts["stopping"], "stopping")
+            vars(self.stopping).update(facts["stopping"] | {"patience": patience})
+            position = Position.join(tensors, facts["position"])
+            set_random_state(position.random)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"{where}: not a state to go on from: {error}") from error
+        except RuntimeError as error:  # torch's, of shapes and kinds
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{where}: not a state to go on from: {reason}") from error
         return position
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -169,5 +204,5 @@ class Snapshots:
         raise ValueError(f"{self.run.path}: no sound checkpoint to go on from; start the run anew")
 
     def require_ours(self, path: Path, facts: Mapping[str, Any]) -> None:
-        if facts["run"] != self.facts["run"]:
-            raise ValueError(f"{path}: is a checkpoint of another run, {facts['run']}")
+        if facts.get("run") != self.facts["run"]:
+            raise ValueError(f"{path}: is a checkpoint of another run, {facts.get('run')}")

@@ -76,11 +76,36 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
+    """Raises ValueError, KeyError or RuntimeError where that is not a state of this optimizer."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    require_alike(optimizer.state_dict()["param_groups"], facts["groups"], "optimizer")
     state: dict[int, dict[str, Any]] = {}
     for key, value in (_under(OPTIMIZER, tensors) | facts["plain"]).items():
         number, _, name = key.partition("/")
+        if isinstance(value, Tensor) and value.shape not in ((), parameters[int(number)].shape):
+            raise ValueError(f"optimizer: {key} is not of its parameter's shape")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+
+
+def require_alike(own: Any, given: Any, what: str) -> None:
+    """Raises ValueError where `given`, read from JSON, is not of the form of `own`."""
+    if own is None or given is None:
+        alike = not isinstance(given, (dict, list, str))
+    elif isinstance(own, dict):
+        alike = isinstance(given, dict) and own.keys() == given.keys()
+        for key in own if alike else ():
+            require_alike(own[key], given[key], f"{what}.{key}")
+    elif isinstance(own, (list, tuple)):
+        alike = isinstance(given, list) and len(own) == len(given)
+        for one, other in zip(own, given if alike else ()):
+            require_alike(one, other, what)
+    elif type(own) in (int, float):
+        alike = type(given) in (int, float)
+    else:
+        alike = type(own) is type(given)
+    if not alike:
+        raise ValueError(f"{what}: {str(given)[:60]!r} where there was {str(own)[:60]!r}")
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from subprocess import run as call
 
 import pytest
-from reporting.run_folder import TICKERS, failed_run, finished_run
+from reporting.run_folder import TICKERS, failed_run, finished_run, leave_out
 
 from stockformer.reporting import report, run_reader
 
@@ -122,7 +122,7 @@ def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
 
 def test_predictions_without_a_comparison_are_still_shown(tmp_path: Path) -> None:
     folder = finished_run(tmp_path / "run")
-    (folder / "evaluation.json").unlink()
+    leave_out(folder / "evaluation.json")
     page = Page(report.page(run_reader.read_run(folder), tmp_path).html())
     assert "finished without a comparison" in page.texts["h1"][0]
     assert "model" in page.texts["th"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from reporting.run_folder import failed_run, finished_run, some_predictions, summary
+from reporting.run_folder import failed_run, finished_run, rewrite, some_predictions, summary
 
 from stockformer.reporting import evaluation_reader, run_reader
 
@@ -46,7 +46,7 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_has_no_verdict(tmp_path: Path) -> None:
     status = failed_run(tmp_path / "run", ValueError("x")) / "status.json"
-    status.write_text(status.read_text().replace('"failed"', '"interrupted"'))
+    rewrite(status, status.read_text().replace('"failed"', '"interrupted"'))
     run = run_reader.read_run(tmp_path / "run")
     assert run.headline.startswith("No verdict: the run was interrupted on ")
 
@@ -80,11 +80,15 @@ def test_columns_nobody_knows_are_passed_over() -> None:
     ("name", "content", "reason"),
     [
         ("status.json", "", "Expecting value"),
-        ("status.json", '{"state": "asleep", "reason": "", "time": "", "process": 1}', "asleep"),
+        (
+            "status.json",
+            '{"state": "asleep", "reason": "", "time": "", "process": 1}',
+            "state is none of",
+        ),
         ("config.yaml", b"\xff\xfe", "utf-8"),
-        ("overrides.json", '{"a": 1}', "a dict where a list was expected"),
-        ("manifest.json", "[]", "a list where an object was expected"),
-        ("manifest.json", '{"seed": 0}', "without git_commit"),
+        ("overrides.json", '{"a": 1}', "the whole is an object, expected a list"),
+        ("manifest.json", "[]", "the whole is a list, expected an object"),
+        ("manifest.json", '{"seed": 0}', "without .*git_commit"),
         ("metrics.csv", "", "No columns"),
         ("metrics.csv", "date,price\n1,2\n", "without epoch"),
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n1,2,3,oops\n", "oops"),
@@ -98,7 +102,10 @@ def test_a_damaged_file_is_named_with_what_is_wrong_and_what_to_do(
     tmp_path: Path, name: str, content: str | bytes, reason: str
 ) -> None:
     folder = finished_run(tmp_path / "run")
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if name == "status.json":
+        (folder / name).write_text(str(content))  # an earlier version's, without a digest
+    else:
+        rewrite(folder / name, content)
     with pytest.raises(ValueError, match=reason) as error:
         run_reader.read_run(folder)
     said = str(error.value)
@@ -113,12 +120,12 @@ def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) ->
     data = json.loads(file.read_text())
     for change, reason in (
         ({"version": 2}, "version 2, but this code reads 3"),
-        ({"table": [{"mae": 1}]}, "without name"),
-        ({"targets": [{"value": 1}]}, "without name"),
-        ({"model": {"mae": "low"}}, "low"),
-        ({"table": 3}, "not iterable"),
+        ({"table": [{"mae": 1}]}, r"without table\[0\]\.name"),
+        ({"targets": [{"value": 1}]}, r"without targets\[0\]\.name"),
+        ({"model": {"mae": "low"}}, r"model\.mae is 'low', expected a finite number"),
+        ({"table": 3}, "table is 3, expected a list"),
     ):
-        file.write_text(json.dumps(data | change))
+        rewrite(file, json.dumps(data | change))
         with pytest.raises(ValueError, match=reason):
             run_reader.read_run(folder)
 
@@ -129,6 +136,8 @@ def test_predictions_that_no_model_could_make_are_refused(tmp_path: Path) -> Non
     for name, value in (("probability", 1.5), ("prediction", np.inf)):
         frame = good.frame()
         frame.loc[frame["valid"], name] = value
-        frame.to_parquet(folder / "predictions.parquet")
+        file = folder / "predictions.parquet"
+        frame.to_parquet(file)
+        rewrite(file, file.read_bytes())
         with pytest.raises(ValueError, match=rf"predictions\.parquet.*{name}"):
             run_reader.read_run(folder)

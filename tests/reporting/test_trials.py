@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from reporting.run_folder import finished_run, sweep
+from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
 from stockformer.evaluation.statistics import (
     deflated_sharpe_ratio,
@@ -36,9 +36,9 @@ def test_an_error_is_better_when_it_is_lower(tmp_path: Path) -> None:
     for name, mae in (("a", 0.03), ("b", 0.01), ("c", 0.02)):
         folder = finished_run(tmp_path / name)
         config = folder / "config.yaml"
-        config.write_text(config.read_text().replace("monitor: rank_ic", "monitor: mae"))
+        rewrite(config, config.read_text().replace("monitor: rank_ic", "monitor: mae"))
         metrics = folder / "metrics.csv"
-        metrics.write_text(metrics.read_text().replace("0.02", str(mae)))
+        rewrite(metrics, metrics.read_text().replace("0.02", str(mae)))
     assert list(trials.read_trials(tmp_path).completed) == ["b", "c", "a"]
 
 
@@ -80,7 +80,7 @@ def test_runs_on_other_dates_are_another_group(tmp_path: Path) -> None:
         finished_run(tmp_path / name, rank_ic=0.1)
     other = finished_run(tmp_path / "c", rank_ic=0.2)
     manifest = other / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("2024-03-25", "2024-03-24"))
+    rewrite(manifest, manifest.read_text().replace("2024-03-25", "2024-03-24"))
     first, second = trials.read_trials(tmp_path).groups
     assert (first.runs, second.runs) == (["a", "b"], ["c"])
     assert first.horizon == 2
@@ -91,8 +91,8 @@ def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
     for name, rank_ic in (("a", 0.1), ("b", 0.2)):
         finished_run(tmp_path / name, rank_ic=rank_ic)
     both = finished_run(tmp_path / "both", seed=1) / "evaluation.json"
-    both.write_text(both.read_text().replace('"epoch": 2', '"epoch": null'))
-    (tmp_path / "both/metrics.csv").unlink()
+    rewrite(both, both.read_text().replace('"epoch": 2', '"epoch": null'))
+    leave_out(tmp_path / "both/metrics.csv")
     found = trials.read_trials(tmp_path)
     (group,) = found.groups
     assert list(found.completed) == group.runs == ["b", "a", "both"]
@@ -109,9 +109,9 @@ def test_runs_without_a_validation_metric_still_have_a_page(tmp_path: Path) -> N
     for name in "ab":
         folder = finished_run(tmp_path / name, overrides=[f"optimizer.lr={name}"])
         config = folder / "config.yaml"
-        config.write_text(config.read_text().replace("monitor: rank_ic", "monitor: mood"))
+        rewrite(config, config.read_text().replace("monitor: rank_ic", "monitor: mood"))
         evaluation = folder / "evaluation.json"
-        evaluation.write_text(evaluation.read_text().replace('"epoch": 2', '"epoch": null'))
+        rewrite(evaluation, evaluation.read_text().replace('"epoch": 2', '"epoch": null'))
     found = trials.read_trials(tmp_path)
     assert found.monitor == "mae"
     assert list(found.completed) == ["a", "b"]
@@ -158,7 +158,7 @@ def test_an_edited_target_does_not_make_fewer_trials(tmp_path: Path) -> None:
         folder = finished_run(tmp_path / str(number), rank_ic=0.1 * number, seed=number)
         if number > 1:
             config = folder / "config.yaml"
-            config.write_text(config.read_text().replace("offset: 0", "offset: 1"))
+            rewrite(config, config.read_text().replace("offset: 0", "offset: 1"))
     found = trials.read_trials(tmp_path)
     biases = [trials.selection_bias(found, group) for group in found.groups]
     assert [bias and bias.trials for bias in biases] == [4, 4]
