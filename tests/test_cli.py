@@ -103,3 +103,10 @@ def test_the_tree_of_the_configuration_fits_the_terminal(width: int) -> None:
     assert [word for word in words if word.startswith("setting_")] == [
         f"setting_{number}={number}" for number in range(20)
     ]
+
+
+@pytest.mark.parametrize("program", ["train", "validate"])
+def test_help_says_how_completion_is_installed(program: str, command: Command) -> None:
+    status, output = command(program, "--help")
+    assert status == 0, output
+    assert 'eval "$(python train.py -sc install=bash)"' in output

@@ -193,9 +193,14 @@ class Report:
         if len(late):
             named = [f"{ticker} {first}" for ticker, first in late["first"].items()]
             result.append(f"listed later ({len(late)}): {_some(named)}")
-        if len(self.sessions):
-            named = [f"{date} {what}" for date, what in self.sessions["what"].items()]
-            result.append(f"calendar ({len(self.sessions)}): {_some(named)}")
+        found_dates = {f.date for f in self.panel.findings if f.check in ("weekend", "gap")}
+        named = [
+            f"{date} {what}"
+            for date, what in self.sessions["what"].items()
+            if str(date) not in found_dates  # told below
+        ]
+        if named:
+            result.append(f"calendar ({len(named)}): {_some(named)}")
         for level in LEVELS:
             found = lines(self.panel.findings, level)
             result += [f"{level} - {line}" for line in found]

@@ -74,7 +74,7 @@ class Estimate:
 
 
 def data_bytes(shape: tuple[int, ...], processed: bool) -> float:
-    """What factors (T, N, F) and all that is made of them take, the baselines included."""
+    """What factors of this shape (T, N, F), the rest of their panel and its baselines take."""
     days, stocks, factors = shape
     cubes = PROCESSED_CUBES if processed else CUBES
     return days * stocks * (cubes * 4 * factors + 8 * COLUMNS)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from small_data import PriceFiles, source_settings
 
+from stockformer.data.findings import WARNING, Finding
 from stockformer.data.panel import Panel
 from stockformer.data.quality import MISSING, NOT_LISTED, TRADED, Report, report
 from stockformer.data.quality_report import html
@@ -72,6 +73,26 @@ def test_weekend_sessions_and_long_breaks_are_listed() -> None:
     }
     assert (made.states[0] == TRADED).all()
     assert made.lines()[-1] == "nothing found"
+
+
+def test_a_weekend_session_or_gap_that_was_found_is_told_once() -> None:
+    dates = np.array(["2024-01-04", "2024-01-06", "2024-01-11", "2024-03-15"], "datetime64[D]")
+    findings = (
+        Finding("a session on a weekend", "x", date="2024-01-06", check="weekend", level=WARNING),
+        Finding("no session for 64 days", "x", date="2024-03-15", check="gap", level=WARNING),
+    )
+    panel = Panel(
+        dates=dates,
+        tickers=np.array(["A", "B"]),
+        returns=np.full((4, 2), 0.1),
+        factors=np.zeros((4, 2, 0), np.float32),
+        factor_names=(),
+        findings=findings,
+    )
+    text = "\n".join(report(panel, "x").lines()[1:])
+    for date in ("2024-01-06", "2024-01-11", "2024-03-15"):
+        assert text.count(date) == 1
+    assert "calendar (1): 2024-01-11 first session after 5 days" in text
 
 
 class Tags(HTMLParser):
