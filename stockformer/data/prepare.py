@@ -79,7 +79,8 @@ def prepare(
     if panel is not None:
         return panel
     with _told_of_the_cache(cache):
-        lock = (cache / f"{key}.lock").open("w")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(cache / f"{key}.lock", flags, 0o666), "w")
     with _only_one(lock):
         panel = _stored(folder)  # another process may have been faster
         if panel is None:
