@@ -25,6 +25,7 @@ from stockformer.data.windows import Windows
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import History, all_baselines
 from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.screening import likely_leaks, screen
 from stockformer.evaluation.summary import Summary, summarise
 from stockformer.evaluation.trading import (
     WITHOUT_PRICES,
@@ -200,7 +201,23 @@ class Data:
             notes=self.notes(),
             validation=validation,
             targets=self.config.dataset.project_targets,
+            suspects=self.suspects(),
         )
+
+    def suspects(self) -> list[str]:
+        """Prepared factors that go with later returns as no honest one does; sentences.
+
+        Those computed here are audited instead; those of `dataset.waived_factors` are trusted.
+        """
+        given, names = self.unprocessed, self.unprocessed.factor_names
+        if alpha158.expand(self.config.dataset.factors):
+            return []
+        found = likely_leaks(screen(given.factors, names, given.returns, given.member))
+        return [
+            f"Likely leak in the data: factor {leak.name}, {leak.reason}."
+            for leak in found
+            if leak.name not in self.config.dataset.waived_factors
+        ]
 
     def loader(self, part: str, device: torch.device, processes: Processes) -> DataLoader[Batch]:
         """This process's share of one part of the split, for `device`.

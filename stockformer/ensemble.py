@@ -68,6 +68,7 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
         trading=data.trading(),
         notes=[how, *data.notes()],
         targets=data.config.dataset.project_targets,
+        suspects=data.suspects(),
         oracle=None if panel.oracle is None else panel.oracle[rows],
     )
     with RunDir.claim(into or _new_folder()) as run:
