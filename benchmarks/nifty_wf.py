@@ -10,13 +10,16 @@ import sys
 
 import numpy as np
 import pandas as pd
+import torch
 from hydra import compose, initialize_config_dir
 
 from stockformer.config import CONFIG_NAME, config_folder
 from stockformer.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
-from stockformer.evaluation.metrics import Predictions, daily
+from stockformer.evaluation.metrics import daily
 from stockformer.evaluation.statistics import newey_west
+from stockformer.training.evaluate import Evaluator
+from stockformer.training.processes import Processes
 
 FOLDS = 6
 
@@ -26,19 +29,10 @@ def fold(number: int, data_dir: str) -> dict[str, pd.Series]:
     lines = ["experiment=nifty_wf", f"split.fold={number}", f"paths.data_dir={data_dir}"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         data = Data.read(compose(CONFIG_NAME, lines))
-    rows, targets, dates = data.split.test, data.targets, data.panel.dates
-    shape = targets.valid[rows].shape
-    empty = Predictions(
-        signal_dates=dates[rows],
-        target_start=dates[rows[:, None] + targets.start],
-        target_end=dates[rows[:, None] + targets.end],
-        tickers=data.panel.tickers,
-        prediction=np.zeros(shape),
-        probability=np.full(shape, 0.5),
-        label=np.where(targets.valid, targets.returns, np.nan)[rows],
-        up=targets.up[rows],
-        valid=targets.valid[rows],
-    )
+    rows = data.split.test
+    evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
+    shape = data.targets.valid[rows].shape
+    empty = evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
     baselines = all_baselines(empty, data.history())
     return {name: daily(p)["rank_ic"] for name, p in baselines.items()}
 

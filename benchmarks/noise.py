@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import torch
 from hydra import compose, initialize_config_dir
 from scipy.stats import norm
 
@@ -37,6 +38,8 @@ from stockformer.evaluation.statistics import (
     sharpe_ratio,
 )
 from stockformer.evaluation.trading import Trading, excess_returns, excess_verdict, signal_of
+from stockformer.training.evaluate import Evaluator
+from stockformer.training.processes import Processes
 
 FOLDS = 6
 SPREAD = 0.005  # of forecasts across stocks: a fraction, as the models here have it
@@ -100,19 +103,10 @@ def data_of(*overrides: str) -> Data:
 
 
 def window(name: str, data: Data) -> Window:
-    rows, targets, dates = data.split.test, data.targets, data.panel.dates
-    label = np.where(targets.valid, targets.returns, np.nan)[rows]
-    empty = Predictions(
-        signal_dates=dates[rows],
-        target_start=dates[rows[:, None] + targets.start],
-        target_end=dates[rows[:, None] + targets.end],
-        tickers=data.panel.tickers,
-        prediction=np.zeros(label.shape),
-        probability=np.full(label.shape, 0.5),
-        label=label,
-        up=targets.up[rows],
-        valid=targets.valid[rows],
-    )
+    rows = data.split.test
+    evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
+    shape = data.targets.valid[rows].shape
+    empty = evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
     return Window(name, empty, all_baselines(empty, data.history()), data.trading())
 
 

@@ -126,18 +126,25 @@ def write_checked(path: Path, data: bytes) -> None:
     write(beside, _lines(path, [digest]))
 
 
-def check(path: Path) -> None:
-    """Raises ValueError where `path` is not what `write_checked` left, or that is not known."""
-    try:
-        with open_file(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    digests = known_digests(path)
-    if not digests:
+def read_checked(path: Path) -> bytes:
+    """The content of a file that `write_checked` wrote, as it left it.
+
+    Raises ValueError naming the file where it is not, or that cannot be known. A writer may replace
+    the file and its digest between two looks at them; as long as the digest changes, both are read
+    again.
+    """
+    seen = None
+    while (digests := known_digests(path)) != seen:
+        try:
+            data = read(path)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        if sha256(data) in digests:
+            return data
+        seen = digests
+    if not seen:
         raise ValueError(f"{path}: {digest_file(path).name} is missing, which says what it held")
-    if digest not in digests:
-        raise ValueError(f"{path}: damaged or replaced: not what {digest_file(path).name} says")
+    raise ValueError(f"{path}: damaged or replaced: not what {digest_file(path).name} says")
 
 
 def digest_file(path: Path) -> Path:

@@ -204,13 +204,18 @@ class Data:
             suspects=self.suspects(),
         )
 
+    @property
+    def prepared(self) -> bool:
+        """Whether the factors are the source's own, made outside, and not computed here."""
+        return not alpha158.expand(self.config.dataset.factors)
+
     def suspects(self) -> list[str]:
         """Prepared factors that go with later returns as no honest one does; sentences.
 
         Those computed here are audited instead; those of `dataset.waived_factors` are trusted.
         """
         given, names = self.unprocessed, self.unprocessed.factor_names
-        if alpha158.expand(self.config.dataset.factors):
+        if not self.prepared:
             return []
         found = likely_leaks(screen(given.factors, names, given.returns, given.member))
         return [

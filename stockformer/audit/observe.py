@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,7 +32,6 @@ from stockformer.audit.files import source_faults
 from stockformer.audit.trading import trading_faults
 from stockformer.build import build
 from stockformer.config import read_config
-from stockformer.data import alpha158
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split
 from stockformer.dataset import EVALUATED_AT_ONCE, Data, training_days
@@ -64,9 +64,9 @@ class Request:
 
 @dataclass
 class Observation:
-    """dated: arrays with the rows of the panel that their first axis stands for; upto: by name, how
-    far beyond its row a value may look (0: not at all). static: arrays that no later day may move.
-    trained: what a small training left. faults: what is wrong in itself, sentences."""
+    """dated: the rows of the panel that an array's first axis stands for, and the array. static:
+    arrays that no later day may move. trained: what a small training left. faults: what is wrong in
+    itself, sentences. factors, returns, member: of the whole data, to be screened."""
 
     dates: np.ndarray
     tickers: np.ndarray
@@ -161,7 +161,7 @@ def _observed(request: Request) -> Observation:
             cuts=_cuts(data, request.cuts) if request.split is None else np.array([request.cut]),
             span=data.targets.span,
             factor_names=data.panel.factor_names,
-            prepared=bool(source.factor_names) and not alpha158.expand(config.dataset.factors),
+            prepared=data.prepared,
         )
         _note_inputs(seen, data, experiment)
         if request.variant != variants.DROPPED:  # shorter batches would round otherwise
@@ -171,14 +171,14 @@ def _observed(request: Request) -> Observation:
     if whole:
         seen.faults += [*_split_faults(data), *_loader_faults(experiment)]
         seen.faults += trading_faults(data)
-        seen.faults += _ensemble_faults(data)
+        seen.faults += _ensemble_faults(experiment)
         seen.faults += _batch_faults(experiment, seen.cuts)
         if request.factors:
             seen.factors, seen.returns = data.unprocessed.factors, data.panel.returns
             seen.member = data.panel.member
     if request.baselines:
         try:
-            _note_baselines(seen, data)
+            _note_baselines(seen, experiment)
         except ValueError as error:
             seen.faults.append(str(error))
     if request.train:
@@ -216,9 +216,7 @@ def _note_inputs(seen: Observation, data: Data, experiment: Experiment) -> None:
             values = np.where(targets.valid[:, step], getattr(targets, name)[:, step], 0)
             seen.dated[f"target's {name}, step {step + 1}"] = rows + int(end), values
     seen.dated["target known already"] = rows, np.where(targets.valid, targets.returns, 0.0)[:, 0]
-    scored = experiment.evaluator.predictions(
-        days, np.zeros(targets.valid[days].shape), np.full(targets.valid[days].shape, 0.5)
-    )
+    scored = _empty(experiment, days)
     seen.dated["scored label known already"] = days, np.nan_to_num(scored.label)[:, 0]
     for name, state in data.states.items():
         for key, values in state.items():
@@ -321,43 +319,33 @@ def _loader_faults(experiment: Experiment) -> Iterator[str]:
             yield f"loader: {part} windows are not those of the split's {part} days{which}"
 
 
-def _ensemble_faults(data: Data) -> Iterator[str]:
+def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
     """The average of two runs is their mean, whatever happened."""
-    empty, random = _empty(data), np.random.default_rng(0)
+    empty, random = _empty(experiment, experiment.data.split.test), np.random.default_rng(0)
     runs = [
         replace(empty, prediction=random.normal(0, 0.01, empty.prediction.shape)) for _ in range(2)
     ]
     together = ensemble.averaged(
-        [ensemble.Member(Path(str(i)), {}, run) for i, run in enumerate(runs)], data
+        [ensemble.Member(Path(str(i)), {}, run) for i, run in enumerate(runs)],
+        experiment.data,
     )
     if not np.allclose(together.prediction, (runs[0].prediction + runs[1].prediction) / 2):
         yield "ensemble: the average of two runs is not their mean: weighted by what happened?"
 
 
-def _note_baselines(seen: Observation, data: Data) -> None:
-    empty = _empty(data)
-    rows = np.searchsorted(data.panel.dates, empty.signal_dates)
+def _note_baselines(seen: Observation, experiment: Experiment) -> None:
+    data, rows = experiment.data, experiment.data.split.test
+    empty = _empty(experiment, rows)
     for name, baseline in baselines.all_baselines(
         empty, data.history(), with_lightgbm=False
     ).items():
         seen.dated[f"baseline {name}"] = rows, baseline.prediction[:, 0]
 
 
-def _empty(data: Data) -> Predictions:
-    """Forecasts of zero on the test days."""
-    rows, targets, dates = data.split.test, data.targets, data.panel.dates
-    shape = targets.valid[rows].shape
-    return Predictions(
-        signal_dates=dates[rows],
-        target_start=dates[rows[:, None] + targets.start],
-        target_end=dates[np.minimum(rows[:, None] + targets.end, len(dates) - 1)],
-        tickers=data.panel.tickers,
-        prediction=np.zeros(shape),
-        probability=np.full(shape, 0.5),
-        label=np.where(targets.valid, targets.returns, np.nan)[rows],
-        up=targets.up[rows],
-        valid=targets.valid[rows],
-    )
+def _empty(experiment: Experiment, rows: np.ndarray) -> Predictions:
+    """Forecasts of zero on those signal days, beside what happened."""
+    shape = experiment.data.targets.valid[rows].shape
+    return experiment.evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
 
 
 def _train(
@@ -378,10 +366,9 @@ def _train(
         small.train(run, list(overrides))
     for name, tensor in small.model.state_dict().items():
         seen.trained[f"weight {name}"] = tensor.cpu().float().numpy()
-    columns = [line.split(",") for line in run.metrics_file.read_text().splitlines()]
-    kept = [i for i, name in enumerate(columns[0]) if not name.endswith(TIMES)]
-    for i in kept:
-        seen.trained[f"metric {columns[0][i]}"] = np.array([float(row[i]) for row in columns[1:]])
+    metrics = pd.read_csv(run.metrics_file)
+    for name in metrics.columns[~metrics.columns.str.endswith(TIMES)]:
+        seen.trained[f"metric {name}"] = metrics[name].to_numpy(float)
     if again and (experiment.data.states or experiment.data.targets.unit != 1.0):
         seen.faults += _reevaluation_faults(run, config)
 

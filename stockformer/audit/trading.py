@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from stockformer.dataset import Data
 from stockformer.evaluation import trading as evaluated
 from stockformer.evaluation.backtest import BASIS_POINT, Market, Settings, topk_dropout
-from stockformer.evaluation.metrics import Predictions
+from stockformer.training.evaluate import Evaluator
+from stockformer.training.processes import Processes
 
 
 def trading_faults(data: Data) -> Iterator[str]:
@@ -75,25 +77,13 @@ def _price_faults(data: Data, trades: pd.DataFrame, settings: Settings) -> Itera
 
 def _signal_faults(data: Data, rows: np.ndarray) -> Iterator[str]:
     """What is traded on does not move with what happened."""
-    random, targets = np.random.default_rng(1), data.targets
-    shape = targets.valid[rows].shape
-    forecast = random.normal(size=shape)
+    random, shape = np.random.default_rng(1), data.targets.valid[rows].shape
+    evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
+    said = evaluator.predictions(rows, random.normal(size=shape), np.full(shape, 0.5))
 
     def signal(label: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        predictions = Predictions(
-            signal_dates=data.panel.dates[rows],
-            target_start=data.panel.dates[rows[:, None] + targets.start],
-            target_end=data.panel.dates[
-                np.minimum(rows[:, None] + targets.end, len(data.panel.dates) - 1)
-            ],
-            tickers=data.panel.tickers,
-            prediction=forecast,
-            probability=np.full(shape, 0.5),
-            label=label,
-            up=label > 0,
-            valid=valid,
-        )
-        return evaluated.signal_of(predictions, data.trading())
+        happened = replace(said, label=label, up=label > 0, valid=valid)
+        return evaluated.signal_of(happened, data.trading())
 
     one, other = (signal(random.normal(size=shape), random.random(shape) < 0.5) for _ in range(2))
     if not np.array_equal(one, other):

@@ -39,19 +39,16 @@ def garble(panel: Panel, cut: int, random: np.random.Generator, missing: float) 
     if member is not None:
         moved = random.random(member.shape) < 1 - MISSING if missing else ~member
         member = np.where(late[:, None], moved, member)
-    prices = _prices(panel, random)
     return replace(
         panel,
         returns=noisy(panel.returns, random.normal(0, 0.1, panel.returns.shape)),
         factors=noisy(panel.factors, random.normal(0, 10, panel.factors.shape)),
-        prices={name: noisy(array, prices[name]) for name, array in panel.prices.items()},
+        prices={
+            name: noisy(array, np.exp(random.normal(5, 2, array.shape)))
+            for name, array in panel.prices.items()
+        },
         member=member,
     )
-
-
-def _prices(panel: Panel, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Noise in place of prices; no day without a range, which would be a limit."""
-    return {name: np.exp(random.normal(5, 2, array.shape)) for name, array in panel.prices.items()}
 
 
 def drop(panel: Panel, cut: int) -> Panel:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from stockformer.evaluation.baselines import CONSTANTS, STRONGEST
 from stockformer.evaluation.metrics import Predictions, daily, rank_stability
-from stockformer.evaluation.statistics import FEWEST_DATES, Estimate, estimate
+from stockformer.evaluation.statistics import FEWEST_DATES, Estimate, estimate, p_value
 
 BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1, "brier": -1}
 """The compared metrics; 1 where more is better, -1 where less is."""
@@ -165,7 +165,7 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
     if own.few:
         few = f"rank IC {value} over {_dates(own.n)}; {_detectable(comparison)}"
         return f"Too few dates to tell: {few}."
-    known = f"rank IC {value}, {_p(own.p)}"
+    known = f"rank IC {value}, {p_value(own.p)}"
     if own.sign == 1 and comparison.n_rankings < FEWEST_RANKINGS:
         return (
             f"Too few separate rankings to tell ({known}): the order of the stocks hardly changes "
@@ -270,7 +270,7 @@ def _level(comparison: Comparison, metric: str, names: Sequence[str]) -> str:
     value, other = (format(values[name], form) for name in ("model", best))
     return (
         f"{NAMES[metric]} {value} {relation} {other} of {_article(best)}{label(best)} "
-        f"({_p(leads[best].p)})"
+        f"({p_value(leads[best].p)})"
     )
 
 
@@ -284,7 +284,7 @@ def _lead(comparison: Comparison, metric: str, name: str) -> str:
     mean, lower, upper = (_signed(x, form) for x in (lead.mean, lead.lower, lead.upper))
     return (
         f"{label(name)} with {format(comparison.values[metric][name], form)} (lead {mean}, 95 % "
-        f"interval {lower} to {upper}, {_p(lead.p)})"
+        f"interval {lower} to {upper}, {p_value(lead.p)})"
     )
 
 
@@ -304,7 +304,3 @@ def _detectable(comparison: Comparison) -> str:
 
 def _dates(n: int) -> str:
     return f"{n} date{'' if n == 1 else 's'}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"

@@ -101,6 +101,11 @@ class Estimate(MeanTest):
         return float(np.sum(quantiles) * error)
 
 
+def p_value(p: float) -> str:
+    """As a sentence has it; one that would round to zero is told as a bound."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
+
+
 def estimate(series: np.ndarray | pd.Series, horizon: int = 1, seed: int = 0) -> Estimate:
     """`newey_west` and `bootstrap_interval` of one series."""
     lower, upper = bootstrap_interval(series, seed=seed)

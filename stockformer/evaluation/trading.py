@@ -29,7 +29,7 @@ from stockformer.evaluation.backtest import (
     tradable,
 )
 from stockformer.evaluation.metrics import Predictions
-from stockformer.evaluation.statistics import Estimate, estimate
+from stockformer.evaluation.statistics import Estimate, estimate, p_value
 
 FEWEST_SIGNALS = 4  # below, there are no two days of returns for every figure
 HELD, HELD_SHARE, DROPPED_SHARE = 20, 1 / 3, 1 / 5
@@ -320,10 +320,9 @@ def excess_verdict(excess: Estimate) -> str:
         if excess.sign
         else f"; it takes {excess.detectable() / BASIS_POINT:.1f} to be told apart"
     )
-    p = "p < 0.001" if excess.p < 0.001 else f"p {excess.p:.3f}"
     return (
-        f"{told} (95 % interval {lower:+.1f} to {upper:+.1f}, {p}, {excess.n} days): {found}"
-        f"{smallest}."
+        f"{told} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "
+        f"{excess.n} days): {found}{smallest}."
     )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from stockformer import atomic
@@ -53,17 +53,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises ValueError naming the file if it is damaged, another's, or no checkpoint.
     """
-    atomic.check(path)
+    data = atomic.read_checked(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-            text = (file.metadata() or {})["facts"]
-    except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
+        tensors = load(data)  # which checks the header's length and form
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        text = header["__metadata__"]["facts"].encode()
+    except (SafetensorError, KeyError, ValueError, MemoryError) as error:
         raise ValueError(f"{path}: not a checkpoint of this project: {error}") from error
     if len(text) > LARGEST_FACTS:
         raise ValueError(f"{path}: not a checkpoint of this project: too many facts")
-    facts: dict[str, Any] = parse_json(text.encode(), {"name": str}, str(path))
+    facts: dict[str, Any] = parse_json(text, {"name": str}, str(path))
     if facts["name"] != path.stem:
         raise ValueError(f"{path}: is the checkpoint {facts['name']!r} under another name")
     return tensors, facts

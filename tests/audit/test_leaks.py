@@ -91,10 +91,6 @@ def split_changed(change: Callable[[Split, int], Split]) -> Callable[[Patch, Any
     )
 
 
-def of_batch(batch: Any, forecast: Any, returns: Any) -> Any:
-    return replace(forecast, returns=returns)
-
-
 def mixing(clean: Any, self: Any, batch: Any) -> Any:
     forecast = clean(self, batch)
     return replace(forecast, returns=forecast.returns - forecast.returns.mean(dim=0))
@@ -264,7 +260,6 @@ def trend_of_tomorrow(clean: Any, self: Any, positions: Any) -> Any:
     return replace(batch, trend=torch.roll(batch.trend, 1, 1) + (batch.target[:, :1] > 0))
 
 
-DEMO_PRICES = {"files": PriceFiles}
 LEAKS = {
     "a factor of tomorrow": Planted(in_factors(lambda f, r: np.roll(f, -1, axis=0)), "factor STD5"),
     "backward fill": Planted(in_factors(future_fill), "factor STD5"),

@@ -195,6 +195,25 @@ def killed_while_saving(path: Path, random: np.random.Generator) -> int:
     return number_in(path)
 
 
+def test_a_checkpoint_is_read_whole_while_it_is_being_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save(path, 0)
+
+    def save_on() -> None:
+        for number in count(1):
+            save(path, number)
+
+    child = forked(save_on, 1)
+    try:
+        found = [0]
+        while len(set(found)) < 20:
+            found.append(number_in(path))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ended(child)
+    assert found == sorted(found)
+
+
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.full)])
 def test_no_checkpoint_is_unreadable_after_random_kills(tmp_path: Path, kills: int) -> None:
     path, random = tmp_path / "best.safetensors", np.random.default_rng(0)
