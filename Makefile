@@ -16,10 +16,10 @@ test: $(VENV)/.installed-dev ## set up, then lint, types and the whole test suit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-full: $(VENV)/.installed-dev ## the long forms of the reliability tests
-	$(BIN)/python -m pytest -m full
+	$(BIN)/python -m pytest -m full -n auto --dist worksteal
 
 clean: ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)

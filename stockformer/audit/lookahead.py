@@ -98,7 +98,8 @@ def run_audit(
         last = int(whole.split.validation[-1]) + whole.span
         wanted.append(replace(first, variant=variants.REPLACED, cut=last, train=True))
     found: dict[tuple[str, str], Leak] = {}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    # In this process one after another: they share torch's random numbers.
+    with ThreadPoolExecutor(AT_ONCE if START_METHOD else 1) as pool:
         reading = pool.submit(source_observation, text, middle, START_METHOD)
         for request, other in zip(wanted, pool.map(_observe, wanted)):
             for leak in _moved(whole, other, request):

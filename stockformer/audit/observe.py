@@ -325,10 +325,12 @@ def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
     runs = [
         replace(empty, prediction=random.normal(0, 0.01, empty.prediction.shape)) for _ in range(2)
     ]
-    together = ensemble.averaged(
-        [ensemble.Member(Path(str(i)), {}, run) for i, run in enumerate(runs)],
-        experiment.data,
-    )
+    members = [ensemble.Member(Path(str(i)), {}, run) for i, run in enumerate(runs)]
+    try:
+        together = ensemble.averaged(members, experiment.data)
+    except ValueError:
+        yield "ensemble: the labels that predictions are scored on are not the targets"
+        return
     if not np.allclose(together.prediction, (runs[0].prediction + runs[1].prediction) / 2):
         yield "ensemble: the average of two runs is not their mean: weighted by what happened?"
 
