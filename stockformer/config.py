@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -217,14 +217,21 @@ def one_of(*names: str) -> Rule:
     return (lambda v: v in names, f"must be one of {', '.join(names)}")
 
 
+# What is one number and stands in two groups.
+FOLLOWS = {
+    "loss.horizon": "target.horizon",
+    "model.horizon": "target.horizon",
+    "model.lookback": "dataset.lookback",
+}
+
 # A key that the chosen files do not have is passed over.
 RULES: dict[str, Rule] = {
     "seed": (lambda v: 0 <= v < 2**32, "must be from 0 to 2**32 - 1"),
     "dataset.lookback": (lambda v: v >= 2, "must be at least 2 days"),
     "target.horizon": AT_LEAST_1,
     "target.offset": AT_LEAST_0,
-    "model.width": AT_LEAST_1,
-    "model.layers": AT_LEAST_1,
+    "model.width": (lambda v: 1 <= v <= 2**16, "must be from 1 to 65,536"),
+    "model.layers": (lambda v: 1 <= v <= 1000, "must be from 1 to 1,000"),
     "model.heads": AT_LEAST_1,
     "model.dropout": (lambda v: 0 <= v < 1, "must be in [0, 1)"),
     "model.calendar_slots": (
@@ -241,11 +248,20 @@ RULES: dict[str, Rule] = {
         "must be two numbers in [0, 1)",
     ),
     "scheduler.patience": AT_LEAST_0,
+    "scheduler.cooldown": AT_LEAST_0,
+    "scheduler.min_lr": AT_LEAST_0,
+    "scheduler.threshold": AT_LEAST_0,
+    "scheduler.threshold_mode": one_of("rel", "abs"),
+    "scheduler.T_max": AT_LEAST_1,
+    "scheduler.eta_min": AT_LEAST_0,
+    "scheduler.total_iters": AT_LEAST_0,
     "split.train": SHARE,
     "split.test": SHARE,
     "split.context": one_of("inside", "across"),
     "split.counted_by": one_of("signal", "target"),
     "split.fold": AT_LEAST_0,
+    "split.first_train": AT_LEAST_0,
+    "split.first_test": AT_LEAST_1,
     "split.test_days": AT_LEAST_1,
     "split.validation_days": AT_LEAST_1,
     "split.train_days": MAYBE_AT_LEAST_1,
@@ -331,25 +347,50 @@ def check_values(config: DictConfig) -> None:
     for key, target in targets(OmegaConf.to_container(config, resolve=True)):
         if not allowed_target(target):
             raise ValueError(f"{key}={target!r}: not a class this project builds")
+    _check_together(values)
     unknown = [name for name in config.dataset.project_targets if name not in TARGET_METRICS]
     if unknown:
         raise ValueError(
             f"dataset.project_targets: {unknown[0]!r} is not one of {', '.join(TARGET_METRICS)}"
         )
-    if "split.test" in values and values["split.train"] + values["split.test"] >= 1:
-        raise ValueError("split.train + split.test must leave days for validation (below 1)")
-    if values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0:
-        raise ValueError("backtest.delay=0: the open of the signal's own day was before the signal")
-    if values["backtest.cash_share"] * (1 + 2 * values["backtest.buy_cost"]) > 1:
-        raise ValueError("backtest.cash_share leaves no cash for backtest.buy_cost, once doubled")
-    plateau = values["scheduler._target_"].endswith("Plateau")
-    if plateau and not 0 < values["scheduler.factor"] < 1:
-        raise ValueError(f"scheduler.factor={values['scheduler.factor']}: {SHARE[1]}")
-    if "model.heads" in values and values["model.width"] % values["model.heads"]:
-        raise ValueError(
-            f"model.width={values['model.width']}: must be a multiple of "
-            f"model.heads={values['model.heads']}"
-        )
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """The rules of values that depend on each other."""
+    get = values.get
+    wrong = {
+        "split.train + split.test must leave days for validation (below 1)": (
+            "split.test" in values and values["split.train"] + values["split.test"] >= 1
+        ),
+        "backtest.delay=0: the open of the signal's own day was before the signal": (
+            values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0
+        ),
+        "backtest.cash_share leaves no cash for backtest.buy_cost, once doubled": (
+            values["backtest.cash_share"] * (1 + 2 * values["backtest.buy_cost"]) > 1
+        ),
+        f"backtest.n_drop={get('backtest.n_drop')}: more than the backtest.k={get('backtest.k')} "
+        "stocks held": (get("backtest.n_drop") or 0) > (get("backtest.k") or math.inf),
+        "loss.regression_weight=0, loss.classification_weight=0: nothing is left to learn": (
+            get("loss.regression_weight") == get("loss.classification_weight") == 0
+        ),
+        f"scheduler.factor={get('scheduler.factor')}: {SHARE[1]}": (
+            values["scheduler._target_"].endswith("Plateau")
+            and not 0 < values["scheduler.factor"] < 1
+        ),
+        f"model.width={get('model.width')}: must be a multiple of "
+        f"model.heads={get('model.heads')}": (
+            "model.heads" in values and values["model.width"] % values["model.heads"] != 0
+        ),
+    }
+    for key, source in FOLLOWS.items():
+        own = f"{key}={get(key)}: follows {source}={get(source)}; set that one"
+        wrong[own] = key in values and values[key] != values[source]
+    for key in ("scheduler.eta_min", "scheduler.min_lr"):
+        own = f"{key}={get(key)}: above optimizer.lr={values['optimizer.lr']}"
+        wrong[own] = get(key, 0) > values["optimizer.lr"]
+    for message, broken in wrong.items():
+        if broken:
+            raise ValueError(message)
 
 
 def allowed_target(name: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from stockformer.data import alpha158
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.index import index_closes
 from stockformer.data.panel import Panel
-from stockformer.data.prepare import input_paths, prepare
+from stockformer.data.prepare import input_paths, left_out, prepare
 from stockformer.data.processors import State
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
@@ -41,6 +42,9 @@ from stockformer.training.order import Order
 from stockformer.training.processes import Processes
 from stockformer.training.progress import working
 
+log = logging.getLogger(__name__)
+
+NAMED = 8  # files that are not read, in a message
 EVALUATED_AT_ONCE = 4  # micro-batches: an evaluation keeps no activations
 
 
@@ -267,7 +271,7 @@ def read_panel(config: DictConfig) -> Panel:
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
             alpha158.compute(panel.prices, names, out=out)
 
-    return prepare(
+    panel = prepare(
         lambda: build(source),
         settings=settings,
         inputs=inputs,
@@ -275,6 +279,10 @@ def read_panel(config: DictConfig) -> Panel:
         factor_names=names,
         fill_factors=fill if names else None,
     )
+    if strays := left_out(inputs, panel):
+        more = f" and {len(strays) - NAMED} more" if len(strays) > NAMED else ""
+        log.warning("not read, beside the data: %s%s", ", ".join(strays[:NAMED]), more)
+    return panel
 
 
 def training_days(split: Split, targets: Targets) -> slice:

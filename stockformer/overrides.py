@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.composition import require_option, require_own_defaults, require_own_files
-from stockformer.config import CONFIG_NAME, check_values, config_folder, flat, targets
+from stockformer.config import CONFIG_NAME, FOLLOWS, check_values, config_folder, flat, targets
 from stockformer.schema import require_references
 
 # What of Hydra's own configuration may be set: its logging and callbacks could run anything.
@@ -78,11 +78,12 @@ def check_sources(overrides: Sequence[str]) -> None:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key nobody knows, with the nearest that is known."""
-    names = list(known)
+    names = [name for name in known if name not in FOLLOWS]
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.7) or [
-        by_last[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], by_last, n=1)
-    ]
+    last = key.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
+    if key in by_last or not near:
+        near = [by_last[name] for name in difflib.get_close_matches(last, by_last, n=1)]
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown key {key!r}.{hint}"
 

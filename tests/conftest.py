@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_data import Phase5Files
 
-# Before torch is imported, here or in a process that a test starts: a worker of pytest has one core.
+# Before torch is imported, here or by what a test starts: a worker of pytest has one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]

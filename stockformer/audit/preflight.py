@@ -14,6 +14,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from stockformer.audit.lookahead import run_audit
 from stockformer.build import build
+from stockformer.data import quality
+from stockformer.data.findings import REST, WARNING
 from stockformer.dataset import Data
 from stockformer.experiment import Experiment
 from stockformer.interface import Batch, Forecast
@@ -36,6 +38,7 @@ class Preflight:
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.number = 1  # the configuration was composed and checked before we are here
+        self.warnings = 0  # about the data
 
     def run(self) -> None:
         """Raises CheckFailed, naming the check, its cause and what to do."""
@@ -45,6 +48,7 @@ class Preflight:
             data = Data.read(config)
             days, stocks, factors = data.panel.factors.shape
             say(f"{days} days, {stocks} stocks, {factors} factors")
+        self.tell(data)
         with self.check("a batch loads") as say:
             batch: Batch = next(iter(data.loader("train", torch.device("cpu"), Processes())))
             say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
@@ -62,7 +66,24 @@ class Preflight:
             say(self.lookahead())
         with self.check("time and memory of the run asked for") as say:
             say(self.estimate(experiment, batch))
-        log.info("ALL CHECKS PASSED - Ready to train")
+        if self.warnings:
+            log.warning(
+                "CHECKS PASSED, BUT FOR %d WARNINGS about the data, above - read them before you "
+                "train",
+                self.warnings,
+            )
+        else:
+            log.info("ALL CHECKS PASSED - Ready to train")
+
+    def tell(self, data: Data) -> None:
+        """Every note, and whatever is odd about the data."""
+        for note in data.notes():
+            log.warning("note: %s", note)
+        if data.panel.findings:
+            for line in quality.report(data.panel, self.config.dataset.name).lines():
+                log.info("%s", line)
+        found = (f for f in data.panel.findings if f.level == WARNING)
+        self.warnings = sum(f.count if f.message == REST else 1 for f in found)
 
     @contextmanager
     def check(self, name: str) -> Iterator[Callable[[str], None]]:

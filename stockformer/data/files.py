@@ -32,7 +32,7 @@ DAMAGED_ARRAY = (
 def read_bytes(path: Path) -> bytes:
     """The content of a file. Raises ValueError if it is no file, empty, unreadable or too large."""
     if path.is_symlink() and not path.exists():
-        raise ValueError(f"{path}: a link to {path.readlink()}, which does not exist")
+        raise ValueError(f"{path}: a link to {path.readlink()}, which does not exist, or to itself")
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected a file")
     if not path.is_file():
@@ -78,11 +78,11 @@ def inside(root: Path, name: str) -> Path:
     """`root / name`. Raises ValueError for a name or a link that leads out of `root`."""
     path = root / name
     parts = PurePosixPath(name.replace("\\", "/"))
-    if (
-        parts.is_absolute()
-        or ".." in parts.parts
-        or not path.resolve().is_relative_to(root.resolve())
-    ):
+    try:
+        within = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise ValueError(f"{path}: a link that leads nowhere: {error}") from error
+    if parts.is_absolute() or ".." in parts.parts or not within:
         raise ValueError(f"{path}: leads out of {root}")
     return path
 

@@ -19,6 +19,7 @@ from stockformer.data.tables import LARGEST_NUMBER
 from stockformer.data.universe import check_tickers
 
 PRICES = ("open", "high", "low", "close", "vwap", "adjusted")
+LARGEST_PRICE, LARGEST_VOLUME = 1e9, 1e18
 ROUNDING = 1e-6  # share of a price by which open and close may lie outside low and high
 UNITS = (100, 1000)  # cents for dollars, thousands for ones
 LIKE_UNITS = 0.15  # how far a jump may be from these factors, as a share, to look like them
@@ -95,10 +96,16 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
     """Check rows in order; what was not really traded becomes NaN in place."""
     values = records.values
     for name in (n for n in PRICES if n in values):
+        huge = values[name] > LARGEST_PRICE
+        message = f"a price above {LARGEST_PRICE:.0e}: another column, or a placeholder?"
+        _cells(findings, ERROR, "too large", records, huge, message, name)
         wrong = values[name] <= 0
         _cells(findings, ERROR, "price not positive", records, wrong, "price not above 0", name)
         values[name][wrong] = np.nan
     for name in (n for n in ("volume", "amount") if n in values):
+        huge = values[name] > LARGEST_VOLUME
+        message = f"{name} above {LARGEST_VOLUME:.0e}: another column, or a placeholder?"
+        _cells(findings, ERROR, "too large", records, huge, message, name)
         _cells(findings, ERROR, "negative", records, values[name] < 0, f"negative {name}", name)
     if {"high", "low"} <= set(values):
         high, low = values["high"], values["low"]

@@ -6,8 +6,11 @@ Files named after their stock, and long files with a column that names it, are r
 from __future__ import annotations
 
 import hashlib
+import re
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +21,18 @@ from stockformer.data.findings import ERROR, Finding, Findings
 from stockformer.data.tables import Table, day, parse_csv, parse_parquet
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
+AUTO = "auto"  # a column under one of the names that it goes by, if there is one
+GOES_BY = {
+    "adjusted": (
+        *("adj close", "adj_close", "adjclose", "adj. close", "adj-close", "close_adj"),
+        *("adjusted close", "adjusted_close", "adjustedclose", "adjusted_close_price"),
+    ),
+    "vwap": ("vwap",),
+    "amount": ("amount",),
+}
+NAMES_A_STOCK = ("symbol", "tic", "instrument", "sid", "isin", "stock", "code")
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
+COPY = re.compile(r"copy of .|.*(\(\d+\)|[ _-]copy( ?\d+)?|\bcopy)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,12 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the files are written: the columns' names by what they hold ("date", "ticker", ...)."""
+    """How the files are written: the columns' names by what they hold ("date", "ticker", ...).
+
+    optional: columns that may be "auto", found if there is one of the names they go by, or "", not
+    read; any other name must be there. delimiter: a character, or its English name. Raises
+    ValueError naming the setting.
+    """
 
     columns: Mapping[str, str]
     optional: Sequence[str]
@@ -85,12 +105,50 @@ class Layout:
     delimiter: str
 
     def __post_init__(self) -> None:
-        if len(self.delimiter) != 1:
-            raise ValueError(f"source.delimiter={self.delimiter!r}: must be one character")
-        names = [name.lower() for name in self.columns.values()]
+        if len(self.delimiter) != 1 and self.delimiter not in DELIMITERS:
+            raise ValueError(
+                f"source.delimiter={self.delimiter!r}: must be one character, or one of "
+                f"{', '.join(DELIMITERS)}"
+            )
+        empty = [what for what, name in self.columns.items() if not name.strip()]
+        if not {*empty} <= {*self.optional}:
+            raise ValueError(f"source.columns.{empty[0]} names no column, and is needed")
+        names = [name.lower() for name in self.columns.values() if name and name != AUTO]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source.columns: {twice} stand for two columns each")
+        require_date_format(self.date_format)
+        if self.timezone:
+            try:
+                zoneinfo.ZoneInfo(self.timezone)
+            except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as error:
+                raise ValueError(
+                    f"source.timezone={self.timezone!r}: not a time zone, e.g. Asia/Kolkata"
+                ) from error
+
+    @property
+    def separator(self) -> str:
+        return DELIMITERS.get(self.delimiter, self.delimiter)
+
+    def names_of(self, what: str) -> tuple[str, ...]:
+        """In lower case, the names that the column may have in a file; none if it is not read."""
+        name = self.columns[what].strip().lower()
+        if name == AUTO and what in self.optional:
+            return GOES_BY[what]
+        return (name,) if name else ()
+
+
+def require_date_format(date_format: str) -> None:
+    """Raises ValueError where it is not a form that tells year, month and day."""
+    moment = datetime(2023, 11, 28, tzinfo=UTC)
+    try:
+        read = datetime.strptime(moment.strftime(date_format), date_format)
+    except (ValueError, re.error) as error:
+        raise ValueError(f"source.date_format={date_format!r}: {error}") from error
+    if read.date() != moment.date():
+        raise ValueError(
+            f"source.date_format={date_format!r}: must tell year, month and day, e.g. %d/%m/%Y"
+        )
 
 
 def read_records(path: Path, layout: Layout, findings: Findings) -> tuple[Records, dict[str, str]]:
@@ -125,36 +183,38 @@ def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
     files = []
     for entry in sorted(path.iterdir()):
         suffix = next((s for s in SUFFIXES if entry.name.lower().endswith(s)), "")
-        if suffix and not entry.name.startswith("."):
+        if not suffix or entry.name.startswith("."):
+            continue
+        name = entry.name[: -len(suffix)]
+        if COPY.fullmatch(name):
+            message = "its name is that of a copy, not of a stock; remove or rename it"
+            findings.error("copy of a file", Finding(message, str(entry)))
+        else:
             try:
-                files.append((entry.name[: -len(suffix)], inside(path, entry.name)))
+                files.append((name, inside(path, entry.name)))
             except ValueError as error:
                 findings.error("file", Finding(str(error)))
     return files
 
 
 def _table(content: bytes, file: Path, layout: Layout, findings: Findings) -> Table | None:
-    wanted = {name.lower() for name in layout.columns.values()}
+    wanted = {*NAMES_A_STOCK, *(name for what in layout.columns for name in layout.names_of(what))}
     if file.name.lower().endswith(".parquet"):
         limit = unpacked_limit(len(content))
         return parse_parquet(content, str(file), limit, wanted, findings)
-    return parse_csv(gunzip(content, file), str(file), layout.delimiter, wanted, findings)
+    return parse_csv(gunzip(content, file), str(file), layout.separator, wanted, findings)
 
 
 def _records(table: Table, name: str, layout: Layout, findings: Findings) -> Records | None:
     """The rows of a table; of the stock `name` if no column says which. None after an error."""
-    present = {
-        what: own.lower() for what, own in layout.columns.items() if own.lower() in table.names
-    }
-    optional = {*layout.optional, *(["ticker"] if name else [])}
-    missing = [own for what, own in layout.columns.items() if what not in {*present, *optional}]
+    present, missing = _found(table, name, layout, findings)
     findings.each(
         ERROR,
         "missing column",
         range(len(missing)),
-        lambda i: Finding(f"no column {missing[i]!r}, only {table.names}", table.file),
+        lambda i: table.lacks(layout.columns[missing[i]], _setting(missing[i])),
     )
-    if missing:
+    if missing or not _names_one_stock(table, name, present, findings):
         return None
     dates = table.dates(present["date"], layout.date_format, layout.timezone, findings)
     tickers, of_row = np.array([name], dtype=str), np.zeros(len(dates), int)
@@ -168,6 +228,53 @@ def _records(table: Table, name: str, layout: Layout, findings: Findings) -> Rec
             finding = partial(records.finding, column=column)
             records.values[what] = table.numbers(column, findings, finding)
     return records
+
+
+def _setting(what: str) -> str:
+    return "source.features" if what.startswith("feature ") else f"source.columns.{what}"
+
+
+def _found(
+    table: Table, name: str, layout: Layout, findings: Findings
+) -> tuple[dict[str, str], list[str]]:
+    """Where what the layout names stands in the table, and what is needed and is not there."""
+    present, missing, used = {}, [], set()
+    for what in layout.columns:
+        names = layout.names_of(what)
+        there = [own for own in names if own in table.names]
+        used |= {*there}
+        if len(there) > 1:
+            message = f"columns {there} could all be it; source.columns.{what} says which"
+            findings.error("two columns", Finding(message, table.file))
+        if there:
+            present[what] = there[0]
+        elif len(names) == 1 and layout.columns[what] != AUTO and (what != "ticker" or not name):
+            missing.append(what)
+    unused = [own for own in table.header if "adj" in own.lower() and own.lower() not in used]
+    if unused and "adjusted" in layout.columns and layout.columns["adjusted"]:
+        message = (
+            f"column {unused[0]!r} is not read; if it is the adjusted close, name it in "
+            "source.columns.adjusted"
+        )
+        findings.warning("column not read", Finding(message, table.file))
+    return present, missing
+
+
+def _names_one_stock(
+    table: Table, name: str, present: Mapping[str, str], findings: Findings
+) -> bool:
+    """Whether a file that is named after its stock has the rows of one."""
+    others = [own for own in NAMES_A_STOCK if own in table.names and own not in present.values()]
+    if "ticker" in present or not name or not others:
+        return True
+    different = table.texts(others[0])[0]
+    if len(different) > 1:
+        message = (
+            f"column {others[0]!r} has {len(different)} values, e.g. {different[0]!r}: if it names "
+            f"the stock, set source.columns.ticker={others[0]}"
+        )
+        findings.error("several stocks", Finding(message, table.file))
+    return len(different) == 1
 
 
 def joined(parts: Sequence[Records]) -> Records:

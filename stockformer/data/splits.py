@@ -63,7 +63,12 @@ def by_dates(
 
     counted_by "target" assigns a sample by the first day of its target instead of its signal day.
     """
-    starts = [_row(start, dates) for start in (validation_start, test_start)]
+    wanted = {"validation_start": validation_start, "test_start": test_start}
+    starts = [_row(key, start, dates) for key, start in wanted.items()]
+    if starts[0] >= starts[1]:
+        raise ValueError(
+            f"split.validation_start={validation_start}: not before split.test_start={test_start}"
+        )
     bounds = (0, *starts, len(dates))
     return _cut(bounds, dates, lookback, span, context, early=int(counted_by == "target"))
 
@@ -86,6 +91,13 @@ def walk_forward(
     (rolling); validation is cut from the end of the days before s, with a purge of its own.
     """
     start = first_test + fold * test_days
+    if first_test + span >= len(dates):
+        raise ValueError(
+            f"split.first_test={first_test}: the data have {len(dates)} days, rows 0 to "
+            f"{len(dates) - 1}, and a target reaches {span} days ahead"
+        )
+    if first_train >= first_test:
+        raise ValueError(f"split.first_train={first_train}: not before split.first_test")
     if fold < 0 or start + span >= len(dates):
         folds = max(0, -(-(len(dates) - span - first_test) // test_days))
         raise ValueError(f"split.fold={fold}: there are {folds} folds, 0 to {folds - 1}")
@@ -120,10 +132,15 @@ def _cut(
     return Split(**parts)
 
 
-def _row(day: str | int, dates: np.ndarray) -> int:
-    if isinstance(day, int):
-        return day
+def _row(key: str, day: str | int, dates: np.ndarray) -> int:
+    """The row of a date. Raises ValueError where it lies outside the data, or is no date."""
     try:
-        return int(np.searchsorted(dates, np.datetime64(day, "D")))
+        row = day if isinstance(day, int) else int(np.searchsorted(dates, np.datetime64(day, "D")))
     except ValueError as error:
-        raise ValueError(f"split: {day!r} is neither an ISO date nor a row") from error
+        raise ValueError(f"split.{key}={day!r}: neither an ISO date nor a row") from error
+    if not 0 < row < len(dates):
+        raise ValueError(
+            f"split.{key}={day}: the data are of {dates[0]} to {dates[-1]}, rows 0 to "
+            f"{len(dates) - 1}"
+        )
+    return row

@@ -24,6 +24,7 @@ from stockformer.data.findings import ERROR, Finding, Findings
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity|nan)$"
 DELIMITERS = (",", ";", "\t", "|")
+SHOWN_COLUMNS = 30  # of a file, in a message
 BLOCK = 64 << 20  # bytes; no line may be longer
 LARGEST_NUMBER = float(np.finfo(np.float32).max)  # of what a model is given
 EARLIEST = np.datetime64("1900-01-01")
@@ -38,12 +39,21 @@ LOOKS_LIKE = (
 
 @dataclass(frozen=True)
 class Table:
-    """Some columns of one file. rows (R,): as a Finding counts them."""
+    """Some columns of one file. rows (R,): as a Finding counts them. header: all its columns."""
 
     file: str
     names: list[str]
     columns: list[pa.ChunkedArray]
     rows: np.ndarray
+    header: tuple[str, ...] = ()
+
+    def lacks(self, name: str, setting: str = "") -> Finding:
+        """The finding that a column is not there, with those that are."""
+        there = ", ".join(self.header[:SHOWN_COLUMNS])
+        more = len(self.header) - SHOWN_COLUMNS
+        rest = f" and {more} more" if more > 0 else ""
+        advice = f"; {setting} says which to read" if setting else ""
+        return Finding(f"no column {name!r}; the file has {there}{rest}{advice}", self.file)
 
     def column(self, name: str) -> pa.ChunkedArray:
         return self.columns[self.names.index(name)]
@@ -205,7 +215,8 @@ def parse_csv(
     if not len(rows):
         findings.error("header only", Finding("a header and no good row below it", file))
         return None
-    return Table(file, [names[i] for i in chosen], table.columns, rows)
+    stored = tuple(_names_in(header, delimiter))
+    return Table(file, [names[i] for i in chosen], table.columns, rows, stored)
 
 
 def parse_parquet(
@@ -233,7 +244,7 @@ def parse_parquet(
         findings.error("header only", Finding("columns and no row", file))
         return None
     rows = np.arange(1, table.num_rows + 1)
-    return Table(file, [names[i] for i in chosen], table.columns, rows)
+    return Table(file, [names[i] for i in chosen], table.columns, rows, tuple(stored))
 
 
 def day(date: Any) -> str:
@@ -291,11 +302,15 @@ def _odd_quotes(content: bytes) -> list[int]:
     return [i for i, line in enumerate(content.split(b"\n")) if line.count(b'"') % 2]
 
 
+def _names_in(header: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+
+
 def _header(
     header: str, file: str, delimiter: str, wanted: Collection[str] | None, findings: Findings
 ) -> list[str] | None:
     """The names of the columns; None if the header cannot be right."""
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    names = _names_in(header, delimiter)
     others = [d for d in DELIMITERS if d != delimiter and header.count(d) > header.count(delimiter)]
     if others:
         message = f"columns seem separated by {others[0]!r}, not {delimiter!r} (source.delimiter)"

@@ -60,8 +60,17 @@ class Lists:
             return None
         names, of_row = table.texts(ticker_column)
         sectors, sector_of_row = table.texts(sector_column)
-        sector = dict(zip(names[of_row].tolist(), sectors[sector_of_row].tolist()))
+        sector: dict[str, str] = {}
+        for row, pair in enumerate(zip(names[of_row].tolist(), sectors[sector_of_row].tolist())):
+            ticker, own = pair
+            if sector.setdefault(ticker, own) != own:
+                message = f"two sectors, {sector[ticker]!r} and {own!r}"
+                place = {"row": int(table.rows[row]), "ticker": ticker}
+                findings.error("sector twice", Finding(message, self.sectors_path, **place))
         unknown = [ticker for ticker in tickers.tolist() if not sector.get(ticker)]
+        if len(unknown) == len(tickers):
+            message = f"tells no stock of the data its sector, e.g. not {tickers[0]}: other names?"
+            findings.error("no sector", Finding(message, self.sectors_path))
         _each_ticker(findings, "no sector", "no sector", self.sectors_path, unknown)
         return np.array([sector.get(ticker, "") for ticker in tickers.tolist()], dtype=str)
 
@@ -94,6 +103,9 @@ class Lists:
                 member[(dates >= first) & (dates <= last), column[ticker]] = True
         strangers = [ticker for ticker in names.tolist() if ticker not in column]
         _each_ticker(findings, "membership", "a member without prices", path, strangers)
+        if not member.any():
+            message = "no stock of the data is a member on any of its dates: other names, or dates?"
+            findings.error("membership", Finding(message, path))
         never = tickers[~member.any(axis=0)].tolist()
         _each_ticker(findings, "membership", "never a member", path, never)
         return member
@@ -122,7 +134,7 @@ def _read(name: str, wanted: set[str], findings: Findings, hashes: dict[str, str
         ERROR,
         "missing column",
         range(len(missing)),
-        lambda i: Finding(f"no column {missing[i]!r}, only {table.names}", name),
+        lambda i: table.lacks(missing[i]),
     )
     return None if missing else table
 

@@ -224,7 +224,7 @@ def weekends(files: PriceFiles) -> str:
 
 def missing_column(files: PriceFiles, ticker: str) -> str:
     files.frames[ticker].drop(columns=["Close", "Volume"]).to_csv(files.path(ticker), index=False)
-    return f"{ticker}.csv: no column 'volume', only ['date', 'open', 'high', 'low']"
+    return f"{ticker}.csv: no column 'volume'; the file has Date, Open, High, Low; source"
 
 
 def duplicate_column(files: PriceFiles, ticker: str) -> str:
@@ -430,7 +430,7 @@ def test_many_findings_are_counted_not_listed(price_files: PriceFiles) -> None:
         ({"columns": {"close": "", "return": "r"}}, "name the column of the close"),
         ({"features": ["close"]}, "'close' is the date, the ticker, or what the label is made of"),
         ({"ratios_to_close": []}, "name no column"),
-        ({"features": ["size"]}, "no column 'size', only"),
+        ({"features": ["size"]}, "no column 'size'; the file has date, open, high, low, "),
         ({"delimiter": ""}, "source.delimiter='': must be one character"),
         ({"quality": {"jump": 0}}, "quality.jump=0: must be above 0"),
         ({"quality": {"min_coverage": 2}}, "quality.min_coverage=2: must be a share"),

@@ -52,7 +52,7 @@ def test_the_report_reads_as_lines(panel: Panel) -> None:
         "data quality of mine: 6 stocks, 80 sessions, 2023-01-02 to 2023-04-21, "
         "93.3% of all cells traded"
     )
-    assert lines[1] == "survivorship: fixed list"
+    assert lines[2] == "survivorship: fixed list"
     assert "listed later (1): AAA 2023-02-13" in lines
     assert any(line.startswith("warning - suspected corporate action: ") for line in lines)
 

@@ -86,7 +86,7 @@ def test_dates_are_looked_up() -> None:
         validation_start=str(dates[60]), test_start=str(dates[80]), dates=dates, **settings
     )
     assert (split.validation[0], split.test[0]) == (60, 80)
-    with pytest.raises(ValueError, match="'soon' is neither an ISO date nor a row"):
+    with pytest.raises(ValueError, match="validation_start='soon': neither an ISO date"):
         by_dates(validation_start="soon", test_start=80, dates=dates, **settings)
 
 

@@ -17,8 +17,8 @@ from stockformer.training.checkpoint import read_checkpoint
 from stockformer.training.tensorboard import TensorBoard
 
 # Bytes a file may have: nothing fits, the status does, the settings, the log, all but a checkpoint.
-SHORT = (0, 300, 5000, 50_000)
-SIZES = (1, 100, 200, 500, 800, 1200, 2000, 3000, 4000, 6000, 8000, 10_000)
+SHORT = (5000,)
+SIZES = (0, 300, 50_000, 1, 100, 200, 500, 800, 1200, 2000, 3000, 4000, 6000, 8000, 10_000)
 SIZES = (*SIZES, 14_000, 18_000, 22_000, 26_000, 30_000, 35_000, 40_000, 45_000)
 
 

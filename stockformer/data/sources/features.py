@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stockformer.data.consistency import Checker
 from stockformer.data.findings import ERROR, Finding, Findings
 from stockformer.data.panel import Panel
 from stockformer.data.quality import (
@@ -66,6 +67,8 @@ def load(
     if RETURN in own:
         returns = arrays[RETURN]
         check_returns(returns, dates, tickers, rules, findings, path)
+        checker = Checker(dates, tickers, findings, path)
+        checker.returns(returns, arrays.get(PRICE), after_break)
     else:
         returns = close_to_close(arrays[PRICE], after_break)
     check_dates(dates, rules, findings, path)
@@ -97,9 +100,16 @@ def load(
         sectors=sectors,
         member=member,
         breaks=tuple(after_break.tolist()),
-        notes=lists.notes(),
+        notes=(_which_return(own), *lists.notes()),
         findings=findings.result(),
     )
+
+
+def _which_return(own: Mapping[str, str]) -> str:
+    """What every report must say of the returns."""
+    if RETURN in own:
+        return f"returns: column {own[RETURN]!r} as it stands"
+    return f"returns: from close to close of column {own[PRICE]!r}, taken to be adjusted"
 
 
 def _check_names(

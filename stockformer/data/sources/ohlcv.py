@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stockformer.data.consistency import Checker
 from stockformer.data.findings import Findings
 from stockformer.data.panel import Panel
 from stockformer.data.quality import (
@@ -21,7 +22,7 @@ from stockformer.data.quality import (
     checked_records,
     close_to_close,
 )
-from stockformer.data.records import Layout
+from stockformer.data.records import AUTO, Layout
 from stockformer.data.universe import Lists
 
 OPTIONAL = ("vwap", "adjusted", "amount")
@@ -40,7 +41,8 @@ def load(
     """Read prices into a panel without factors.
 
     columns: the files' names for date, ticker, open, high, low, close, volume, vwap, adjusted and
-    amount; the ticker is for long files, the last three are optional. universe: of `Lists`.
+    amount; the ticker is for long files, the last three are optional (`Layout`). universe: of
+    `Lists`.
     quality: of `Rules`. Returns are from close to close of consecutive sessions, NaN where either
     day was not traded or a break lies between. Raises ValueError with every error found.
     """
@@ -56,10 +58,12 @@ def load(
     dates, prices = records.pivot()
     tickers = records.tickers
     check_dates(dates, rules, findings, path)
-    check_coverage(np.isfinite(prices["close"]), tickers, rules, findings, path)
+    Checker(dates, tickers, findings, path).prices(prices)
+    used = _which_price("adjusted" in prices, columns)
     sectors = lists.sectors(tickers, findings, hashes)
     member = lists.members(date_format, dates, tickers, findings, hashes)
     prices = adjusted(prices)
+    check_coverage(np.isfinite(prices["close"]), tickers, rules, findings, path)
     after_break = breaks(dates, rules.max_gap_days)
     returns = close_to_close(prices["close"], after_break)
     check_single_precision(returns, "the return", dates, tickers, findings, path)
@@ -75,9 +79,18 @@ def load(
         sectors=sectors,
         member=member,
         breaks=tuple(after_break.tolist()),
-        notes=lists.notes(),
+        notes=(used, *lists.notes()),
         findings=findings.result(),
     )
+
+
+def _which_price(is_adjusted: bool, columns: Mapping[str, str]) -> str:
+    """What every report must say of the prices: adjusted or not, and by which column."""
+    if is_adjusted:
+        name = columns["adjusted"]
+        by = "the files' adjusted close" if name == AUTO else f"column {name!r}"
+        return f"prices: adjusted by {by}"
+    return f"prices: column {columns['close']!r} as it stands; there is no adjusted close"
 
 
 def adjusted(prices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

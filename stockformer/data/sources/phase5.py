@@ -6,21 +6,19 @@ returns; factor files are matched to it by label.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from stockformer.data.consistency import Checker
 from stockformer.data.files import Folder
 from stockformer.data.findings import ERROR, Finding, Findings
 from stockformer.data.panel import Panel
 from stockformer.data.processors import fill_forward_then_zero
 from stockformer.data.quality import Rules, breaks, check_coverage, check_dates, check_returns
 from stockformer.data.universe import FIXED_LIST, check_tickers
-
-log = logging.getLogger(__name__)
 
 SAME_RETURN = 1e-9  # how far the array and the label file may disagree
 
@@ -62,8 +60,8 @@ def load(
     check_dates(dates, rules, findings, where)
     check_coverage(np.isfinite(labels.to_numpy()), tickers, rules, findings, where)
     check_returns(labels.to_numpy(), dates, tickers, rules, findings, where)
+    Checker(dates, tickers, findings, where).returns(labels.to_numpy(), None, np.empty(0, int))
     findings.refuse(rules.strict)
-    _name_strays(folder, factors_folder, [factor_list, *(f"{name}.csv" for name in names)])
     assert returns is not None, "an array that cannot be read has an error"
     returns[0] = np.nan
     return Panel(
@@ -187,11 +185,3 @@ def _aligned(
 
 def _some(index: pd.Index) -> list[str]:
     return [str(label).removesuffix(" 00:00:00") for label in index[:3]]
-
-
-def _name_strays(folder: Folder, where: str, wanted: Sequence[str]) -> None:
-    strays = sorted(p.name for p in (folder.root / where).iterdir() if p.name not in wanted)
-    if strays:
-        log.info(
-            "left out of %s: %d files not in the list: %s", where, len(strays), ", ".join(strays)
-        )

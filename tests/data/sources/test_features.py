@@ -38,7 +38,10 @@ def test_factors_are_columns_and_ratios_to_the_close(table: pd.DataFrame, tmp_pa
     np.testing.assert_allclose(panel.factors[..., 1], average / close - 1, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(panel.returns, close.pct_change(), rtol=1e-9, atol=1e-12)
     assert np.isnan(panel.factors[:4, :, 1]).all()
-    assert panel.notes == ("survivorship: fixed list",)
+    assert panel.notes == (
+        "returns: from close to close of column 'close', taken to be adjusted",
+        "survivorship: fixed list",
+    )
 
 
 def test_a_level_scaled_by_a_future_constant_changes_nothing(

@@ -49,7 +49,10 @@ def test_a_folder_of_files_is_read_by_label(files: PriceFiles) -> None:
         expected = frame["Close"].pct_change().to_numpy()
         np.testing.assert_allclose(panel.returns[:, i], expected, rtol=1e-9, atol=1e-12)
     assert np.isnan(panel.returns[0]).all()
-    assert panel.notes == ("survivorship: fixed list",)
+    assert panel.notes == (
+        "prices: column 'close' as it stands; there is no adjusted close",
+        "survivorship: fixed list",
+    )
     assert panel.findings == ()
     assert set(panel.sources) == {f"{ticker}.csv" for ticker in files.tickers}
 
@@ -262,7 +265,7 @@ def test_a_stock_counts_only_while_it_is_a_member(files: PriceFiles, tmp_path: P
     ) | (panel.dates >= np.datetime64("2023-03-01"))
     np.testing.assert_array_equal(stays, expected)
     assert member[:, panel.tickers.tolist().index("TRUE")].all()
-    assert panel.notes == ()
+    assert "survivorship: fixed list" not in panel.notes
     assert [(f.message, f.ticker) for f in panel.findings] == [
         ("a member without prices", "GONE"),
         ("never a member", "1E5"),
