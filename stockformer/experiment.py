@@ -249,7 +249,8 @@ class Experiment:
             log.warning("note: %s", note)
         if panel.findings:
             for line in report.lines():
-                log.info("%s", line)
+                if line not in panel.notes:  # just told
+                    log.info("%s", line)
         for name, signals in self.data.split.parts().items():
             first, last = dates[signals[0]], dates[signals[-1]]
             log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)

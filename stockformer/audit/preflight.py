@@ -67,10 +67,9 @@ class Preflight:
         with self.check("time and memory of the run asked for") as say:
             say(self.estimate(experiment, batch))
         if self.warnings:
+            what = "A WARNING" if self.warnings == 1 else f"{self.warnings} WARNINGS"
             log.warning(
-                "CHECKS PASSED, BUT FOR %d WARNINGS about the data, above - read them before you "
-                "train",
-                self.warnings,
+                "CHECKS PASSED, BUT FOR %s about the data, above - read before you train", what
             )
         else:
             log.info("ALL CHECKS PASSED - Ready to train")
@@ -81,7 +80,8 @@ class Preflight:
             log.warning("note: %s", note)
         if data.panel.findings:
             for line in quality.report(data.panel, self.config.dataset.name).lines():
-                log.info("%s", line)
+                if line not in data.panel.notes:
+                    log.info("%s", line)
         found = (f for f in data.panel.findings if f.level == WARNING)
         self.warnings = sum(f.count if f.message == REST else 1 for f in found)
 

@@ -139,7 +139,7 @@ class Checker:
                 f"the median return is {np.median(moves):.2f} a day: in percent? fractions are "
                 "expected, 0.01 for 1 %"
             )
-            self.findings.error("return", Finding(message, self.file))
+            self.findings.error("another unit", Finding(message, self.file))
         if close is None:
             return
         expected = np.full(close.shape, np.nan)

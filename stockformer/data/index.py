@@ -26,7 +26,7 @@ def index_closes(path: Path, dates: np.ndarray) -> np.ndarray:
     if CLOSE not in table:
         raise ValueError(f"{path}: no column {CLOSE!r}, only {', '.join(table.columns)}")
     closes = table[CLOSE]
-    if (wrong := closes[closes <= 0]).any():
+    if len(wrong := closes[closes <= 0]):
         raise ValueError(f"{path}: close {wrong.iloc[0]} on {wrong.index[0]:%Y-%m-%d}, not above 0")
     known = closes.reindex(pd.DatetimeIndex(dates)).to_numpy()
     if not np.isfinite(known).any():

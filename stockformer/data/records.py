@@ -32,7 +32,7 @@ GOES_BY = {
 }
 NAMES_A_STOCK = ("symbol", "tic", "instrument", "sid", "isin", "stock", "code")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-COPY = re.compile(r"copy of .|.*(\(\d+\)|[ _-]copy( ?\d+)?|\bcopy)", re.IGNORECASE)
+COPY = re.compile(r"copy of .+|.*(\(\d+\)|[ _-]copy( ?\d+)?|\bcopy)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -270,8 +270,8 @@ def _names_one_stock(
     different = table.texts(others[0])[0]
     if len(different) > 1:
         message = (
-            f"column {others[0]!r} has {len(different)} values, e.g. {different[0]!r}: if it names "
-            f"the stock, set source.columns.ticker={others[0]}"
+            f"column {others[0]!r} has {len(different)} values, e.g. {str(different[0])!r}: if it "
+            f"names the stock, set source.columns.ticker={others[0]}"
         )
         findings.error("several stocks", Finding(message, table.file))
     return len(different) == 1
