@@ -190,6 +190,10 @@ class Config:
 TARGET_METRICS = ("rank_ic", "mae", "accuracy", "brier")
 """Test metrics that a project target may be set for."""
 
+ADDED_LATER: dict[str, Any] = {"waived_factors": [], "project_targets": {}}
+OPTIONAL_THEN = {"vwap": "vwap", "adjusted": "adj close", "amount": "amount"}
+"""Columns that needed not be there under these names."""
+
 ConfigStore.instance().store(name="schema", node=Config)
 
 
@@ -329,7 +333,23 @@ def recorded_nodes(text: str) -> DictConfig:
     if not isinstance(nodes, DictConfig):
         raise ValueError(f"{where}: not groups of keys")
     require_references(OmegaConf.to_container(nodes, resolve=False))
+    _bring_up_to_date(nodes)
     return nodes
+
+
+def _bring_up_to_date(nodes: DictConfig) -> None:
+    """Give a run recorded before a key existed what it had then."""
+    dataset = nodes.get("dataset")
+    if not isinstance(dataset, DictConfig):
+        return  # the schema says what is wrong
+    for key, value in ADDED_LATER.items():
+        if key not in dataset:
+            dataset[key] = value
+    columns = OmegaConf.select(dataset, "source.columns")
+    if isinstance(columns, DictConfig):
+        for what, name in OPTIONAL_THEN.items():
+            if columns.get(what) == name:
+                columns[what] = "auto"
 
 
 def check_values(config: DictConfig) -> None:

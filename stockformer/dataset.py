@@ -149,7 +149,9 @@ class Data:
 
     def notes(self) -> list[str]:
         """What every report on these data must say."""
-        return [*self.config.dataset.warnings, *self.panel.notes]
+        waived = self.config.dataset.waived_factors
+        trusted = [f"not screened for look-ahead, waived: {', '.join(waived)}"] if waived else []
+        return [*self.config.dataset.warnings, *trusted, *self.panel.notes]
 
     def history(self) -> History:
         """What the baselines may look at; they learn from every day before the test."""

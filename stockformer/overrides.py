@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -59,6 +60,8 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
             _check_names(parsed, reference)
             config = _whole(single)
             _check_search(config, reference, multirun)
+            if multirun:
+                _check_sweep_folder(config)
             with open_dict(config):
                 del config["hydra"]
             _check_against(config, reference)
@@ -227,6 +230,17 @@ def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> 
             f"hydra.sweeper.direction={name}: trainer.monitor={monitor.name} needs "
             f"hydra.sweeper.direction={wanted}"
         )
+
+
+def _check_sweep_folder(config: DictConfig) -> None:
+    """Hydra writes into it without looking: a link there could lead to any file of the user's."""
+    try:
+        folder = Path(str(config.hydra.sweep.dir))
+    except OmegaConfBaseException:  # named by what is known in a job alone: a new one
+        return
+    for path in [folder, *folder.glob("*.yaml")]:
+        if path.is_symlink():
+            raise ValueError(f"{path}: a link, which no sweep leaves there; remove it")
 
 
 def _check_against(config: DictConfig, reference: DictConfig) -> None:

@@ -13,7 +13,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from stockformer.config import CONFIG_NAME, allowed_target, config_folder
+from stockformer.config import (
+    CONFIG_NAME,
+    allowed_target,
+    config_folder,
+    read_config,
+    recorded,
+)
 from stockformer.overrides import check_command_line
 
 ROOT = Path(__file__).parents[1]
@@ -167,3 +173,20 @@ def test_a_refusal_comes_before_torch_and_data_with_one_line_and_a_status(tmp_pa
         "error: unknown key 'trainer.max_epochs'. Did you mean 'trainer.max_epoch'?"
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_recorded_before_a_key_existed_is_read_as_it_was() -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        now = compose(CONFIG_NAME, ["dataset=ohlcv"])
+    then = OmegaConf.create(recorded(now))
+    del then.dataset["waived_factors"], then.dataset["project_targets"]
+    then.dataset.source.columns.update(vwap="vwap", adjusted="adj close", amount="amount")
+    assert read_config(OmegaConf.to_yaml(then)) == read_config(recorded(now))
+    named = OmegaConf.merge(now, {"dataset": {"source": {"columns": {"adjusted": "adjpx"}}}})
+    assert read_config(recorded(named)).dataset.source.columns.adjusted == "adjpx"
+
+
+def test_an_experiment_can_set_what_belongs_to_no_group() -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        assert compose(CONFIG_NAME, ["experiment=debug"]).tags == ["debug"]
+        assert compose(CONFIG_NAME, ["experiment=debug", "tags=[mine]"]).tags == ["mine"]

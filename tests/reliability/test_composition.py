@@ -31,6 +31,7 @@ CONTENTS = {
     ),
     "log calls": "hydra: {job_logging: {handlers: {x: {(): os.mkdir, path: TMP/canary}}}}",
     "other log calls": "hydra: {hydra_logging: {handlers: {x: {(): os.mkdir, path: TMP/canary}}}}",
+    "tags by reference": "tags: ['${oc.env:HOME}']",
     "log by reference": "hydra: {job_logging: '${tags}'}",
     "callbacks": "hydra: {callbacks: {x: {_target_: hydra.experimental.callbacks.PickleJobInfo}}}",
     "a callback calls": "hydra: {callbacks: {x: {_target_: os.mkdir, path: TMP/canary}}}",
@@ -65,7 +66,6 @@ WITHOUT_EFFECT = {
     "run dir": "hydra: {run: {dir: TMP/elsewhere}}",
     "sweep dir": "hydra: {sweep: {dir: TMP/elsewhere, subdir: ../../elsewhere}}",
     "output_subdir": "hydra: {output_subdir: .hydra}",
-    "tags": "tags: ['${oc.env:HOME}']",
     "logging": "defaults: [override /hydra/job_logging: default]",
     "other logging": "defaults: [override /hydra/hydra_logging: default]",
 }

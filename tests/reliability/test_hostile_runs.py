@@ -24,6 +24,7 @@ from stockformer import atomic, schema
 from stockformer.config import read_config
 from stockformer.data.files import Folder
 from stockformer.ensemble import members
+from stockformer.overrides import check_command_line
 from stockformer.printable import printable
 from stockformer.reevaluation import reevaluate
 from stockformer.reporting import leaderboard, report, terminal
@@ -108,6 +109,16 @@ def test_a_new_file_is_never_written_through_a_link(tmp_path: Path, victim: Path
     with pytest.raises(ValueError, match="another name elsewhere"):
         atomic.open_to_append(tmp_path / "hard")
     (tmp_path / "hard").unlink()
+
+
+def test_a_sweep_is_not_written_through_a_link(tmp_path: Path, victim: Path) -> None:
+    words = [f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2"]
+    (tmp_path / "sweep").mkdir()
+    check_command_line(words, multirun=True)
+    (tmp_path / "sweep" / "multirun.yaml").symlink_to(victim)
+    with pytest.raises(ValueError, match=r"multirun\.yaml: a link, which no sweep leaves there"):
+        check_command_line(words, multirun=True)
+    check_command_line([*words, "hydra.sweep.dir=x/${hydra:job.name}"], multirun=True)
 
 
 def test_pages_replace_a_link_and_leave_what_it_leads_to(
