@@ -358,7 +358,10 @@ def resolve(names: Sequence[str]) -> list[tuple[Factor, int]]:
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"factors: unknown name {name!r}; the nearest known is {nearest!r}")
+            raise ValueError(
+                f"dataset.factors: unknown name {name!r}; the nearest known is {nearest!r}, and "
+                f"{' and '.join(SETS)} stand for all of theirs"
+            )
     return [known[name] for name in names]
 
 
