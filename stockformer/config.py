@@ -190,9 +190,9 @@ class Config:
 TARGET_METRICS = ("rank_ic", "mae", "accuracy", "brier")
 """Test metrics that a project target may be set for."""
 
-ADDED_LATER: dict[str, Any] = {"waived_factors": [], "project_targets": {}}
-OPTIONAL_THEN = {"vwap": "vwap", "adjusted": "adj close", "amount": "amount"}
-"""Columns that needed not be there under these names."""
+# For runs recorded by version 0.1: keys it did not have, columns that were optional by these names.
+ADDED_KEYS: dict[str, Any] = {"waived_factors": [], "project_targets": {}}
+OPTIONAL_BEFORE = {"vwap": "vwap", "adjusted": "adj close", "amount": "amount"}
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -222,7 +222,7 @@ def one_of(*names: str) -> Rule:
 
 
 # What is one number and stands in two groups.
-FOLLOWS = {
+DERIVED_KEYS = {
     "loss.horizon": "target.horizon",
     "model.horizon": "target.horizon",
     "model.lookback": "dataset.lookback",
@@ -342,14 +342,15 @@ def _bring_up_to_date(nodes: DictConfig) -> None:
     dataset = nodes.get("dataset")
     if not isinstance(dataset, DictConfig):
         return  # the schema says what is wrong
-    for key, value in ADDED_LATER.items():
+    older = any(key not in dataset for key in ADDED_KEYS)
+    for key, value in ADDED_KEYS.items():
         if key not in dataset:
             dataset[key] = value
     columns = OmegaConf.select(dataset, "source.columns")
-    if isinstance(columns, DictConfig):
-        for what, name in OPTIONAL_THEN.items():
+    if older and isinstance(columns, DictConfig):
+        for what, name in OPTIONAL_BEFORE.items():
             if columns.get(what) == name:
-                columns[what] = "auto"
+                columns[what] = [name]
 
 
 def check_values(config: DictConfig) -> None:
@@ -377,40 +378,44 @@ def check_values(config: DictConfig) -> None:
 
 def _check_together(values: Mapping[str, Any]) -> None:
     """The rules of values that depend on each other."""
-    get = values.get
-    wrong = {
-        "split.train + split.test must leave days for validation (below 1)": (
-            "split.test" in values and values["split.train"] + values["split.test"] >= 1
-        ),
-        "backtest.delay=0: the open of the signal's own day was before the signal": (
-            values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0
-        ),
-        "backtest.cash_share leaves no cash for backtest.buy_cost, once doubled": (
-            values["backtest.cash_share"] * (1 + 2 * values["backtest.buy_cost"]) > 1
-        ),
-        f"backtest.n_drop={get('backtest.n_drop')}: more than the backtest.k={get('backtest.k')} "
-        "stocks held": (get("backtest.n_drop") or 0) > (get("backtest.k") or math.inf),
-        "loss.regression_weight=0, loss.classification_weight=0: nothing is left to learn": (
-            get("loss.regression_weight") == get("loss.classification_weight") == 0
-        ),
-        f"scheduler.factor={get('scheduler.factor')}: {SHARE[1]}": (
-            values["scheduler._target_"].endswith("Plateau")
-            and not 0 < values["scheduler.factor"] < 1
-        ),
-        f"model.width={get('model.width')}: must be a multiple of "
-        f"model.heads={get('model.heads')}": (
-            "model.heads" in values and values["model.width"] % values["model.heads"] != 0
-        ),
-    }
-    for key, source in FOLLOWS.items():
-        own = f"{key}={get(key)}: follows {source}={get(source)}; set that one"
-        wrong[own] = key in values and values[key] != values[source]
+    for key, source in DERIVED_KEYS.items():
+        if key in values and values[key] != values[source]:
+            raise ValueError(
+                f"{key}={values[key]}: follows {source}={values[source]}; set that one"
+            )
+    if "split.test" in values and values["split.train"] + values["split.test"] >= 1:
+        raise ValueError("split.train + split.test must leave days for validation (below 1)")
+    if "model.heads" in values and values["model.width"] % values["model.heads"]:
+        raise ValueError(
+            f"model.width={values['model.width']}: must be a multiple of "
+            f"model.heads={values['model.heads']}"
+        )
+    weights = ("loss.regression_weight", "loss.classification_weight")
+    if all(key in values and values[key] == 0 for key in weights):
+        raise ValueError(f"{weights[0]}=0, {weights[1]}=0: nothing is left to learn")
+    _check_learning_rates(values)
+    _check_backtest(values)
+
+
+def _check_learning_rates(values: Mapping[str, Any]) -> None:
+    plateau = values["scheduler._target_"].endswith("Plateau")
+    if plateau and not 0 < values["scheduler.factor"] < 1:
+        raise ValueError(f"scheduler.factor={values['scheduler.factor']}: {SHARE[1]}")
     for key in ("scheduler.eta_min", "scheduler.min_lr"):
-        own = f"{key}={get(key)}: above optimizer.lr={values['optimizer.lr']}"
-        wrong[own] = get(key, 0) > values["optimizer.lr"]
-    for message, broken in wrong.items():
-        if broken:
-            raise ValueError(message)
+        if key in values and values[key] > values["optimizer.lr"]:
+            raise ValueError(
+                f"{key}={values[key]}: above optimizer.lr={values['optimizer.lr']}; lower it too"
+            )
+
+
+def _check_backtest(values: Mapping[str, Any]) -> None:
+    k, n_drop = values["backtest.k"], values["backtest.n_drop"]
+    if k is not None and n_drop is not None and n_drop > k:
+        raise ValueError(f"backtest.n_drop={n_drop}: more than the backtest.k={k} stocks held")
+    if values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0:
+        raise ValueError("backtest.delay=0: the open of the signal's own day was before the signal")
+    if values["backtest.cash_share"] * (1 + 2 * values["backtest.buy_cost"]) > 1:
+        raise ValueError("backtest.cash_share leaves no cash for backtest.buy_cost, once doubled")
 
 
 def allowed_target(name: Any) -> bool:

@@ -18,7 +18,7 @@ from stockformer.data import alpha158
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.index import index_closes
 from stockformer.data.panel import Panel
-from stockformer.data.prepare import input_paths, left_out, prepare
+from stockformer.data.prepare import input_paths, prepare, unread_files
 from stockformer.data.processors import State
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
@@ -281,7 +281,8 @@ def read_panel(config: DictConfig) -> Panel:
         factor_names=names,
         fill_factors=fill if names else None,
     )
-    if strays := left_out(inputs, panel):
+    graph = config.graph.get("path") or ""
+    if strays := unread_files(inputs, panel, [Path(graph)] if graph else []):
         more = f" and {len(strays) - NAMED} more" if len(strays) > NAMED else ""
         log.warning("not read, beside the data: %s%s", ", ".join(strays[:NAMED]), more)
     return panel

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.composition import require_option, require_own_defaults, require_own_files
-from stockformer.config import CONFIG_NAME, FOLLOWS, check_values, config_folder, flat, targets
+from stockformer.config import CONFIG_NAME, DERIVED_KEYS, check_values, config_folder, flat, targets
 from stockformer.schema import require_references
 
 # What of Hydra's own configuration may be set: its logging and callbacks could run anything.
@@ -81,7 +81,7 @@ def check_sources(overrides: Sequence[str]) -> None:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key nobody knows, with the nearest that is known."""
-    names = [name for name in known if name not in FOLLOWS]
+    names = [name for name in known if name not in DERIVED_KEYS]
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
     last = key.rsplit(".", 1)[-1]
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)

@@ -48,7 +48,7 @@ class Preflight:
             data = Data.read(config)
             days, stocks, factors = data.panel.factors.shape
             say(f"{days} days, {stocks} stocks, {factors} factors")
-        self.tell(data)
+        self.log_findings(data)
         with self.check("a batch loads") as say:
             batch: Batch = next(iter(data.loader("train", torch.device("cpu"), Processes())))
             say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
@@ -67,14 +67,12 @@ class Preflight:
         with self.check("time and memory of the run asked for") as say:
             say(self.estimate(experiment, batch))
         if self.warnings:
-            what = "A WARNING" if self.warnings == 1 else f"{self.warnings} WARNINGS"
-            log.warning(
-                "CHECKS PASSED, BUT FOR %s about the data, above - read before you train", what
-            )
+            what = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
+            log.warning("CHECKS PASSED with %s about the data, above - read before you train", what)
         else:
             log.info("ALL CHECKS PASSED - Ready to train")
 
-    def tell(self, data: Data) -> None:
+    def log_findings(self, data: Data) -> None:
         """Every note, and whatever is odd about the data."""
         for note in data.notes():
             log.warning("note: %s", note)

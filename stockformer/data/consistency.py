@@ -14,9 +14,10 @@ from stockformer.data.findings import ERROR, WARNING, Finding, Findings
 
 ANOTHER_UNIT = 2.0  # times the close, in the median, beyond which a price is in another unit
 OUTSIDE_RANGE = 0.01  # share of a price by which a vwap may lie outside low and high
-OFTEN = 0.05  # share of a stock's days from which something odd is no accident
+MAX_ODD_SHARE = 0.05  # share of a stock's days from which something odd is no accident
 STANDS_STILL = 0.5  # share of the days with another close on which an adjusted close is the same
-ALIKE = 20  # days from which two stocks with the same closes are one
+MIN_DAYS_TO_COMPARE, DIFFERENT_CLOSES = 20, 10  # of two stocks with the same closes
+ROUNDED = 0.0051  # half a cent: what rounding may have taken
 IN_PERCENT = 0.2  # a median move of so much in a day is one in percent, not a fraction
 SAME_RETURN = 0.002  # how far a return may be from the close's
 
@@ -50,10 +51,10 @@ class Checker:
         close = prices["close"]
         known = np.isfinite(close)
         listed = known.any(axis=0)
-        for name in ("open", "high", "low", "volume"):
-            # What could not be read is missing too, and was told.
-            if name in prices and not self.findings.any_error():
-                self._missing(name, known & ~np.isfinite(prices[name]), known)
+        if not self.findings.any_error():  # what could not be read is missing too, and was told
+            for name in ("open", "high", "low", "volume"):
+                if name in prices:
+                    self._missing(name, known & ~np.isfinite(prices[name]), known)
         with np.errstate(divide="ignore", invalid="ignore"):
             if "adjusted" in prices:
                 self._adjusted(prices["adjusted"], close, known)
@@ -64,11 +65,11 @@ class Checker:
         self._alike(close, known, listed)
 
     def _missing(self, name: str, missing: np.ndarray, known: np.ndarray) -> None:
-        days = np.maximum(known.sum(axis=0), 1)
-        all_of_it = missing.any(axis=0) & (missing.sum(axis=0) == known.sum(axis=0))
-        message = f"column {name} has no value"
-        self.stocks(ERROR, "no value", all_of_it, message)
-        often = (missing.sum(axis=0) > OFTEN * days) & ~all_of_it
+        if missing.any() and missing.sum() == known.sum():
+            found = Finding(f"column {name} has no value for any stock", self.file, column=name)
+            self.findings.error("no value", found)
+            return
+        often = missing.sum(axis=0) > MAX_ODD_SHARE * np.maximum(known.sum(axis=0), 1)
         self.stocks(
             WARNING,
             "value missing",
@@ -90,7 +91,9 @@ class Checker:
         both: np.ndarray = (
             known[1:] & known[:-1] & np.isfinite(adjusted[1:]) & np.isfinite(adjusted[:-1])
         )
-        moved = both & (close[1:] != close[:-1])
+        # A small adjusted close may be rounded to the same cent.
+        expected = np.abs(adjusted[:-1] * (close[1:] / close[:-1] - 1))
+        moved = both & (expected > ROUNDED)
         still = moved & (adjusted[1:] == adjusted[:-1])
         frozen: np.ndarray = still.sum(axis=0) > STANDS_STILL * np.maximum(moved.sum(axis=0), 1)
         where = np.vstack([np.zeros((1, still.shape[1]), bool), still])
@@ -112,15 +115,17 @@ class Checker:
                 self.findings.error("another unit", found)
         low, high = prices["low"] * (1 - OUTSIDE_RANGE), prices["high"] * (1 + OUTSIDE_RANGE)
         outside = usable & ((price < low) | (price > high))
-        often = outside.sum(axis=0) > OFTEN * np.maximum(usable.sum(axis=0), 1)
+        often = outside.sum(axis=0) > MAX_ODD_SHARE * np.maximum(usable.sum(axis=0), 1)
         self.stocks(WARNING, "vwap", often, f"{name} lies outside low and high", outside)
 
     def _alike(self, close: np.ndarray, known: np.ndarray, listed: np.ndarray) -> None:
         first: dict[bytes, int] = {}
-        for i in np.flatnonzero(listed & (known.sum(axis=0) >= ALIKE)).tolist():
+        for i in np.flatnonzero(listed & (known.sum(axis=0) >= MIN_DAYS_TO_COMPARE)).tolist():
+            if len(np.unique(close[known[:, i], i])) < DIFFERENT_CLOSES:
+                continue  # pegged to a currency
             other = first.setdefault(close[:, i].tobytes(), i)
             if other != i:
-                message = f"the closes of {self.tickers[other]}, every one: is one of them a copy?"
+                message = f"exactly the closes of {self.tickers[other]}: is one file a copy?"
                 self.findings.error(
                     "same prices", Finding(message, self.file, ticker=str(self.tickers[i]))
                 )
@@ -146,14 +151,17 @@ class Checker:
         expected[1:] = close[1:] / close[:-1] - 1
         expected[gap] = np.nan
         both = np.isfinite(expected) & np.isfinite(returns)
-        apart = both & (np.abs(expected - returns) > SAME_RETURN)
+        tolerance = np.full(close.shape, np.inf)
+        tolerance[1:] = SAME_RETURN + ROUNDED / close[:-1] + ROUNDED / close[1:]
+        apart = both & (np.abs(expected - returns) > tolerance)
         share = apart.sum() / max(1, both.sum())
-        if share > OFTEN:
+        if share > MAX_ODD_SHARE:
             row, column = np.argwhere(apart)[0]
             message = (
                 f"{share:.0%} of the returns are not those of the close, e.g. "
                 f"{returns[row, column]:+.4f} instead of {expected[row, column]:+.4f}"
-                f"{_shift(returns, expected)}; name one of the two columns only"
+                f"{_shift(returns, expected)}; "
+                'source.columns.return="" computes them from the close'
             )
             found = Finding(
                 *(message, self.file),
@@ -171,6 +179,6 @@ def _shift(returns: np.ndarray, expected: np.ndarray) -> str:
     for days, which in ((1, "the next"), (-1, "the last")):
         moved = np.roll(expected, -days, axis=0)
         both = np.isfinite(moved) & np.isfinite(returns)
-        if both.any() and (np.abs(moved - returns) <= SAME_RETURN)[both].mean() > 1 - OFTEN:
+        if both.any() and (np.abs(moved - returns) <= SAME_RETURN)[both].mean() > 1 - MAX_ODD_SHARE:
             return f" (they are those of {which} session)"
     return ""

@@ -25,10 +25,10 @@ def index_closes(path: Path, dates: np.ndarray) -> np.ndarray:
     table.columns = table.columns.str.lower()
     if CLOSE not in table:
         raise ValueError(f"{path}: no column {CLOSE!r}, only {', '.join(table.columns)}")
-    closes = table[CLOSE]
+    closes = table[CLOSE].reindex(pd.DatetimeIndex(dates))
     if len(wrong := closes[closes <= 0]):
         raise ValueError(f"{path}: close {wrong.iloc[0]} on {wrong.index[0]:%Y-%m-%d}, not above 0")
-    known = closes.reindex(pd.DatetimeIndex(dates)).to_numpy()
+    known = closes.to_numpy()
     if not np.isfinite(known).any():
         raise ValueError(f"{path}: no close on any date of the data, {dates[0]} to {dates[-1]}")
     return known

@@ -37,7 +37,8 @@ SMALL = 8 << 20  # bytes up to which an array is read at once, not mapped
 LARGE = 256 << 20  # bytes from which a file with the same size and time is taken to be the same
 ALWAYS_SUMMED = 64 << 20  # bytes up to which a stored array's checksum is verified when it is read
 CODE = Path(__file__).parent
-READ = {".csv", ".gz", ".parquet", ".npz", ".npy", ".txt", ".py"}  # the rest is read by nobody
+DOCUMENTS = {".md", ".rst", ".html", ".pdf", ".doc", ".docx", ".xlsx", ".png", ".ipynb", ".pyc"}
+ABOUT = ("readme", "license", "licence", "notes")  # names of files that hold no data
 ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
 ARRAY_FILE = re.compile(rf"({'|'.join(ARRAYS)}|prices-\w+)\.npy", re.ASCII)
 KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the others are numbers
@@ -134,14 +135,21 @@ def _files(inputs: Sequence[Path]) -> Iterator[Path]:
     """Everything at or below `inputs`, in an order that does not change."""
     for path in inputs:
         yield path
-        yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in READ)
+        yield from sorted(p for p in path.rglob("*") if not _is_document(p))
 
 
-def left_out(inputs: Sequence[Path], panel: Panel) -> list[str]:
-    """Files and folders beside those that the panel was read from, e.g. a spreadsheet."""
+def _is_document(path: Path) -> bool:
+    return path.suffix.lower() in DOCUMENTS or path.stem.lower() in ABOUT or path.is_dir()
+
+
+def unread_files(inputs: Sequence[Path], panel: Panel, others: Sequence[Path] = ()) -> list[str]:
+    """Files and folders beside those that the panel was read from, e.g. a spreadsheet.
+
+    others: files that something else reads.
+    """
     found = []
     for root in filter(Path.is_dir, inputs):
-        used = {root / name for name in panel.sources}
+        used = {*inputs, *others, *(root / name for name in panel.sources)}
         folders = {folder for path in used for folder in path.parents}
         for folder in sorted(folders & {root, *(p for p in root.rglob("*") if p.is_dir())}):
             for path in sorted(folder.iterdir()):

@@ -19,7 +19,7 @@ from stockformer.data.tables import LARGEST_NUMBER
 from stockformer.data.universe import check_tickers
 
 PRICES = ("open", "high", "low", "close", "vwap", "adjusted")
-LARGEST_PRICE, LARGEST_VOLUME = 1e9, 1e18
+USUAL_PRICE, LARGEST_PRICE, LARGEST_VOLUME = 1e9, 1e15, 1e18
 ROUNDING = 1e-6  # share of a price by which open and close may lie outside low and high
 UNITS = (100, 1000)  # cents for dollars, thousands for ones
 LIKE_UNITS = 0.15  # how far a jump may be from these factors, as a share, to look like them
@@ -96,9 +96,11 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
     """Check rows in order; what was not really traded becomes NaN in place."""
     values = records.values
     for name in (n for n in PRICES if n in values):
-        huge = values[name] > LARGEST_PRICE
-        message = f"a price above {LARGEST_PRICE:.0e}: another column, or a placeholder?"
-        _cells(findings, ERROR, "too large", records, huge, message, name)
+        for level, largest in ((ERROR, LARGEST_PRICE), (WARNING, USUAL_PRICE)):
+            huge = values[name] > largest
+            message = f"a price above {largest:.0e}: another column, or a placeholder?"
+            _cells(findings, level, "too large", records, huge, message, name)
+            values[name][huge & (level == ERROR)] = np.nan
         wrong = values[name] <= 0
         _cells(findings, ERROR, "price not positive", records, wrong, "price not above 0", name)
         values[name][wrong] = np.nan

@@ -22,17 +22,19 @@ from stockformer.data.tables import Table, day, parse_csv, parse_parquet
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 AUTO = "auto"  # a column under one of the names that it goes by, if there is one
-GOES_BY = {
+COLUMN_ALIASES = {
     "adjusted": (
         *("adj close", "adj_close", "adjclose", "adj. close", "adj-close", "close_adj"),
+        "adjustmentclose",
         *("adjusted close", "adjusted_close", "adjustedclose", "adjusted_close_price"),
     ),
     "vwap": ("vwap",),
     "amount": ("amount",),
 }
+OTHERS_ADJUSTED = ("open", "high", "low", "volume", "factor", "vwap")
 NAMES_A_STOCK = ("symbol", "tic", "instrument", "sid", "isin", "stock", "code")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-COPY = re.compile(r"copy of .+|.*(\(\d+\)|[ _-]copy( ?\d+)?|\bcopy)", re.IGNORECASE)
+COPY = re.compile(r"copy of (.+)|(.+?) ?\(\d+\)|(.+?)[ _-]+copy(?: ?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,12 @@ class Records:
 class Layout:
     """How the files are written: the columns' names by what they hold ("date", "ticker", ...).
 
-    optional: columns that may be "auto", found if there is one of the names they go by, or "", not
-    read; any other name must be there. delimiter: a character, or its English name. Raises
-    ValueError naming the setting.
+    optional: columns that may be "auto", read where there is one of their usual names; a list of
+    names, likewise; or "", not read. Any other name must be there. delimiter: a character, or its
+    English name. Raises ValueError naming the setting.
     """
 
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | list[str]]
     optional: Sequence[str]
     date_format: str
     timezone: str
@@ -110,10 +112,11 @@ class Layout:
                 f"source.delimiter={self.delimiter!r}: must be one character, or one of "
                 f"{', '.join(DELIMITERS)}"
             )
-        empty = [what for what, name in self.columns.items() if not name.strip()]
-        if not {*empty} <= {*self.optional}:
-            raise ValueError(f"source.columns.{empty[0]} names no column, and is needed")
-        names = [name.lower() for name in self.columns.values() if name and name != AUTO]
+        for what, name in self.columns.items():
+            if what not in self.optional and not self.needed(what):
+                raise ValueError(f"source.columns.{what}={name!r} names no column, and is needed")
+        needed = map(self.needed, self.columns)
+        names = [name.lower() for name in needed if name]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source.columns: {twice} stand for two columns each")
@@ -130,12 +133,26 @@ class Layout:
     def separator(self) -> str:
         return DELIMITERS.get(self.delimiter, self.delimiter)
 
-    def names_of(self, what: str) -> tuple[str, ...]:
-        """In lower case, the names that the column may have in a file; none if it is not read."""
-        name = self.columns[what].strip().lower()
-        if name == AUTO and what in self.optional:
-            return GOES_BY[what]
-        return (name,) if name else ()
+    def needed(self, what: str) -> str:
+        """The name of a column that must be in every file; "" for one that need not be."""
+        name = self.columns[what]
+        return name.strip() if isinstance(name, str) and not is_auto(name) else ""
+
+    def candidate_names(self, what: str) -> tuple[str, ...]:
+        """In lower case, the names that the column may have in a file; none if it is not read.
+
+        What another column claims by name is not a candidate for one that is found by itself.
+        """
+        name = self.columns[what]
+        if needed := self.needed(what):
+            return (needed.lower(),)
+        names = [each.lower() for each in name] if isinstance(name, list) else COLUMN_ALIASES[what]
+        claimed = {self.needed(other).lower() for other in self.columns}
+        return tuple(each for each in names if each not in claimed) if name else ()
+
+
+def is_auto(name: str | list[str]) -> bool:
+    return isinstance(name, str) and name.strip().lower() == AUTO
 
 
 def require_date_format(date_format: str) -> None:
@@ -180,14 +197,16 @@ def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
     """The files to read, each with the stock it is named after: "" for a file given by itself."""
     if not path.is_dir():
         return [("", path)]
-    files = []
-    for entry in sorted(path.iterdir()):
+    files, entries = [], sorted(path.iterdir())
+    names = {entry.name.lower().split(".csv")[0].split(".parquet")[0] for entry in entries}
+    for entry in entries:
         suffix = next((s for s in SUFFIXES if entry.name.lower().endswith(s)), "")
         if not suffix or entry.name.startswith("."):
             continue
         name = entry.name[: -len(suffix)]
-        if COPY.fullmatch(name):
-            message = "its name is that of a copy, not of a stock; remove or rename it"
+        copy = COPY.fullmatch(name)
+        if copy and next(filter(None, copy.groups())).lower() in names:
+            message = "its name is that of a copy of a file beside it; remove or rename it"
             findings.error("copy of a file", Finding(message, str(entry)))
         else:
             try:
@@ -198,7 +217,8 @@ def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
 
 
 def _table(content: bytes, file: Path, layout: Layout, findings: Findings) -> Table | None:
-    wanted = {*NAMES_A_STOCK, *(name for what in layout.columns for name in layout.names_of(what))}
+    names = map(layout.candidate_names, layout.columns)
+    wanted = {*NAMES_A_STOCK, *(name for candidates in names for name in candidates)}
     if file.name.lower().endswith(".parquet"):
         limit = unpacked_limit(len(content))
         return parse_parquet(content, str(file), limit, wanted, findings)
@@ -212,11 +232,13 @@ def _records(table: Table, name: str, layout: Layout, findings: Findings) -> Rec
         ERROR,
         "missing column",
         range(len(missing)),
-        lambda i: table.lacks(layout.columns[missing[i]], _setting(missing[i])),
+        lambda i: table.lacks(layout.needed(missing[i]), _setting(missing[i])),
     )
-    if missing or not _names_one_stock(table, name, present, findings):
+    if missing:
         return None
     dates = table.dates(present["date"], layout.date_format, layout.timezone, findings)
+    if "ticker" not in present and name and not _has_one_stock(table, dates, present, findings):
+        return None
     tickers, of_row = np.array([name], dtype=str), np.zeros(len(dates), int)
     if "ticker" in present:
         tickers, of_row = table.texts(present["ticker"])
@@ -240,7 +262,7 @@ def _found(
     """Where what the layout names stands in the table, and what is needed and is not there."""
     present, missing, used = {}, [], set()
     for what in layout.columns:
-        names = layout.names_of(what)
+        names = layout.candidate_names(what)
         there = [own for own in names if own in table.names]
         used |= {*there}
         if len(there) > 1:
@@ -248,10 +270,15 @@ def _found(
             findings.error("two columns", Finding(message, table.file))
         if there:
             present[what] = there[0]
-        elif len(names) == 1 and layout.columns[what] != AUTO and (what != "ticker" or not name):
+        elif layout.needed(what) and (what != "ticker" or not name):
             missing.append(what)
-    unused = [own for own in table.header if "adj" in own.lower() and own.lower() not in used]
-    if unused and "adjusted" in layout.columns and layout.columns["adjusted"]:
+    unused = [
+        column
+        for column in table.header
+        if "adj" in column.lower() and column.lower() not in used
+        if not any(word in column.lower() for word in OTHERS_ADJUSTED)
+    ]
+    if unused and "adjusted" not in present and layout.columns.get("adjusted"):
         message = (
             f"column {unused[0]!r} is not read; if it is the adjusted close, name it in "
             "source.columns.adjusted"
@@ -260,21 +287,22 @@ def _found(
     return present, missing
 
 
-def _names_one_stock(
-    table: Table, name: str, present: Mapping[str, str], findings: Findings
+def _has_one_stock(
+    table: Table, dates: np.ndarray, present: Mapping[str, str], findings: Findings
 ) -> bool:
-    """Whether a file that is named after its stock has the rows of one."""
-    others = [own for own in NAMES_A_STOCK if own in table.names and own not in present.values()]
-    if "ticker" in present or not name or not others:
-        return True
-    different = table.texts(others[0])[0]
-    if len(different) > 1:
-        message = (
-            f"column {others[0]!r} has {len(different)} values, e.g. {str(different[0])!r}: if it "
-            f"names the stock, set source.columns.ticker={others[0]}"
-        )
-        findings.error("several stocks", Finding(message, table.file))
-    return len(different) == 1
+    """Whether a file that is named after its stock has no day of two stocks."""
+    for column in (c for c in NAMES_A_STOCK if c in table.names and c not in present.values()):
+        texts, of_row = table.texts(column)
+        order = np.lexsort((of_row, dates))
+        same_day = np.diff(dates[order]) == np.timedelta64(0, "D")
+        if (same_day & (np.diff(of_row[order]) != 0)).any():
+            message = (
+                f"column {column!r} has {len(texts)} values, e.g. {str(texts[0])!r}, several on a "
+                f"day: if it names the stock, set source.columns.ticker={column}"
+            )
+            findings.error("several stocks", Finding(message, table.file))
+            return False
+    return True
 
 
 def joined(parts: Sequence[Records]) -> Records:

@@ -67,7 +67,8 @@ def by_dates(
     starts = [_row(key, start, dates) for key, start in wanted.items()]
     if starts[0] >= starts[1]:
         raise ValueError(
-            f"split.validation_start={validation_start}: not before split.test_start={test_start}"
+            f"split.validation_start={validation_start}: no session before "
+            f"split.test_start={test_start}"
         )
     bounds = (0, *starts, len(dates))
     return _cut(bounds, dates, lookback, span, context, early=int(counted_by == "target"))

@@ -62,9 +62,9 @@ class Lists:
         sectors, sector_of_row = table.texts(sector_column)
         sector: dict[str, str] = {}
         for row, pair in enumerate(zip(names[of_row].tolist(), sectors[sector_of_row].tolist())):
-            ticker, own = pair
-            if sector.setdefault(ticker, own) != own:
-                message = f"two sectors, {sector[ticker]!r} and {own!r}"
+            ticker, name = pair
+            if name and sector.setdefault(ticker, name) != name:
+                message = f"two sectors, {sector[ticker]!r} and {name!r}"
                 place = {"row": int(table.rows[row]), "ticker": ticker}
                 findings.error("sector twice", Finding(message, self.sectors_path, **place))
         unknown = [ticker for ticker in tickers.tolist() if not sector.get(ticker)]

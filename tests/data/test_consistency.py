@@ -15,7 +15,7 @@ from small_data import Phase5Files, PriceFiles, source_settings
 
 from stockformer.data.index import index_closes
 from stockformer.data.panel import Panel
-from stockformer.data.prepare import left_out
+from stockformer.data.prepare import unread_files
 from stockformer.data.records import Layout
 from stockformer.data.sources import features, ohlcv, phase5
 from stockformer.data.splits import by_dates, walk_forward
@@ -132,18 +132,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "adjusted close of 1": (
         both(adjusted, of_one(Adj_Close=1.0)),
         "the adjusted close stands still while the close moves; "
-        f"{ADVICE} (79 days), first on 2023-01-03 for AAA",
+        f"{ADVICE} (59 days), first on 2023-01-03 for AAA",
     ),
     "adjusted close of 1 everywhere": (of_all(Adj_Close=1.0), "stands still while the close moves"),
     "two adjusted closes": (
         both(adjusted, of_all(AdjClose=1.0)),
         "columns ['adj close', 'adjclose'] could all be it; source.columns.adjusted says which",
     ),
-    "no volume": (of_one(Volume=np.nan), "column volume has no value for AAA"),
-    "no volume anywhere": (of_all(Volume=""), "column volume has no value for 000001"),
-    "no open anywhere": (of_all(Open=np.nan), "column open has no value for 000001"),
-    "no high": (of_one(High=np.nan), "column high has no value for AAA"),
-    "no low": (of_one(Low=np.nan), "column low has no value for AAA"),
+    "no volume anywhere": (of_all(Volume=""), "column volume has no value for any stock"),
+    "no open anywhere": (of_all(Open=np.nan), "column open has no value for any stock"),
     "vwap in another unit": (
         of_one(VWAP=typical(1000)),
         'vwap is 1000 times the close (median): another unit? source.columns.vwap="" leaves it out',
@@ -153,19 +150,28 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "amount in thousands": (of_all(Amount=money(0.001)), "amount / volume is 0.001 times"),
     "amount a thousand times": (of_one(Amount=money(1000)), "amount / volume is 1000 times"),
     "volume as amount": (of_all(Amount=lambda frame: frame["Volume"]), "amount / volume is 0.0"),
-    "close of 1e38": (huge("High", 1e38), "a price above 1e+09: another column, or a placeholder?"),
+    "close of 1e38": (huge("High", 1e38), "a price above 1e+15: another column, or a placeholder?"),
     "volume of 1e30": (huge("Volume", 1e30), "volume above 1e+18: another column, or a placehold"),
     "browser's copy": (copied("AAA (1).csv"), "AAA (1).csv: its name is that of a copy"),
-    "explorer's copy": (copied("AAA - Copy.csv"), "AAA - Copy.csv: its name is that of a copy"),
-    "finder's copy": (copied("AAA copy 2.csv"), "AAA copy 2.csv: its name is that of a copy"),
-    "another copy": (copied("Copy of AAA.csv"), "Copy of AAA.csv: its name is that of a copy"),
+    "explorer's copy": (
+        copied("AAA - Copy.csv"),
+        "AAA - Copy.csv: its name is that of a copy of a file",
+    ),
+    "finder's copy": (
+        copied("AAA copy 2.csv"),
+        "AAA copy 2.csv: its name is that of a copy of a file",
+    ),
+    "another copy": (
+        copied("Copy of AAA.csv"),
+        "Copy of AAA.csv: its name is that of a copy of a file",
+    ),
     "the same stock twice": (
         copied("AAB.csv"),
-        "the closes of AAA, every one: is one of them a copy? for AAB",
+        "exactly the closes of AAA: is one file a copy? for AAB",
     ),
     "a long file whose stocks are symbols": (
         long_file,
-        "column 'symbol' has 6 values, e.g. '000001': if it names the stock, set "
+        "column 'symbol' has 6 values, e.g. '000001', several on a day: if it names the stock, set "
         "source.columns.ticker=symbol",
     ),
     "a link to itself": (link_to_itself, "AAA.csv: a link that leads nowhere"),
@@ -197,6 +203,10 @@ WARNED: dict[str, tuple[Change, str]] = {
         both(adjusted, of_one(Adj_Close=some_days(0.5, "Adj Close"))),
         "no adjusted close, counted as not traded (40 days), first on 2023-01-02 for AAA",
     ),
+    "no volume": (of_one(Volume=np.nan), "no volume on days that have a close"),
+    "no high": (of_one(High=np.nan), "no high on days that have a close"),
+    "no low": (of_one(Low=np.nan), "no low on days that have a close"),
+    "a very large price": (huge("High", 2e9), "a price above 1e+09: another column, or a placehol"),
     "volume missing often": (
         of_one(Volume=some_days(0.3, "Volume")),
         "no volume on days that have a close; its factors are filled there (24 days), first on "
@@ -256,7 +266,8 @@ def test_an_adjusted_close_is_used_and_said_under_each_of_its_names(
         ({"vwap": "average"}, "no column 'average'"),
         ({"amount": "turnover"}, "source.columns.amount says which to read"),
         ({"close": "last"}, "no column 'last'; the file has Date, Open, High, Low, Close, Volume;"),
-        ({"close": ""}, "source.columns.close names no column, and is needed"),
+        ({"close": ""}, "source.columns.close='' names no column, and is needed"),
+        ({"close": "auto"}, "source.columns.close='auto' names no column, and is needed"),
         ({"close": "open"}, "source.columns: ['open'] stand for two columns each"),
     ],
 )
@@ -385,7 +396,7 @@ RETURNS: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
     "below -100 %": (lambda r: r - 1.5, "a return below -100 %: in percent, or another column?"),
     "of the next day": (
         lambda r: r.shift(-1),
-        "(they are those of the next session); name one of the two columns only",
+        '(they are those of the next session); source.columns.return="" computes them',
     ),
     "of the last day": (lambda r: r.shift(1), "(they are those of the last session)"),
     "of nothing": (
@@ -492,7 +503,7 @@ DATES = np.arange("2023-01-02", "2023-07-21", dtype="datetime64[D]")  # 200 rows
             "split.validation_start=-5: the data are of 2023-01-02 to 2023-07-20, rows",
         ),
         ((50, 5000), "split.test_start=5000: the data are of"),
-        (("2023-06-01", "2023-05-01"), "not before split.test_start=2023-05-01"),
+        (("2023-06-01", "2023-05-01"), "no session before split.test_start=2023-05-01"),
         (("01/06/2023", 100), "split.validation_start='01/06/2023': neither an ISO date nor a row"),
     ],
 )
@@ -542,7 +553,7 @@ def test_what_is_not_read_is_named_and_does_not_remake_the_cache(
 def test_beside_prepared_arrays_too(phase5_files: Phase5Files) -> None:
     settings = source_settings("nifty200_phase5", str(phase5_files.data_dir))
     panel = phase5.load(**settings)
-    found = left_out([phase5_files.root], panel)
+    found = unread_files([phase5_files.root], panel)
     assert found == ["128_corr_struc2vec_adjgat.npy", "factors/stray.csv"]
 
 
@@ -560,7 +571,7 @@ def test_validate_tells_what_is_odd_and_does_not_call_it_passed(
     status, output = command("validate", data, *SMALL)
     assert status == 0
     assert "ALL CHECKS PASSED" not in output
-    assert "CHECKS PASSED, BUT FOR A WARNING about the data, above" in output
+    assert "CHECKS PASSED with 1 warning about the data, above" in output
     assert "suspected corporate action" in output
     assert "-8" in output.split("suspected corporate action", 1)[1].split("in a day")[0]
 
@@ -575,8 +586,36 @@ def test_a_layout_knows_the_names_of_its_columns() -> None:
         timezone="",
         delimiter="tab",
     )
-    assert layout.names_of("date") == ("date",)
-    assert layout.names_of("vwap") == ("vwap",)
-    assert "adj close" in layout.names_of("adjusted")
-    assert layout.names_of("amount") == ()
+    assert layout.candidate_names("date") == ("date",)
+    assert layout.candidate_names("vwap") == ("vwap",)
+    assert "adj close" in layout.candidate_names("adjusted")
+    assert layout.candidate_names("amount") == ()
     assert layout.separator == "\t"
+
+
+def test_what_is_honest_is_read(files: PriceFiles) -> None:
+    """What looks like one of the mistakes above and is none."""
+    files.path("AAA").rename(files.path("COPY"))
+    files.tickers = ("COPY", *[t for t in files.tickers if t != "AAA"])
+    files.frames["COPY"] = files.frames.pop("AAA")
+    renamed_stock = files.frames["COPY"]
+    renamed_stock["Symbol"] = np.where(np.arange(80) < 40, "FB", "META")
+    cents = files.frames["M&M"]
+    cents["Adj Close"] = (cents["Close"] / 5000).round(2)  # after many splits
+    for ticker in ("1E5", "NA"):  # pegged
+        for name in ("Open", "High", "Low", "Close"):
+            files.frames[ticker][name] = 1.0
+        files.frames[ticker].loc[::7, "High"] = 1.0001
+    for ticker, frame in files.frames.items():
+        if ticker != "M&M":
+            frame["Adj Close"] = frame["Close"]
+        frame["Adj Open"] = frame["Open"]
+    files.write()
+    panel = read_prices(files)
+    assert [str(f) for f in panel.findings if f.check not in ("stale price", "many missing")] == []
+
+
+def test_an_adjusted_close_that_is_named_as_the_close_is_not_used_twice(files: PriceFiles) -> None:
+    of_all(Adj_Close=lambda frame: frame["Close"] * 0.999)(files)
+    panel = read_prices(files, columns={"close": "Adj Close"})
+    assert panel.notes[0] == "prices: column 'Adj Close' as it stands; there is no adjusted close"

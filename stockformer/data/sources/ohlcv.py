@@ -22,7 +22,7 @@ from stockformer.data.quality import (
     checked_records,
     close_to_close,
 )
-from stockformer.data.records import AUTO, Layout
+from stockformer.data.records import Layout, is_auto
 from stockformer.data.universe import Lists
 
 OPTIONAL = ("vwap", "adjusted", "amount")
@@ -31,7 +31,7 @@ OPTIONAL = ("vwap", "adjusted", "amount")
 def load(
     *,
     path: str,
-    columns: Mapping[str, str],
+    columns: Mapping[str, str | list[str]],
     date_format: str,
     timezone: str,
     delimiter: str,
@@ -84,11 +84,12 @@ def load(
     )
 
 
-def _which_price(is_adjusted: bool, columns: Mapping[str, str]) -> str:
+def _which_price(is_adjusted: bool, columns: Mapping[str, str | list[str]]) -> str:
     """What every report must say of the prices: adjusted or not, and by which column."""
     if is_adjusted:
         name = columns["adjusted"]
-        by = "the files' adjusted close" if name == AUTO else f"column {name!r}"
+        named = isinstance(name, str) and not is_auto(name)
+        by = f"column {name!r}" if named else "the files' adjusted close"
         return f"prices: adjusted by {by}"
     return f"prices: column {columns['close']!r} as it stands; there is no adjusted close"
 
