@@ -124,7 +124,7 @@ def _composing() -> Iterator[None]:
 def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
     """The overrides, and before them what a search would try; each of an allowed form."""
     parser = OverridesParser.create()
-    parsed = list(parser.parse_overrides(list(overrides)))
+    parsed = [_parsed_word(parser, word) for word in overrides]
     for override in parsed:
         _check_form(override, multirun)
     if not multirun:
@@ -136,6 +136,16 @@ def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
     for override in search:
         _check_form(override, multirun)
     return [*search, *parsed]
+
+
+def _parsed_word(parser: OverridesParser, word: str) -> Override:
+    try:
+        return parser.parse_override(word)
+    except HydraException as error:
+        raise ValueError(
+            f"{word}: not KEY=VALUE as Hydra reads it: no blanks around =, and a value with "
+            f"; , : = or brackets in quotes of its own, e.g. 'KEY=\"a;b\"'"
+        ) from error
 
 
 def _reference(single: Sequence[Override]) -> DictConfig:

@@ -17,6 +17,7 @@ OUTSIDE_RANGE = 0.01  # share of a price by which a vwap may lie outside low and
 MAX_ODD_SHARE = 0.05  # share of a stock's days from which something odd is no accident
 STANDS_STILL = 0.5  # share of the days with another close on which an adjusted close is the same
 MIN_DAYS_TO_COMPARE, DIFFERENT_CLOSES = 20, 10  # of two stocks with the same closes
+SAME_RATIO, MAX_RATIO_CHANGES = 0.001, 0.2  # of adjusted / close: a change, share of the days
 ROUNDED = 0.0051  # half a cent: what rounding may have taken
 IN_PERCENT = 0.2  # a median move of so much in a day is one in percent, not a fraction
 SAME_RETURN = 0.002  # how far a return may be from the close's
@@ -82,7 +83,7 @@ class Checker:
         missing = known & ~np.isfinite(adjusted)
         empty = missing.any(axis=0) & (missing.sum(axis=0) == known.sum(axis=0))
         message = "no adjusted close"
-        advice = 'source.columns.adjusted="" reads the close as it stands'
+        advice = 'dataset.source.columns.adjusted="" reads the close as it stands'
         self.stocks(ERROR, "no value", empty, f"{message}; {advice}")
         some = missing.any(axis=0) & ~empty
         self.stocks(
@@ -99,6 +100,14 @@ class Checker:
         where = np.vstack([np.zeros((1, still.shape[1]), bool), still])
         message = "the adjusted close stands still while the close moves"
         self.stocks(ERROR, "adjusted close", frozen, f"{message}; {advice}", where)
+        # A split or a dividend changes the ratio on a few days, another day's price on most.
+        ratio = np.log(adjusted / close)
+        rounding = ROUNDED / adjusted + ROUNDED / close
+        apart = np.abs(np.diff(ratio, axis=0)) > SAME_RATIO + rounding[1:] + rounding[:-1]
+        unsteady = (both & apart).sum(axis=0) > MAX_RATIO_CHANGES * np.maximum(both.sum(axis=0), 1)
+        where = np.vstack([np.zeros((1, both.shape[1]), bool), both & apart])
+        message = "adjusted / close changes again and again: the prices of another day or stock?"
+        self.stocks(ERROR, "adjusted close", np.asarray(unsteady & ~frozen), message, where)
 
     def _unit(self, name: str, price: np.ndarray, prices: Mapping[str, np.ndarray]) -> None:
         close, column = prices["close"], name.split(" ", maxsplit=1)[0]
@@ -108,7 +117,7 @@ class Checker:
             median = float(np.median(ratio[usable[:, i], i]))
             if not 1 / ANOTHER_UNIT <= median <= ANOTHER_UNIT:
                 message = f"{name} is {median:.4g} times the close (median): another unit?"
-                advice = f'source.columns.{column}="" leaves it out'
+                advice = f'dataset.source.columns.{column}="" leaves it out'
                 found = Finding(
                     f"{message} {advice}", self.file, column=column, ticker=str(self.tickers[i])
                 )
@@ -119,16 +128,20 @@ class Checker:
         self.stocks(WARNING, "vwap", often, f"{name} lies outside low and high", outside)
 
     def _alike(self, close: np.ndarray, known: np.ndarray, listed: np.ndarray) -> None:
+        """Two stocks with the same closes on every day that both have; one may be a cut copy."""
         first: dict[bytes, int] = {}
         for i in np.flatnonzero(listed & (known.sum(axis=0) >= MIN_DAYS_TO_COMPARE)).tolist():
-            if len(np.unique(close[known[:, i], i])) < DIFFERENT_CLOSES:
+            rows = np.flatnonzero(known[:, i])
+            if len(np.unique(close[rows, i])) < DIFFERENT_CLOSES:
                 continue  # pegged to a currency
-            other = first.setdefault(close[:, i].tobytes(), i)
-            if other != i:
-                message = f"exactly the closes of {self.tickers[other]}: is one file a copy?"
-                self.findings.error(
-                    "same prices", Finding(message, self.file, ticker=str(self.tickers[i]))
-                )
+            for some in (rows[:MIN_DAYS_TO_COMPARE], rows[-MIN_DAYS_TO_COMPARE:]):
+                other = first.setdefault(some.tobytes() + close[some, i].tobytes(), i)
+                both = known[:, i] & known[:, other]
+                if other != i and np.array_equal(close[both, i], close[both, other]):
+                    message = f"exactly the closes of {self.tickers[other]}: is one file a copy?"
+                    found = Finding(message, self.file, ticker=str(self.tickers[i]))
+                    self.findings.error("same prices", found)
+                    break
 
     def returns(self, returns: np.ndarray, close: np.ndarray | None, gap: np.ndarray) -> None:
         """Check returns (T, N) that were read; close (T, N) where there is one.
@@ -161,7 +174,7 @@ class Checker:
                 f"{share:.0%} of the returns are not those of the close, e.g. "
                 f"{returns[row, column]:+.4f} instead of {expected[row, column]:+.4f}"
                 f"{_shift(returns, expected)}; "
-                'source.columns.return="" computes them from the close'
+                'dataset.source.columns.return="" computes them from the close'
             )
             found = Finding(
                 *(message, self.file),

@@ -86,7 +86,10 @@ def prepare(
     with _only_one(lock):
         panel = _stored(folder)  # another process may have been faster
         if panel is None:
-            log.info("preparing the data set: kept in %s for the next time", folder)
+            log.info(
+                "preparing the data set for the first time; if it is in order it is kept in %s",
+                folder,
+            )
             panel = load()
             with _told_of_the_cache(cache), _new_folder(folder) as unfinished:
                 _store(panel, unfinished, factor_names, fill_factors)

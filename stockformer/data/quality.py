@@ -48,10 +48,14 @@ class Rules:
     def __post_init__(self) -> None:
         for name in ("jump", "stale_days", "max_gap_days"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"quality.{name}={getattr(self, name)}: must be above 0")
+                raise ValueError(
+                    f"dataset.source.quality.{name}={getattr(self, name)}: must be above 0"
+                )
         for name in ("max_weekend_share", "min_coverage"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"quality.{name}={getattr(self, name)}: must be a share, 0 to 1")
+                raise ValueError(
+                    f"dataset.source.quality.{name}={getattr(self, name)}: must be a share, 0 to 1"
+                )
 
 
 def checked_records(
@@ -163,7 +167,9 @@ def check_coverage(
         ERROR,
         "no value",
         np.flatnonzero(never).tolist(),
-        lambda i: Finding("no day with a price", file, ticker=str(tickers[i])),
+        lambda i: Finding(
+            "no day that counts as traded, with a price and volume", file, ticker=str(tickers[i])
+        ),
     )
     share = coverage(traded)
     findings.each(

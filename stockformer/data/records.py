@@ -109,24 +109,26 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.delimiter) != 1 and self.delimiter not in DELIMITERS:
             raise ValueError(
-                f"source.delimiter={self.delimiter!r}: must be one character, or one of "
+                f"dataset.source.delimiter={self.delimiter!r}: must be one character, or one of "
                 f"{', '.join(DELIMITERS)}"
             )
         for what, name in self.columns.items():
             if what not in self.optional and not self.needed(what):
-                raise ValueError(f"source.columns.{what}={name!r} names no column, and is needed")
+                raise ValueError(
+                    f"dataset.source.columns.{what}={name!r} names no column, and is needed"
+                )
         needed = map(self.needed, self.columns)
         names = [name.lower() for name in needed if name]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"source.columns: {twice} stand for two columns each")
+            raise ValueError(f"dataset.source.columns: {twice} stand for two columns each")
         require_date_format(self.date_format)
         if self.timezone:
             try:
                 zoneinfo.ZoneInfo(self.timezone)
             except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as error:
                 raise ValueError(
-                    f"source.timezone={self.timezone!r}: not a time zone, e.g. Asia/Kolkata"
+                    f"dataset.source.timezone={self.timezone!r}: not a time zone, e.g. Asia/Kolkata"
                 ) from error
 
     @property
@@ -161,10 +163,11 @@ def require_date_format(date_format: str) -> None:
     try:
         read = datetime.strptime(moment.strftime(date_format), date_format)
     except (ValueError, re.error) as error:
-        raise ValueError(f"source.date_format={date_format!r}: {error}") from error
+        raise ValueError(f"dataset.source.date_format={date_format!r}: {error}") from error
     if read.date() != moment.date():
         raise ValueError(
-            f"source.date_format={date_format!r}: must tell year, month and day, e.g. %d/%m/%Y"
+            f"dataset.source.date_format={date_format!r}: must tell year, month and day, "
+            "e.g. %d/%m/%Y"
         )
 
 
@@ -253,7 +256,11 @@ def _records(table: Table, name: str, layout: Layout, findings: Findings) -> Rec
 
 
 def _setting(what: str) -> str:
-    return "source.features" if what.startswith("feature ") else f"source.columns.{what}"
+    return (
+        "dataset.source.features"
+        if what.startswith("feature ")
+        else f"dataset.source.columns.{what}"
+    )
 
 
 def _found(
@@ -266,7 +273,7 @@ def _found(
         there = [own for own in names if own in table.names]
         used |= {*there}
         if len(there) > 1:
-            message = f"columns {there} could all be it; source.columns.{what} says which"
+            message = f"columns {there} could all be it; dataset.source.columns.{what} says which"
             findings.error("two columns", Finding(message, table.file))
         if there:
             present[what] = there[0]
@@ -281,7 +288,7 @@ def _found(
     if unused and "adjusted" not in present and layout.columns.get("adjusted"):
         message = (
             f"column {unused[0]!r} is not read; if it is the adjusted close, name it in "
-            "source.columns.adjusted"
+            "dataset.source.columns.adjusted"
         )
         findings.warning("column not read", Finding(message, table.file))
     return present, missing
@@ -298,7 +305,7 @@ def _has_one_stock(
         if (same_day & (np.diff(of_row[order]) != 0)).any():
             message = (
                 f"column {column!r} has {len(texts)} values, e.g. {str(texts[0])!r}, several on a "
-                f"day: if it names the stock, set source.columns.ticker={column}"
+                f"day: if it names the stock, set dataset.source.columns.ticker={column}"
             )
             findings.error("several stocks", Finding(message, table.file))
             return False

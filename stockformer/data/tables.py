@@ -99,7 +99,7 @@ class Table:
     ) -> np.ndarray:
         """The days of K different moments, spread over the rows, with what is wrong with them."""
         if moments.dt.tz is not None and not timezone:
-            message = f"dates with a time zone, e.g. {texts[0]}: set source.timezone"
+            message = f"dates with a time zone, e.g. {texts[0]}: set dataset.source.timezone"
             findings.error("time zone", Finding(message, self.file, name))
             return np.full(len(of_row), NO_DATE)
         if moments.dt.tz is not None:
@@ -313,7 +313,9 @@ def _header(
     names = _names_in(header, delimiter)
     others = [d for d in DELIMITERS if d != delimiter and header.count(d) > header.count(delimiter)]
     if others:
-        message = f"columns seem separated by {others[0]!r}, not {delimiter!r} (source.delimiter)"
+        message = (
+            f"columns seem separated by {others[0]!r}, not {delimiter!r} (dataset.source.delimiter)"
+        )
         findings.error("delimiter", Finding(message, file, row=1))
         return None
     if wanted is not None:
@@ -367,9 +369,9 @@ def _no_number(text: str) -> str:
 def _of_a_date(check: str, text: str, date_format: str) -> str:
     if check != "not a date":
         return f"{check}: {text}"
-    message = f"{text[:40]!r} is not a date of the form {date_format} (source.date_format)"
+    message = f"{text[:40]!r} is not a date of the form {date_format} (dataset.source.date_format)"
     if re.fullmatch(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}", text):
         message += "; whether the day or the month comes first is not guessed"
     if re.search(r":\d\d.*(Z|[+-]\d\d:?\d\d)$", text):
-        message += "; for a time zone set source.timezone too, and %z in the form"
+        message += "; for a time zone set dataset.source.timezone too, and %z in the form"
     return message

@@ -82,8 +82,11 @@ class Estimate(MeanTest):
 
     @property
     def sign(self) -> int:
-        """1 significantly above zero, -1 significantly below, 0 not told apart from it."""
-        if self.few or not self.p < SIGNIFICANCE:
+        """1 significantly above zero, -1 significantly below, 0 not told apart from it.
+
+        The test and the interval, which are shown together, must agree.
+        """
+        if self.few or not self.p < SIGNIFICANCE or self.lower <= 0 <= self.upper:
             return 0
         return 1 if self.mean > 0 else -1
 

@@ -318,7 +318,7 @@ def excess_verdict(excess: Estimate) -> str:
     smallest = (
         ""
         if excess.sign
-        else f"; it takes {excess.detectable() / BASIS_POINT:.1f} to be told apart"
+        else f"; it takes {excess.detectable() / BASIS_POINT:.1f} basis points a day to tell"
     )
     return (
         f"{told} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "

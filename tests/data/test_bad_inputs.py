@@ -163,7 +163,9 @@ def cut_in_a_number(files: PriceFiles, ticker: str) -> str:
 def other_delimiter(files: PriceFiles, ticker: str) -> str:
     text = files.path(ticker).read_text()
     files.path(ticker).write_text(text.replace(",", ";"))
-    return f"{ticker}.csv: columns seem separated by ';', not ',' (source.delimiter) (row 1)"
+    return (
+        f"{ticker}.csv: columns seem separated by ';', not ',' (dataset.source.delimiter) (row 1)"
+    )
 
 
 def decimal_comma(files: PriceFiles, ticker: str) -> str:
@@ -190,8 +192,8 @@ def duplicate_date(files: PriceFiles, ticker: str) -> str:
 def mixed_dates(files: PriceFiles, ticker: str) -> str:
     files.edit(ticker, 9, "2023-01-11", "11/01/2023")
     return (
-        f"{ticker}.csv: '11/01/2023' is not a date of the form %Y-%m-%d (source.date_format); "
-        "whether the day or the month comes first is not guessed (row 9, column date)"
+        f"{ticker}.csv: '11/01/2023' is not a date of the form %Y-%m-%d (dataset.source.date_format"
+        "); whether the day or the month comes first is not guessed (row 9, column date)"
     )
 
 
@@ -202,7 +204,7 @@ def no_date(files: PriceFiles, ticker: str) -> str:
 
 def zoned_date(files: PriceFiles, ticker: str) -> str:
     files.edit(ticker, 9, "2023-01-11", "2023-01-11T00:00:00+05:30")
-    return "for a time zone set source.timezone too"
+    return "for a time zone set dataset.source.timezone too"
 
 
 def future_date(files: PriceFiles, ticker: str) -> str:
@@ -224,7 +226,7 @@ def weekends(files: PriceFiles) -> str:
 
 def missing_column(files: PriceFiles, ticker: str) -> str:
     files.frames[ticker].drop(columns=["Close", "Volume"]).to_csv(files.path(ticker), index=False)
-    return f"{ticker}.csv: no column 'volume'; the file has Date, Open, High, Low; source"
+    return f"{ticker}.csv: no column 'volume'; the file has Date, Open, High, Low; dataset"
 
 
 def duplicate_column(files: PriceFiles, ticker: str) -> str:
@@ -283,7 +285,7 @@ def close_outside(files: PriceFiles, ticker: str) -> str:
 def stock_without_value(files: PriceFiles, ticker: str) -> str:
     files.frames[ticker]["Close"] = np.nan
     files.write_one(ticker)
-    return f"ohlcv: no day with a price for {ticker}"
+    return f"ohlcv: no day that counts as traded, with a price and volume for {ticker}"
 
 
 def one_stock(files: PriceFiles) -> str:
@@ -431,9 +433,12 @@ def test_many_findings_are_counted_not_listed(price_files: PriceFiles) -> None:
         ({"features": ["close"]}, "'close' is the date, the ticker, or what the label is made of"),
         ({"ratios_to_close": []}, "name no column"),
         ({"features": ["size"]}, "no column 'size'; the file has date, open, high, low, "),
-        ({"delimiter": ""}, "source.delimiter='': must be one character"),
-        ({"quality": {"jump": 0}}, "quality.jump=0: must be above 0"),
-        ({"quality": {"min_coverage": 2}}, "quality.min_coverage=2: must be a share"),
+        ({"delimiter": ""}, "dataset.source.delimiter='': must be one character"),
+        ({"quality": {"jump": 0}}, "dataset.source.quality.jump=0: must be above 0"),
+        (
+            {"quality": {"min_coverage": 2}},
+            "dataset.source.quality.min_coverage=2: must be a share",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(

@@ -109,6 +109,10 @@ def links_in_a_ring(files: PriceFiles) -> None:
     files.path("BBB").symlink_to(files.path("AAA"))
 
 
+def cut(path: Path, lines: int) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+
+
 def huge(column: str, value: float) -> Change:
     def change(files: PriceFiles) -> None:
         frame = files.frames["AAA"].astype({"Volume": float})
@@ -119,7 +123,7 @@ def huge(column: str, value: float) -> Change:
     return change
 
 
-ADVICE = 'source.columns.adjusted="" reads the close as it stands'
+ADVICE = 'dataset.source.columns.adjusted="" reads the close as it stands'
 REFUSED: dict[str, tuple[Change, str]] = {
     "adjusted close empty": (
         both(adjusted, of_one(Adj_Close=np.nan)),
@@ -135,15 +139,23 @@ REFUSED: dict[str, tuple[Change, str]] = {
         f"{ADVICE} (59 days), first on 2023-01-03 for AAA",
     ),
     "adjusted close of 1 everywhere": (of_all(Adj_Close=1.0), "stands still while the close moves"),
+    "adjusted close of the next day": (
+        of_all(Adj_Close=lambda frame: frame["Close"].shift(-1).ffill()),
+        "adjusted / close changes again and again: the prices of another day or stock?",
+    ),
+    "adjusted closes of another stock": (
+        both(adjusted, of_one(Adj_Close=lambda frame: frame["Open"] * 0.5)),
+        "adjusted / close changes again and again",
+    ),
     "two adjusted closes": (
         both(adjusted, of_all(AdjClose=1.0)),
-        "columns ['adj close', 'adjclose'] could all be it; source.columns.adjusted says which",
+        "columns ['adj close', 'adjclose'] could all be it; dataset.source.columns.adjusted says w",
     ),
     "no volume anywhere": (of_all(Volume=""), "column volume has no value for any stock"),
     "no open anywhere": (of_all(Open=np.nan), "column open has no value for any stock"),
     "vwap in another unit": (
         of_one(VWAP=typical(1000)),
-        'vwap is 1000 times the close (median): another unit? source.columns.vwap="" leaves it out',
+        "vwap is 1000 times the close (median): another unit? dataset.source.col",
     ),
     "vwap in cents": (of_all(VWAP=typical(100)), "another unit?"),
     "vwap in hundreds": (of_all(VWAP=typical(0.01)), "vwap is 0.01 times the close (median)"),
@@ -169,10 +181,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         copied("AAB.csv"),
         "exactly the closes of AAA: is one file a copy? for AAB",
     ),
+    "the same stock twice, once cut": (
+        both(copied("AAB.csv"), lambda files: cut(files.root / "AAB.csv", 70)),
+        "exactly the closes of AAA: is one file a copy? for AAB",
+    ),
     "a long file whose stocks are symbols": (
         long_file,
         "column 'symbol' has 6 values, e.g. '000001', several on a day: if it names the stock, set "
-        "source.columns.ticker=symbol",
+        "dataset.source.columns.ticker=symbol",
     ),
     "a link to itself": (link_to_itself, "AAA.csv: a link that leads nowhere"),
     "links in a ring": (links_in_a_ring, "AAA.csv: a link that leads nowhere"),
@@ -219,7 +235,7 @@ WARNED: dict[str, tuple[Change, str]] = {
     "a column that may be the adjusted close": (
         of_all(AdjPx=1.0),
         "column 'AdjPx' is not read; if it is the adjusted close, name it in "
-        "source.columns.adjusted",
+        "dataset.source.columns.adjusted",
     ),
     "vwap outside the day's range": (
         of_one(VWAP=typical(1.2)),
@@ -264,11 +280,11 @@ def test_an_adjusted_close_is_used_and_said_under_each_of_its_names(
     [
         ({"adjusted": "adj_clsoe"}, "no column 'adj_clsoe'; the file has Date, Open, High, Low,"),
         ({"vwap": "average"}, "no column 'average'"),
-        ({"amount": "turnover"}, "source.columns.amount says which to read"),
+        ({"amount": "turnover"}, "dataset.source.columns.amount says which to read"),
         ({"close": "last"}, "no column 'last'; the file has Date, Open, High, Low, Close, Volume;"),
-        ({"close": ""}, "source.columns.close='' names no column, and is needed"),
-        ({"close": "auto"}, "source.columns.close='auto' names no column, and is needed"),
-        ({"close": "open"}, "source.columns: ['open'] stand for two columns each"),
+        ({"close": ""}, "dataset.source.columns.close='' names no column, and is needed"),
+        ({"close": "auto"}, "dataset.source.columns.close='auto' names no column, and is needed"),
+        ({"close": "open"}, "dataset.source.columns: ['open'] stand for two columns each"),
     ],
 )
 def test_a_column_that_is_named_must_be_there(
@@ -298,14 +314,20 @@ def test_a_delimiter_has_a_name(files: PriceFiles, word: str, mark: str) -> None
 
 
 SETTINGS: list[tuple[dict[str, str], str]] = [
-    ({"delimiter": "::"}, "source.delimiter='::': must be one character, or one of comma, semi"),
-    ({"timezone": "Mars/Olympus"}, "source.timezone='Mars/Olympus': not a time zone, e.g. Asia/"),
-    ({"timezone": "../etc"}, "source.timezone='../etc': not a time zone"),
-    ({"date_format": "%Q"}, "source.date_format='%Q'"),
-    ({"date_format": ""}, "source.date_format='': must tell year, month and day"),
-    ({"date_format": "%H:%M"}, "source.date_format='%H:%M': must tell year, month and day"),
-    ({"date_format": "%Y-%m"}, "source.date_format='%Y-%m': must tell year, month and day"),
-    ({"date_format": "%y"}, "source.date_format='%y': must tell year, month and day"),
+    (
+        {"delimiter": "::"},
+        "dataset.source.delimiter='::': must be one character, or one of comma, semi",
+    ),
+    (
+        {"timezone": "Mars/Olympus"},
+        "dataset.source.timezone='Mars/Olympus': not a time zone, e.g. Asia/",
+    ),
+    ({"timezone": "../etc"}, "dataset.source.timezone='../etc': not a time zone"),
+    ({"date_format": "%Q"}, "dataset.source.date_format='%Q'"),
+    ({"date_format": ""}, "dataset.source.date_format='': must tell year, month and day"),
+    ({"date_format": "%H:%M"}, "dataset.source.date_format='%H:%M': must tell year, month and day"),
+    ({"date_format": "%Y-%m"}, "dataset.source.date_format='%Y-%m': must tell year, month and day"),
+    ({"date_format": "%y"}, "dataset.source.date_format='%y': must tell year, month and day"),
 ]
 
 
@@ -396,7 +418,7 @@ RETURNS: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
     "below -100 %": (lambda r: r - 1.5, "a return below -100 %: in percent, or another column?"),
     "of the next day": (
         lambda r: r.shift(-1),
-        '(they are those of the next session); source.columns.return="" computes them',
+        '(they are those of the next session); dataset.source.columns.return="" computes them',
     ),
     "of the last day": (lambda r: r.shift(1), "(they are those of the last session)"),
     "of nothing": (

@@ -116,14 +116,19 @@ def _check_names(
     columns: Mapping[str, str], features: Sequence[str], ratios_to_close: Sequence[str]
 ) -> None:
     if not {PRICE, RETURN} & columns.keys():
-        raise ValueError("source.columns: name the column of the close or of the return")
+        raise ValueError("dataset.source.columns: name the column of the close or of the return")
     if ratios_to_close and PRICE not in columns:
-        raise ValueError("source.ratios_to_close: name the column of the close (source.columns)")
+        raise ValueError(
+            "dataset.source.ratios_to_close: name the column of the close (dataset.source.columns)"
+        )
     if not [*features, *ratios_to_close]:
-        raise ValueError("source.features and source.ratios_to_close name no column")
+        raise ValueError(
+            "dataset.source.features and dataset.source.ratios_to_close name no column"
+        )
     taken = {name.lower() for name in columns.values()}
     for name in [*features, *ratios_to_close]:
         if name.lower() in taken:
             raise ValueError(
-                f"source.features: {name!r} is the date, the ticker, or what the label is made of"
+                f"dataset.source.features: {name!r} is the date, the ticker, or what the "
+                "label is made of"
             )

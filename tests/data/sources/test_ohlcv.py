@@ -126,7 +126,7 @@ def test_a_time_zone_is_followed_where_the_settings_name_one(
     same(read(tmp_path / "zoned.parquet", timezone="Asia/Kolkata"), expected)
     same(read(tmp_path / "zoned.csv", timezone="Asia/Kolkata", date_format=written), expected)
     for name in ("zoned.parquet", "zoned.csv"):
-        with pytest.raises(ValueError, match=r"time zone.*set source\.timezone"):
+        with pytest.raises(ValueError, match=r"time zone.*set dataset\.source\.timezone"):
             read(tmp_path / name, date_format=written)
 
 
