@@ -20,6 +20,7 @@ from stockformer.data.index import index_closes
 from stockformer.data.panel import Panel
 from stockformer.data.prepare import input_paths, prepare, unread_files
 from stockformer.data.processors import State
+from stockformer.data.quality import Report
 from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
@@ -152,6 +153,15 @@ class Data:
         waived = self.config.dataset.waived_factors
         trusted = [f"not screened for look-ahead, waived: {', '.join(waived)}"] if waived else []
         return [*self.config.dataset.warnings, *trusted, *self.panel.notes]
+
+    def log_findings(self, report: Report) -> None:
+        """Log every note, and whatever is odd about the data."""
+        for note in self.notes():
+            log.warning("note: %s", note)
+        if self.panel.findings:
+            for line in report.lines():
+                if line not in self.panel.notes:  # just told
+                    log.info("%s", line)
 
     def history(self) -> History:
         """What the baselines may look at; they learn from every day before the test."""

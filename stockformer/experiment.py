@@ -245,12 +245,7 @@ class Experiment:
             "%s: %d stocks, %d factors, %d days, %s to %s",
             *(self.config.dataset.name, stocks, factors, days, dates[0], dates[-1]),
         )
-        for note in self.data.notes():
-            log.warning("note: %s", note)
-        if panel.findings:
-            for line in report.lines():
-                if line not in panel.notes:  # just told
-                    log.info("%s", line)
+        self.data.log_findings(report)
         for name, signals in self.data.split.parts().items():
             first, last = dates[signals[0]], dates[signals[-1]]
             log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)

@@ -48,7 +48,9 @@ class Preflight:
             data = Data.read(config)
             days, stocks, factors = data.panel.factors.shape
             say(f"{days} days, {stocks} stocks, {factors} factors")
-        self.log_findings(data)
+        data.log_findings(quality.report(data.panel, config.dataset.name))
+        found = (f for f in data.panel.findings if f.level == WARNING)
+        self.warnings = sum(f.count if f.message == REST else 1 for f in found)
         with self.check("a batch loads") as say:
             batch: Batch = next(iter(data.loader("train", torch.device("cpu"), Processes())))
             say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
@@ -71,17 +73,6 @@ class Preflight:
             log.warning("CHECKS PASSED with %s about the data, above - read before you train", what)
         else:
             log.info("ALL CHECKS PASSED - Ready to train")
-
-    def log_findings(self, data: Data) -> None:
-        """Every note, and whatever is odd about the data."""
-        for note in data.notes():
-            log.warning("note: %s", note)
-        if data.panel.findings:
-            for line in quality.report(data.panel, self.config.dataset.name).lines():
-                if line not in data.panel.notes:
-                    log.info("%s", line)
-        found = (f for f in data.panel.findings if f.level == WARNING)
-        self.warnings = sum(f.count if f.message == REST else 1 for f in found)
 
     @contextmanager
     def check(self, name: str) -> Iterator[Callable[[str], None]]:

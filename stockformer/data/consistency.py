@@ -51,7 +51,6 @@ class Checker:
         """Check prices (T, N) as they were read, before they are adjusted."""
         close = prices["close"]
         known = np.isfinite(close)
-        listed = known.any(axis=0)
         if not self.findings.any_error():  # what could not be read is missing too, and was told
             for name in ("open", "high", "low", "volume"):
                 if name in prices:
@@ -63,7 +62,7 @@ class Checker:
                 self._unit("vwap", prices["vwap"], prices)
             elif "amount" in prices:
                 self._unit("amount / volume", prices["amount"] / prices["volume"], prices)
-        self._alike(close, known, listed)
+        self._alike(close, known)
 
     def _missing(self, name: str, missing: np.ndarray, known: np.ndarray) -> None:
         if missing.any() and missing.sum() == known.sum():
@@ -97,7 +96,7 @@ class Checker:
         moved = both & (expected > ROUNDED)
         still = moved & (adjusted[1:] == adjusted[:-1])
         frozen: np.ndarray = still.sum(axis=0) > STANDS_STILL * np.maximum(moved.sum(axis=0), 1)
-        where = np.vstack([np.zeros((1, still.shape[1]), bool), still])
+        where = _from_second_day(still)
         message = "the adjusted close stands still while the close moves"
         self.stocks(ERROR, "adjusted close", frozen, f"{message}; {advice}", where)
         # A split or a dividend changes the ratio on a few days, another day's price on most.
@@ -105,7 +104,7 @@ class Checker:
         rounding = ROUNDED / adjusted + ROUNDED / close
         apart = np.abs(np.diff(ratio, axis=0)) > SAME_RATIO + rounding[1:] + rounding[:-1]
         unsteady = (both & apart).sum(axis=0) > MAX_RATIO_CHANGES * np.maximum(both.sum(axis=0), 1)
-        where = np.vstack([np.zeros((1, both.shape[1]), bool), both & apart])
+        where = _from_second_day(both & apart)
         message = "adjusted / close changes again and again: the prices of another day or stock?"
         self.stocks(ERROR, "adjusted close", np.asarray(unsteady & ~frozen), message, where)
 
@@ -127,10 +126,10 @@ class Checker:
         often = outside.sum(axis=0) > MAX_ODD_SHARE * np.maximum(usable.sum(axis=0), 1)
         self.stocks(WARNING, "vwap", often, f"{name} lies outside low and high", outside)
 
-    def _alike(self, close: np.ndarray, known: np.ndarray, listed: np.ndarray) -> None:
+    def _alike(self, close: np.ndarray, known: np.ndarray) -> None:
         """Two stocks with the same closes on every day that both have; one may be a cut copy."""
         first: dict[bytes, int] = {}
-        for i in np.flatnonzero(listed & (known.sum(axis=0) >= MIN_DAYS_TO_COMPARE)).tolist():
+        for i in np.flatnonzero(known.sum(axis=0) >= MIN_DAYS_TO_COMPARE).tolist():
             rows = np.flatnonzero(known[:, i])
             if len(np.unique(close[rows, i])) < DIFFERENT_CLOSES:
                 continue  # pegged to a currency
@@ -185,6 +184,11 @@ class Checker:
         else:
             often = np.asarray(apart.any(axis=0))
             self.stocks(WARNING, "return", often, "a return that is not the close's", apart)
+
+
+def _from_second_day(hit: np.ndarray) -> np.ndarray:
+    """What compares a day with the one before, (T-1, N), as (T, N)."""
+    return np.vstack([np.zeros((1, hit.shape[1]), bool), hit])
 
 
 def _shift(returns: np.ndarray, expected: np.ndarray) -> str:
