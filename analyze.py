@@ -14,7 +14,7 @@ The page opens in any browser and needs no network.
 
 import sys
 
-from stockformer.streams import animates, make_console, make_streams_last
+from stockformer.runs.console import animates, make_console, make_streams_last
 
 
 def main() -> None:
@@ -23,22 +23,22 @@ def main() -> None:
         sys.stdout.write(__doc__)
         return
     if "--version" in sys.argv[1:]:
-        from stockformer.cli import version  # noqa: PLC0415
+        from stockformer.commands.command import version  # noqa: PLC0415
 
         sys.stdout.write(version())
         return
     # Help and a mistyped argument are answered before the libraries are there.
-    from stockformer.reporting.arguments import parse  # noqa: PLC0415
+    from stockformer.commands.arguments import parse  # noqa: PLC0415
 
     try:
         asked = parse(sys.argv[1:])
-        from stockformer.analysis import analyse  # noqa: PLC0415
+        from stockformer.commands.analysis import analyse  # noqa: PLC0415
 
         console = make_console()
         for piece in analyse(asked):
             console.print(piece, soft_wrap=not animates())
     except (ValueError, OSError, FloatingPointError) as error:
-        from stockformer.printable import printable  # noqa: PLC0415
+        from stockformer.runs.console import printable  # noqa: PLC0415
 
         sys.exit(printable(f"error: {error}"))
 

@@ -6,23 +6,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stockformer.cli import announce, command
-from stockformer.config import recorded
-from stockformer.interruption import own
-from stockformer.run import leads
+from stockformer.commands.command import command, log_config
+from stockformer.config.recorded import recorded
+from stockformer.runs.interruption import open_run
+from stockformer.runs.logs import is_main_process
 
 
 def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
     """The best validation value of `trainer.monitor`."""
-    with own(folder, resume=config.resume is not None) as run:
-        announce(config)
-        if leads() and not run.resumed:  # a resumed run's are replaced once its data are known
+    with open_run(folder, resume=config.resume is not None) as run:
+        log_config(config)
+        if (
+            is_main_process() and not run.resumed
+        ):  # a resumed run's are replaced once its data are known
             run.write_config(recorded(config), overrides)
-        from stockformer.dataset import Data  # noqa: PLC0415 (torch, after checks)
+        from stockformer.data.dataset import Data  # noqa: PLC0415 (torch, after checks)
         from stockformer.experiment import Experiment  # noqa: PLC0415 (torch, after checks)
 
         best = Experiment(config, Data.read(config)).train(run, overrides)
-    if config.report and leads() and HydraConfig.get().mode is RunMode.RUN:
+    if config.report and is_main_process() and HydraConfig.get().mode is RunMode.RUN:
         from stockformer.reporting.report import try_report  # noqa: PLC0415 (plotly, after all)
 
         try_report(folder)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from stockformer.cli import announce, command
+from stockformer.commands.command import command, log_config
 
 
 def validate(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    announce(config)
+    log_config(config)
     from stockformer.audit.preflight import Preflight  # noqa: PLC0415 (torch, after checks)
 
     Preflight(config).run()

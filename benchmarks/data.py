@@ -21,15 +21,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from stockformer.build import build
-from stockformer.config import CONFIG_NAME, config_folder
-from stockformer.data import alpha158
+from stockformer.config.build import build
+from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import real_calendar
+from stockformer.data.dataset import Data
+from stockformer.data.factors import alpha158
 from stockformer.data.panel import Panel
-from stockformer.data.prepare import input_paths, prepare
+from stockformer.data.reading.cache import input_paths, prepare
 from stockformer.data.targets import next_returns
 from stockformer.data.windows import Windows
-from stockformer.dataset import Data
 from stockformer.training.allocator import keep_freed_memory
 
 REACH = {"nifty200": (6.0, 1.0), "features": (8.0, 1.0)}  # seconds, cold and cached

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stockformer.data.alpha158 import ALPHA158, compute
+from stockformer.data.factors.alpha158 import ALPHA158, compute
 
 
 def prices(days: int, stocks: int) -> dict[str, np.ndarray]:

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 
-from stockformer.config import CONFIG_NAME, config_folder
-from stockformer.dataset import Data
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import daily
 from stockformer.evaluation.statistics import newey_west

@@ -20,8 +20,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from scipy.stats import norm
 
-from stockformer.config import CONFIG_NAME, config_folder
-from stockformer.dataset import Data
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data.dataset import Data
 from stockformer.evaluation.backtest import topk_dropout
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.comparison import (
@@ -32,11 +32,7 @@ from stockformer.evaluation.comparison import (
     verdict,
 )
 from stockformer.evaluation.metrics import Predictions, daily, join, rank_stability
-from stockformer.evaluation.statistics import (
-    deflated_sharpe_ratio,
-    estimate,
-    sharpe_ratio,
-)
+from stockformer.evaluation.statistics import deflated_sharpe_ratio, estimate, sharpe_ratio
 from stockformer.evaluation.trading import Trading, excess_returns, excess_verdict, signal_of
 from stockformer.training.evaluate import Evaluator
 from stockformer.training.processes import Processes

@@ -21,7 +21,7 @@ from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import Trading, market_of_returns
-from stockformer.run import RunDir
+from stockformer.runs.folder import RunDir
 
 ROOT = Path(__file__).parents[1]
 RUNS, DAYS, STOCKS, EPOCHS = 200, 60, 200, 20

@@ -18,15 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stockformer.build import build
-from stockformer.config import flat, recorded
-from stockformer.data import quality, quality_report
+from stockformer.config.build import build
+from stockformer.config.recorded import recorded
+from stockformer.config.rules import flat
+from stockformer.data.dataset import Data, training_days
 from stockformer.data.graph import Embedding
-from stockformer.dataset import Data, training_days
+from stockformer.data.reading import quality
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import Summary
 from stockformer.interface import Batch
-from stockformer.run import RunDir
+from stockformer.reporting import quality_page as quality_report
+from stockformer.runs.folder import RunDir
 from stockformer.training import devices
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.early_stopping import EarlyStopping

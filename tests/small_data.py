@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from stockformer.config import config_folder
+from stockformer.config.schema import config_folder
 
 
 class Phase5Files:

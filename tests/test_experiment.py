@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 from small_data import Phase5Files
 from torch import Tensor
 
-from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar, real_calendar
-from stockformer.dataset import Data
+from stockformer.data.dataset import Data
 from stockformer.experiment import Experiment
 from stockformer.interface import Batch, Forecast
-from stockformer.run import RunDir
+from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
 from stockformer.training.evaluate import Evaluation, Evaluator
 

@@ -11,11 +11,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data.dataset import Data, read_panel
 from stockformer.data.panel import Panel
-from stockformer.dataset import Data, read_panel
 from stockformer.experiment import Experiment
-from stockformer.run import RunDir
+from stockformer.runs.folder import RunDir
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from stockformer.build import build
+from stockformer.config.build import build
 from stockformer.data.panel import Panel
 
 

@@ -26,8 +26,8 @@ from omegaconf import DictConfig
 
 from stockformer.audit import variants
 from stockformer.audit.observe import Observation, Request, observe, source_observation
-from stockformer.cli import announce, command
-from stockformer.config import recorded
+from stockformer.commands.command import command, log_config
+from stockformer.config.recorded import recorded
 from stockformer.evaluation.screening import likely_leaks, screen
 
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
@@ -241,7 +241,7 @@ def _screened(config: DictConfig, seen: Observation) -> tuple[list[Leak], list[s
 
 def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Raises ValueError that names every leak."""
-    announce(config)
+    log_config(config)
     started = time.perf_counter()
     found = run_audit(config, overrides)
     for line in found.not_checkable:

@@ -26,19 +26,19 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stockformer import ensemble, reevaluation
 from stockformer.audit import variants
 from stockformer.audit.files import source_faults
 from stockformer.audit.trading import trading_faults
-from stockformer.build import build
-from stockformer.config import read_config
+from stockformer.config.build import build
+from stockformer.config.recorded import read_config
+from stockformer.data.dataset import EVALUATED_AT_ONCE, Data, training_days
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split
-from stockformer.dataset import EVALUATED_AT_ONCE, Data, training_days
 from stockformer.evaluation import baselines
 from stockformer.evaluation.metrics import Predictions
 from stockformer.experiment import Experiment
-from stockformer.run import RunDir
+from stockformer.runs import ensemble, reevaluation
+from stockformer.runs.folder import RunDir
 
 TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that no two runs share
 ONE_DATE = 1e-4  # relative to the spread: a batch of one is multiplied by other kernels

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from torch.nn.utils import clip_grad_norm_
 
 from stockformer.audit.lookahead import run_audit
-from stockformer.build import build
-from stockformer.data import quality
-from stockformer.data.findings import REST, WARNING
-from stockformer.dataset import Data
+from stockformer.config.build import build
+from stockformer.data.dataset import Data
+from stockformer.data.reading import quality
+from stockformer.data.reading.findings import REST, WARNING
 from stockformer.experiment import Experiment
 from stockformer.interface import Batch, Forecast
 from stockformer.training.memory import peak_memory_mib

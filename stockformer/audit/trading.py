@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stockformer.dataset import Data
+from stockformer.data.dataset import Data
 from stockformer.evaluation import trading as evaluated
 from stockformer.evaluation.backtest import BASIS_POINT, Market, Settings, topk_dropout
 from stockformer.training.evaluate import Evaluator

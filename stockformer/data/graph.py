@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stockformer.data.files import Folder
 from stockformer.data.panel import Panel
+from stockformer.data.reading.files import Folder
 
 
 @dataclass(frozen=True)

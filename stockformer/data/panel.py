@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stockformer.data.findings import Finding
+from stockformer.data.reading.findings import Finding
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stockformer.data.cross_section import cross_sectional
+from stockformer.data.factors.cross_section import cross_sectional
 from stockformer.data.panel import Panel
 
 WIDEST = 3.0  # z-scores of targets are cut there: one jump is not worth ten other stocks

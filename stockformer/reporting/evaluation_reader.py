@@ -14,7 +14,7 @@ from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.statistics import Estimate
 from stockformer.evaluation.summary import DAILY, VERSION
 from stockformer.reporting.quantities import COMPARED, METRICS
-from stockformer.schema import NUMBER, Form, require
+from stockformer.runs.typed_json import NUMBER, Form, require
 
 TABLE_COLUMNS = (
     *COMPARED,

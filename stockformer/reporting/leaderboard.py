@@ -31,7 +31,7 @@ from stockformer.reporting.trials import (
     selection_bias,
     tried,
 )
-from stockformer.run import RunDir
+from stockformer.runs.folder import RunDir
 
 FILE = "leaderboard.html"
 NOT_FOR_CHOOSING = "test, not for choosing"

@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from stockformer import atomic
 from stockformer.reporting.tables import Table
+from stockformer.runs import atomic
 
 
 @dataclass(frozen=True)

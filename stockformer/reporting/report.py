@@ -17,7 +17,7 @@ from stockformer.reporting.page import Page, Plot, Section, Text, address, requi
 from stockformer.reporting.quantities import CURVES, METRICS, tell_count
 from stockformer.reporting.run_reader import RecordedRun, read_run
 from stockformer.reporting.trading_section import backtest
-from stockformer.run import RunDir
+from stockformer.runs.folder import RunDir
 
 log = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ from typing import TypeVar
 
 import pandas as pd
 
-from stockformer import atomic
+from stockformer.config.quoting import pasteable
 from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.metrics import Predictions, calibration, score
 from stockformer.evaluation.stored import read_parquet
-from stockformer.quoting import pasteable
 from stockformer.reporting.evaluation_reader import (
     FinalEvaluation,
     final_evaluation,
     read_ledger,
     require_keys,
 )
-from stockformer.run import TREES, RunDir, runs_under
-from stockformer.schema import parse_json, require
+from stockformer.runs import atomic
+from stockformer.runs.folder import TREES, RunDir, runs_under
+from stockformer.runs.typed_json import parse_json, require
 
 Content = TypeVar("Content")
 

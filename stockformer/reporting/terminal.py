@@ -16,11 +16,11 @@ from rich.text import Text
 
 from stockformer.evaluation import trading
 from stockformer.evaluation.summary import closing_table
-from stockformer.printable import printable
 from stockformer.reporting import leaderboard, report, tables
 from stockformer.reporting.run_reader import RecordedRun, is_run, read_run
 from stockformer.reporting.tables import Table
 from stockformer.reporting.trials import Trials, read_trials
+from stockformer.runs.console import printable
 
 SHOWN_RUNS = 10
 """So many of a ranking; the page has all."""

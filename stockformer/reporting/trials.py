@@ -16,6 +16,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
+from stockformer.config.plain_yaml import parse_yaml
 from stockformer.evaluation.statistics import (
     deflated_sharpe_ratio,
     expected_maximum_sharpe,
@@ -25,7 +26,6 @@ from stockformer.evaluation.statistics import (
 from stockformer.reporting.evaluation_reader import FinalEvaluation
 from stockformer.reporting.quantities import CURVES
 from stockformer.reporting.run_reader import RecordedRun, folders_under, read_run
-from stockformer.schema import parse_yaml
 
 UNSET = "default"
 LOWER_IS_BETTER = ("loss", "regression_loss", "classification_loss", "mae", "rmse")

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from stockformer import atomic
-from stockformer.schema import Form, parse_json, require
+from stockformer.runs import atomic
+from stockformer.runs.typed_json import Form, parse_json, require
 
 TRAINING = "training/"
 LARGEST_FACTS = 64 << 20  # bytes

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from rich.progress import track
 
-from stockformer.run import leads
-from stockformer.streams import animates, make_console
+from stockformer.runs.console import animates, make_console
+from stockformer.runs.logs import is_main_process
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def progress(
     Elsewhere a line of the log says so every EVERY seconds, with what `detail` adds.
     Of several processes only the first shows anything.
     """
-    if not leads():
+    if not is_main_process():
         return items
     if animates():
         return track(
@@ -62,7 +62,7 @@ def _told(
 @contextmanager
 def working(task: str) -> Iterator[None]:
     """Within this context a line every EVERY seconds says that `task` is still being done."""
-    if not leads():
+    if not is_main_process():
         yield
         return
     done = threading.Event()

@@ -11,9 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from stockformer import atomic
-from stockformer.run import RunDir
-from stockformer.schema import ANY_FLOAT, Form, require
+from stockformer.runs import atomic
+from stockformer.runs.folder import RunDir
+from stockformer.runs.typed_json import ANY_FLOAT, Form, require
 from stockformer.training.checkpoint import (
     FITTED,
     TRAINING,

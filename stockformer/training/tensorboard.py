@@ -12,8 +12,8 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from stockformer import atomic
 from stockformer.evaluation.metrics import Predictions, daily
+from stockformer.runs import atomic
 
 TOGETHER = ("loss", "regression_loss", "classification_loss")
 DAILY = ("rank_ic", "ic", "mae", "accuracy")

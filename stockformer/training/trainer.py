@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
+from stockformer.config.quoting import pasteable
 from stockformer.data.windows import Windows
 from stockformer.interface import Batch
-from stockformer.quoting import pasteable
 from stockformer.training import postmortem
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator, NotFinite

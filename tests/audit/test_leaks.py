@@ -27,21 +27,22 @@ from audit.test_lookahead import (
 from hydra import compose, initialize_config_dir
 from small_data import Phase5Files, PriceFiles
 
-from stockformer import dataset, ensemble
 from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
-from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data import dataset
+from stockformer.data.dataset import Data, Fitted
 from stockformer.data.panel import Panel
 from stockformer.data.sources import ohlcv
 from stockformer.data.splits import Split
 from stockformer.data.windows import Windows
-from stockformer.dataset import Data, Fitted
 from stockformer.evaluation import backtest, baselines
 from stockformer.evaluation import trading as evaluated
 from stockformer.evaluation.backtest import Market
 from stockformer.evaluation.metrics import Predictions
 from stockformer.experiment import Experiment
 from stockformer.models.stockformer import Stockformer
+from stockformer.runs import ensemble
 from stockformer.training.evaluate import Evaluator
 
 DOCUMENT = Path(__file__).parents[2] / "docs/evaluation.md"

@@ -13,12 +13,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from small_data import Phase5Files
 
-from stockformer import dataset, experiment
+from stockformer import experiment
 from stockformer.audit import lookahead
 from stockformer.audit.lookahead import Leak, run_audit
-from stockformer.config import CONFIG_NAME, config_folder
-from stockformer.data import alpha158, processors
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data import dataset
 from stockformer.data.calendar import CALENDARS
+from stockformer.data.factors import alpha158, processors
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 from stockformer.data.windows import Windows

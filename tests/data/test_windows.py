@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from stockformer.data.calendar import published_calendar, real_calendar
+from stockformer.data.factors.processors import fill_forward_then_zero
 from stockformer.data.panel import Panel
-from stockformer.data.processors import fill_forward_then_zero
 from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
 

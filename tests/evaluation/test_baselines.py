@@ -10,11 +10,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from stockformer.evaluation import baselines
-from stockformer.evaluation.baselines import (
-    RIDGE_ALPHA,
-    History,
-    all_baselines,
-)
+from stockformer.evaluation.baselines import RIDGE_ALPHA, History, all_baselines
 from stockformer.evaluation.metrics import Predictions, daily, join, score
 
 HORIZON = 2
@@ -230,7 +226,7 @@ def test_phase5_trivial_scores(shared):
 
 def test_nifty_walk_forward_scores(nifty, monkeypatch):
     """The protocol NIFTY-WF: six folds of sixty days; mean daily rank IC over 359 days."""
-    alpha158 = pytest.importorskip("stockformer.data.alpha158")
+    alpha158 = pytest.importorskip("stockformer.data.factors.alpha158")
     close = nifty["close"]
     returns = close.pct_change(fill_method=None).to_numpy()
     factors, _ = alpha158.compute({name: frame.to_numpy() for name, frame in nifty.items()})

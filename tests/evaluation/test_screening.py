@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from stockformer.evaluation.screening import (
-    PEAKS,
-    TOO_GOOD,
-    daily_rank_ic,
-    likely_leaks,
-    screen,
-)
+from stockformer.evaluation.screening import PEAKS, TOO_GOOD, daily_rank_ic, likely_leaks, screen
 
 DAYS, STOCKS = 250, 40
 

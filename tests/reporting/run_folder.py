@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stockformer import run as run_module
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import Summary, summarise
 from stockformer.evaluation.trading import Trading, market_of_returns
-from stockformer.run import RunDir
+from stockformer.runs import folder as run_folder
+from stockformer.runs.folder import RunDir
 
 TICKERS = np.array(["AAA", "B-B", "M&M", "<b>x", "360ONE", "NA", "ZZZ"])
 CONFIG = (
@@ -149,7 +149,7 @@ def rewrite(path: Path, content: str | bytes) -> None:
     data = content if isinstance(content, bytes) else content.encode()
     if path.name == "status.json":
         status = json.loads(data)
-        status["sha256"] = run_module._digest({k: v for k, v in status.items() if k != "sha256"})
+        status["sha256"] = run_folder._digest({k: v for k, v in status.items() if k != "sha256"})
         path.write_text(json.dumps(status))
     else:
         RunDir(path.parent)._write(path, data)

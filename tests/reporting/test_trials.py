@@ -9,11 +9,7 @@ import pandas as pd
 import pytest
 from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
-from stockformer.evaluation.statistics import (
-    deflated_sharpe_ratio,
-    paired_comparison,
-    sharpe_ratio,
-)
+from stockformer.evaluation.statistics import deflated_sharpe_ratio, paired_comparison, sharpe_ratio
 from stockformer.reporting import leaderboard, trials
 
 

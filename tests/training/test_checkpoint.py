@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from stockformer import atomic
+from stockformer.runs import atomic
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 
 

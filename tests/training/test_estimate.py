@@ -9,10 +9,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from stockformer import dataset, experiment
-from stockformer.build import build
-from stockformer.config import CONFIG_NAME, config_folder
-from stockformer.dataset import Data
+from stockformer import experiment
+from stockformer.config.build import build
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data import dataset
+from stockformer.data.dataset import Data
 from stockformer.experiment import Experiment
 from stockformer.training.estimate import (
     GIB,

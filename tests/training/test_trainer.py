@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from reliability.small_run import SmallRuns, captured, train_main
+from runs.small_run import SmallRuns, captured, train_main
 from torch import Tensor, nn
 
 from stockformer.experiment import Experiment
 from stockformer.interface import Forecast
-from stockformer.run import RunDir
+from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import read_checkpoint, weights
 from stockformer.training.memory import is_out_of_memory
 from stockformer.training.state import optimizer_state

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from stockformer.data.consistency import Checker
-from stockformer.data.findings import ERROR, Finding, Findings
 from stockformer.data.panel import Panel
-from stockformer.data.quality import (
+from stockformer.data.reading.consistency import Checker
+from stockformer.data.reading.findings import ERROR, Finding, Findings
+from stockformer.data.reading.quality import (
     Rules,
     breaks,
     check_coverage,
@@ -23,8 +23,8 @@ from stockformer.data.quality import (
     checked_records,
     close_to_close,
 )
-from stockformer.data.records import Layout
-from stockformer.data.universe import Lists
+from stockformer.data.reading.records import Layout
+from stockformer.data.reading.universe import Lists
 
 PRICE, RETURN = "close", "return"  # what a row is judged by: one of them must be named
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from stockformer.data.consistency import Checker
-from stockformer.data.findings import Findings
 from stockformer.data.panel import Panel
-from stockformer.data.quality import (
+from stockformer.data.reading.consistency import Checker
+from stockformer.data.reading.findings import Findings
+from stockformer.data.reading.quality import (
     Rules,
     breaks,
     check_coverage,
@@ -22,8 +22,8 @@ from stockformer.data.quality import (
     checked_records,
     close_to_close,
 )
-from stockformer.data.records import Layout, is_auto
-from stockformer.data.universe import Lists
+from stockformer.data.reading.records import Layout, is_auto
+from stockformer.data.reading.universe import Lists
 
 OPTIONAL = ("vwap", "adjusted", "amount")
 

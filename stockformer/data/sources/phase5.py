@@ -12,13 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stockformer.data.consistency import Checker
-from stockformer.data.files import Folder
-from stockformer.data.findings import ERROR, Finding, Findings
+from stockformer.data.factors.processors import fill_forward_then_zero
 from stockformer.data.panel import Panel
-from stockformer.data.processors import fill_forward_then_zero
-from stockformer.data.quality import Rules, breaks, check_coverage, check_dates, check_returns
-from stockformer.data.universe import FIXED_LIST, check_tickers
+from stockformer.data.reading.consistency import Checker
+from stockformer.data.reading.files import Folder
+from stockformer.data.reading.findings import ERROR, Finding, Findings
+from stockformer.data.reading.quality import (
+    Rules,
+    breaks,
+    check_coverage,
+    check_dates,
+    check_returns,
+)
+from stockformer.data.reading.universe import FIXED_LIST, check_tickers
 
 SAME_RETURN = 1e-9  # how far the array and the label file may disagree
 

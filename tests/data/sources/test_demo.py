@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from stockformer.config import CONFIG_NAME, config_folder
-from stockformer.data import alpha158
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data.factors import alpha158
 from stockformer.data.panel import Panel
 from stockformer.data.sources import demo
 from stockformer.data.targets import next_returns

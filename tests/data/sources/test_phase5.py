@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from stockformer.build import build
-from stockformer.config import CONFIG_NAME, config_folder
+from stockformer.config.build import build
+from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split, by_ratio

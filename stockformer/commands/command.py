@@ -1,0 +1,207 @@
+"""Turns a function of a checked configuration into a command: check, run, errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from stockformer import __version__
+from stockformer.config.overrides import check_command_line, check_sources
+from stockformer.config.quoting import quoted
+from stockformer.config.rules import check_values
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.runs.console import make_console, make_streams_last, printable
+from stockformer.runs.logs import is_main_process, start_log
+from stockformer.runs.resume import asked_run, continued, names_a_run
+
+log = logging.getLogger(__name__)
+
+# What a user can mend, said in one line; anything else is our mistake and shows its traceback.
+USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
+# They would compose another configuration than the one that is checked, or unpickle one.
+REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
+WIDEST = 110  # characters of a line of the configuration's tree
+UNBROKEN = "\0"  # a space within a value, at which no line is broken
+MULTIRUN = {"-m", "--multirun"}
+PATH_KEY = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|([\w.]+[._])?(dir|file|path|root))")
+Job = Callable[[DictConfig, Path, list[str]], float | None]
+
+
+def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
+    """Make `function(config, folder, overrides)` a program; its result is a sweep's objective.
+
+    Without `run_folder` nothing is written. A mistake of the user ends it with one line and
+    status 1, before any data are read where the configuration shows it.
+    """
+
+    resumed: list[tuple[DictConfig, list[str], Path]] = []
+
+    def job(config: DictConfig) -> float | None:
+        start_log()
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        words = list(hydra_config.overrides.task)
+        if resumed:
+            config, words, folder = resumed.pop()
+        try:
+            return function(config, folder, words)
+        except USER_ERRORS as error:
+            if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
+                log.error("job %s failed: %s", hydra_config.job.num, error)
+                raise
+            sys.exit(printable(f"error: {error}"))
+
+    def main() -> None:
+        make_streams_last()
+        # Hydra hands the exception on instead of printing a message of its own.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            if "--version" in sys.argv[1:]:
+                sys.stdout.write(version())
+                return
+            if any(map(names_a_run, sys.argv[1:])):
+                start_log()
+            run = asked_run(sys.argv[1:])
+            arguments = checked_arguments(run_folder)
+            leaves_none = run is not None or not (run_folder and is_main_process())
+            if leaves_none and not arguments.shell_completion:
+                sys.argv.append("hydra.run.dir=.")  # Hydra makes the folder otherwise
+            if run is not None:
+                if arguments.multirun or not run_folder:
+                    raise ValueError("resume: only train.py resumes, and one run at a time")
+                again = continued(run, arguments.overrides)
+                if again is None:
+                    return
+                resumed.append((*again, run.absolute()))
+                if arguments.cfg == "job":
+                    sys.stdout.write(OmegaConf.to_yaml(again[0], resolve=arguments.resolve))
+                    return
+            hydra.main(
+                version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
+            )(job)()
+        except USER_ERRORS as error:
+            sys.exit(printable(f"error: {error}"))
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(128 + signal.SIGINT)
+
+    return main
+
+
+def checked_arguments(run_folder: bool) -> argparse.Namespace:
+    """What Hydra's parser makes of the command line. Raises ValueError for what is refused."""
+    sys.argv[1:] = as_hydra_reads(sys.argv[1:])
+    arguments = get_args_parser().parse_args()
+    for name in REFUSED_OPTIONS:
+        if getattr(arguments, name):
+            raise ValueError(f"--{name.replace('_', '-')} is not supported")
+    if arguments.multirun and not run_folder:
+        raise ValueError("-m: this command checks one configuration at a time")
+    if arguments.help or arguments.hydra_help or arguments.info or arguments.cfg:
+        check_sources(arguments.overrides)  # Hydra sets its logging up for them too
+    else:
+        require_values(arguments.overrides)
+        if not arguments.shell_completion:
+            check_command_line(arguments.overrides, multirun=arguments.multirun)
+    return arguments
+
+
+def version() -> str:
+    """One line for --version: ours, and of what results may depend on."""
+    torch, hydra_core = (importlib.metadata.version(name) for name in ("torch", "hydra-core"))
+    python = platform.python_version()
+    return f"stockformer {__version__} (torch {torch}, Python {python}, Hydra {hydra_core})\n"
+
+
+def as_hydra_reads(words: Sequence[str]) -> list[str]:
+    """The words of a command line in the order and form that Hydra's parser wants.
+
+    -m comes first: `a=1 -m b=1,2` is what people type. A path is quoted where Hydra's grammar has
+    another use for its characters. resume= is left out: it is ours, and not composed.
+    """
+    several = bool(MULTIRUN & set(words))
+    kept = [path_quoted(word, several) for word in words if not names_a_run(word)]
+    return sorted(kept, key=lambda word: word not in MULTIRUN)
+
+
+def path_quoted(word: str, several: bool) -> str:
+    """The word with its value in quotes, if that is a path which is none to Hydra as it is.
+
+    several: commas separate the values of a sweep.
+    """
+    key, _, value = word.partition("=")
+    if not (value and PATH_KEY.fullmatch(key)):
+        return word
+    try:
+        read = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return f"{key}={quoted(value)}"
+    if read.is_sweep_override():
+        return word if several else f"{key}={quoted(value)}"
+    other = isinstance(read.value(), str) and read.value() != value  # e.g. a space at its end
+    return f"{key}={quoted(value)}" if other and value[0] not in "'\"" else word
+
+
+def require_values(overrides: Sequence[str]) -> None:
+    """Raises ValueError for a key alone."""
+    for word in overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ValueError(f"{word}: has no value; write {word}=VALUE")
+
+
+def log_config(config: DictConfig) -> None:
+    """Check a job's values, of a sweep only some were before, and say what they are."""
+    check_values(config)
+    # Of a resumed run the command line chose nothing.
+    choices = HydraConfig.get().runtime.choices if config.resume is None else {}
+    log.info("%s", describe(config, choices, min(WIDEST, make_console().width)))
+
+
+def describe(config: DictConfig, choices: dict[str, Any], width: int) -> str:
+    """The configuration as a short tree: a line a group, its choice, its plain values.
+
+    Lines are broken between values; one that is longer than `width` characters stays whole.
+    """
+    lines = ["configuration"]
+    for group, node in config.items():
+        choice = choices.get(str(group)) or ""
+        values = node.items() if isinstance(node, DictConfig) else [("", node)]
+        shown = [
+            f"{key}={plain(value)}" if key else plain(value)
+            for key, value in ((str(name), value) for name, value in values)
+            if key not in ("_target_", "name") and isinstance(value, (int, float, str, Enum))
+        ]
+        if choice or any(shown):
+            first, *more = textwrap.wrap(
+                "  ".join(value.replace(" ", UNBROKEN) for value in shown),
+                max(width - 32, 20),
+                break_long_words=False,
+                break_on_hyphens=False,
+            ) or [""]
+            branch = [f"├─ {group!s:11}{choice:18}{first}".rstrip()]
+            lines.append("\n".join([*branch, *(f"│{'':31}{rest}" for rest in more)]))
+    lines[-1] = lines[-1].replace("├", "└").replace("│", " ")
+    return "\n".join(lines).replace(UNBROKEN, " ")
+
+
+def plain(value: float | str | Enum) -> str:
+    return value.name if isinstance(value, Enum) else str(value)

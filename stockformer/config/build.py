@@ -1,0 +1,41 @@
+"""The one place that makes an object of a configuration's node."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from stockformer.config.rules import allowed_target
+
+
+def build(node: DictConfig, **facts: Any) -> Any:
+    """The object `_target_` names, from the node's keys and those of `facts` it has a use for.
+
+    Raises ValueError where the target is not allowed, or its constructor refuses.
+    """
+    name = node._target_
+    refusal = f"_target_={name!r}: not a class this project builds"
+    if not allowed_target(name):
+        raise ValueError(refusal)
+    try:
+        target = get_object(name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{refusal}: {' '.join(str(error).split())}") from error
+    module = name.rpartition(".")[0]
+    if name.startswith("stockformer.") and getattr(target, "__module__", None) != module:
+        raise ValueError(refusal)  # only imported there, e.g. pathlib.Path
+    signature = inspect.signature(target)
+    wanted = {key: fact for key, fact in facts.items() if key in signature.parameters}
+    try:
+        signature.bind(**{str(key): None for key in node if key != "_target_"} | wanted)
+    except TypeError as error:
+        offered = f"; a run offers {', '.join(facts)}" if facts else ""
+        raise ValueError(f"_target_={name!r} and its keys disagree: {error}{offered}") from error
+    try:
+        return instantiate(node, _convert_="all", **wanted)
+    except InstantiationException as error:
+        raise (error.__cause__ or error) from None

@@ -1,0 +1,354 @@
+"""Checks a command line before any data are read and before torch is imported.
+
+Hydra accepts `+key` for keys nobody reads, and only finds a bad interpolation when it is touched.
+Here the configuration is composed twice, with all overrides and with the group choices alone: the
+second has every key and type that the first may have.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from stockformer.config.composition import require_option, require_own_defaults, require_own_files
+from stockformer.config.plain_yaml import require_references
+from stockformer.config.rules import DERIVED_KEYS, check_values, flat, targets
+from stockformer.config.schema import CONFIG_NAME, config_folder
+
+# What of Hydra's own configuration may be set: its logging and callbacks could run anything.
+BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others by the command line alone
+ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.", "hydra.verbose")
+HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
+HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
+HYDRA_OBJECTS = (*BUILT, "callbacks")
+# These Hydra fills in itself, from the command line and the choices.
+HYDRA_FACTS = ("runtime", "overrides", "job.override_dirname")
+OF_HYDRA = re.compile(r"\$\{(now|hydra):[^${}]*\}")  # resolvers for names of folders
+STORAGE = re.compile(r"sqlite:///[^?#]+")
+PRE_DISPATCH = re.compile(r"all|\d{1,6}|(\d{1,3}\*)?n_jobs")  # joblib evaluates it
+KEY = re.compile(r"\w+([./]\w+|\[\d+\])*", re.ASCII)
+MISSING = object()
+HYDRA_TARGETS = {
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    *(f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "CmaEs", "Grid")),
+}
+
+
+def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
+    """Compose what the command line asks for and check it; of a sweep, every choice once.
+
+    Raises ValueError with one message that names the key, the rule and the value received.
+    """
+    with _composing():
+        parsed = _parsed(overrides, multirun)
+        for single in _single_runs(parsed):
+            reference = _reference(single)
+            _check_names(parsed, reference)
+            config = _whole(single)
+            _check_search(config, reference, multirun)
+            if multirun:
+                _check_sweep_folder(config)
+            with open_dict(config):
+                del config["hydra"]
+            _check_against(config, reference)
+            check_values(config)
+
+
+def check_sources(overrides: Sequence[str]) -> None:
+    """Raises ValueError where composing `overrides` would read or run what is not this project's.
+
+    Names and values are not looked at: for words that are only shown, or were checked before.
+    """
+    with _composing():
+        for single in _single_runs(_parsed(overrides, multirun=True)):
+            _reference(single)
+            _whole(single)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The message for a key nobody knows, with the nearest that is known."""
+    names = [name for name in known if name not in DERIVED_KEYS]
+    by_last = {name.rsplit(".", 1)[-1]: name for name in names}
+    last = key.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
+    if key in by_last or not near:
+        near = [by_last[name] for name in difflib.get_close_matches(last, by_last, n=1)]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown key {key!r}.{hint}"
+
+
+def _check_form(override: Override, multirun: bool) -> None:
+    """What an override may look like, whatever it names."""
+    line, key = str(override.input_line), override.key_or_group
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        raise ValueError(f"{line}: name the options, glob(...) is not supported")
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{line}: {key!r} is not the name of a key or a group")
+    if override.package is not None:
+        raise ValueError(f"{line}: a group cannot be placed elsewhere with @")
+    if override.is_sweep_override() and not multirun:
+        raise ValueError(f"{line}: several values are a sweep, which needs -m")
+    if key.startswith("hydra/") and key not in HYDRA_GROUPS:
+        raise ValueError(f"{line}: of Hydra's groups only {', '.join(HYDRA_GROUPS)} can be chosen")
+    if key.startswith("hydra.") and not key.startswith(HYDRA_KEYS):
+        raise ValueError(f"{line}: of Hydra's keys only {', '.join(HYDRA_KEYS)} can be set")
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Hydra ready to compose from conf/; its errors become a ValueError of one line."""
+    for kept in (_of_groups, _hydra_alone):  # within one check: files may change between two
+        kept.cache_clear()
+    try:
+        require_own_files()
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_plain(error)) from error
+
+
+def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
+    """The overrides, and before them what a search would try; each of an allowed form."""
+    parser = OverridesParser.create()
+    parsed = [_parsed_word(parser, word) for word in overrides]
+    for override in parsed:
+        _check_form(override, multirun)
+    if not multirun:
+        return parsed
+    first = next(_single_runs(parsed))
+    _check_names(parsed, _reference(first))
+    tried = _raw(_whole(first))["hydra"]["sweeper"].get("params") or {}
+    search = list(parser.parse_overrides([f"{key}={value}" for key, value in tried.items()]))
+    for override in search:
+        _check_form(override, multirun)
+    return [*search, *parsed]
+
+
+def _parsed_word(parser: OverridesParser, word: str) -> Override:
+    try:
+        return parser.parse_override(word)
+    except HydraException as error:
+        raise ValueError(
+            f"{word}: not KEY=VALUE as Hydra reads it: no blanks around =, and a value with "
+            f"; , : = or brackets in quotes of its own, e.g. 'KEY=\"a;b\"'"
+        ) from error
+
+
+def _reference(single: Sequence[Override]) -> DictConfig:
+    """What the groups' choices alone make. Raises ValueError where a choice leads elsewhere."""
+    chosen = [override for override in single if _selects_a_group(override)]
+    for override in chosen:
+        require_option(override.key_or_group, override.value())
+    return _of_groups(tuple(str(override.input_line) for override in chosen))
+
+
+@cache
+def _of_groups(groups: tuple[str, ...]) -> DictConfig:
+    require_own_defaults(groups)
+    reference = _compose(groups)
+    require_references(_raw(reference))
+    return reference
+
+
+def _whole(single: Sequence[Override]) -> DictConfig:
+    """What all overrides make, with Hydra's node, which is checked, as all references are."""
+    config = _compose([str(override.input_line) for override in single], with_hydra=True)
+    plain = _raw(config)
+    _check_hydra(plain.pop("hydra"), single)
+    require_references(plain)
+    return config
+
+
+def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
+    known = flat(reference, nodes=True)
+    for override in overrides:
+        key = override.key_or_group
+        if not (_selects_a_group(override) or key.startswith("hydra.") or key in known):
+            groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
+            raise ValueError(unknown_key(key, [*known, *groups]))
+        if override.is_delete() and key in known:
+            raise ValueError(f"{override.input_line}: a key cannot be removed; give it a value")
+
+
+def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
+    """Hydra's own node: what it may build, and that no file has set anything else of it.
+
+    Its logging and callbacks can call anything, its environment can name other programs, its log
+    files can be any file.
+    """
+    for part in ("launcher", "sweeper"):
+        if not isinstance(node[part], dict):
+            raise ValueError(f"hydra.{part}={node[part]!r}: choose it with hydra/{part}=")
+        require_references(node[part], f"hydra.{part}")
+    for key, target in targets({"hydra": {name: node[name] for name in HYDRA_OBJECTS}}):
+        if target not in HYDRA_TARGETS:
+            raise ValueError(f"{key}={target!r}: not a class this project builds")
+    unchecked = {"custom_search_space": "would run code", "search_space": "is an old form"}
+    for key, reason in unchecked.items():
+        if node["sweeper"].get(key):
+            raise ValueError(f"hydra.sweeper.{key} {reason}: use hydra.sweeper.params")
+    storage = node["sweeper"].get("storage")
+    if storage is not None and not (isinstance(storage, str) and STORAGE.fullmatch(storage)):
+        raise ValueError(
+            f"hydra.sweeper.storage={storage!r}: a search is kept in a file, sqlite:///FILE.db"
+        )
+    dispatch = node["launcher"].get("pre_dispatch", "all")
+    if not PRE_DISPATCH.fullmatch(str(dispatch)):
+        raise ValueError(f"hydra.launcher.pre_dispatch={dispatch!r}: a number, or N*n_jobs")
+    ours = [o for o in single if o.key_or_group.startswith(ONLY_BY_COMMAND_LINE)]
+    base = _hydra_alone(tuple(str(override.input_line) for override in ours))
+    for name in ("run", "sweep"):
+        require_references(node[name], f"hydra.{name}", also=OF_HYDRA)
+    for key in sorted({*base, *(leaves := _leaves(node))}):
+        free = any(key == fact or key.startswith(f"{fact}.") for fact in (*HYDRA_FACTS, *BUILT))
+        if not free and base.get(key, MISSING) != leaves.get(key, MISSING):
+            raise ValueError(
+                f"hydra.{key}={leaves.get(key)!r}: set by a file of conf/; of Hydra's own keys a "
+                f"file may set only {', '.join(f'hydra.{name}' for name in BUILT)}"
+            )
+
+
+def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> None:
+    """Whether a search fits what it searches."""
+    node = config.hydra
+    for key in node.sweeper.get("params") or {}:
+        if key not in flat(reference):
+            raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")
+    if "direction" not in node.sweeper:  # only a search has one
+        return
+    if not multirun:
+        raise ValueError("a search needs -m, e.g. python train.py -m search=optuna")
+    monitor, direction = config.trainer.monitor, node.sweeper.direction
+    wanted = "maximize" if monitor.higher_is_better else "minimize"
+    name = getattr(direction, "name", direction)
+    if name != wanted:
+        raise ValueError(
+            f"hydra.sweeper.direction={name}: trainer.monitor={monitor.name} needs "
+            f"hydra.sweeper.direction={wanted}"
+        )
+
+
+def _check_sweep_folder(config: DictConfig) -> None:
+    """Hydra writes into it without looking: a link there could lead to any file of the user's."""
+    try:
+        folder = Path(str(config.hydra.sweep.dir))
+    except OmegaConfBaseException:  # named by what is known in a job alone: a new one
+        return
+    for path in [folder, *folder.glob("*.yaml")]:
+        if path.is_symlink():
+            raise ValueError(f"{path}: a link, which no sweep leaves there; remove it")
+
+
+def _check_against(config: DictConfig, reference: DictConfig) -> None:
+    """Every key is one of the files', every value there and of the type the files give it."""
+    known, given = flat(reference), flat(config)
+    for key in given.keys() - known.keys():
+        raise ValueError(unknown_key(key, known))
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for key, value in given.items():
+        default = known[key]
+        if not _same_type(value, default):
+            raise ValueError(f"{key}={value!r}: must be {_type_name(default)}, as in {default!r}")
+
+
+@cache
+def _hydra_alone(lines: tuple[str, ...]) -> dict[str, Any]:
+    """The leaves of Hydra's node as conf/config.yaml has it, with what the command line set."""
+    return _leaves(_raw(_compose(lines, with_hydra=True))["hydra"])
+
+
+def _compose(lines: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    try:
+        return compose(CONFIG_NAME, list(lines), return_hydra_config=with_hydra)
+    except (AttributeError, TypeError, AssertionError, KeyError) as error:
+        # What Hydra makes of a value it does not expect, e.g. a node for a key that is null.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{' '.join(lines)}: cannot be composed: {reason}") from error
+
+
+def _raw(config: DictConfig) -> dict[str, Any]:
+    """As it stands in the files, references and all."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
+
+
+def _leaves(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
+
+
+def _single_runs(overrides: Sequence[Override]) -> Iterator[list[Override]]:
+    """Overrides without sweeps that between them try every choice of every sweep once."""
+    choices = [_choices(override) for override in overrides]
+    yield [options[0] for options in choices if options]
+    for position, options in enumerate(choices):
+        for option in options[1:]:
+            others = (c[:1] if i != position else [option] for i, c in enumerate(choices))
+            yield [override for chosen in others for override in chosen]
+
+
+def _choices(override: Override) -> list[Override]:
+    """The override as single runs would have it; none where only a sweeper can tell."""
+    if not override.is_sweep_override():
+        return [override]
+    if not override.is_discrete_sweep():
+        return []
+    prefix = str(override.input_line).split("=", 1)[0]
+    lines = [f"{prefix}={value}" for value in override.sweep_string_iterator()]
+    return list(OverridesParser.create().parse_overrides(lines))
+
+
+def _selects_a_group(override: Override) -> bool:
+    key = override.key_or_group
+    if key.startswith("hydra/"):
+        return True
+    value = override.value()
+    chooses = value is None or isinstance(value, (str, list)) or override.is_sweep_override()
+    return chooses and (config_folder() / key).is_dir()
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if default is None or type(value) is type(default):
+        return True
+    return type(default) is float and type(value) is int
+
+
+def _type_name(default: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(type(default), f"a {type(default).__name__}")
+
+
+def _plain(error: BaseException) -> str:
+    """The innermost cause of a Hydra or OmegaConf error as one line that names the key."""
+    outer = str(error).strip().splitlines()[0]
+    while error.__cause__ is not None:
+        error = error.__cause__
+    message = str(error).strip()
+    first = message.splitlines()[0] if message else outer
+    key = getattr(error, "full_key", None)
+    if key and key not in first:
+        first = f"{key}: {first}"
+    if "Available options" in message:  # Hydra's search path, which follows, helps nobody
+        first = " ".join(message.split("Config search path")[0].split())
+    return first if outer in first or first in outer else f"{outer}: {first}"

@@ -1,0 +1,182 @@
+"""What a run may be asked for: every group of the configuration, typed.
+
+A config group's YAML file lists every key it has, with its default. Groups whose values alone vary
+are typed dataclasses on top of that; the others name a class by `_target_`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+CONFIG_NAME = "config"
+
+
+class Monitor(Enum):
+    """The validation metric that picks the best epoch."""
+
+    mae = "mae"
+    rank_ic = "rank_ic"
+    loss = "loss"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self is Monitor.rank_ic
+
+
+class Calendar(Enum):
+    """Which two integers a day the model is told."""
+
+    real = "real"
+    published = "published"
+
+
+@dataclass(kw_only=True)
+class EarlyStoppingConfig:
+    patience: int
+    min_delta: float
+
+
+class Precision(Enum):
+    """In which numbers products are computed; weights are float32 in all of them."""
+
+    float32 = "float32"
+    bf16 = "bf16"
+    tf32 = "tf32"
+
+
+class OnNonfinite(Enum):
+    """What to do at a step whose loss or gradient is not finite."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class OnOutOfMemory(Enum):
+    """What to do when memory runs out: say what to lower, or halve the micro-batch."""
+
+    stop = "stop"
+    split = "split"
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    max_epoch: int
+    batch_size: int
+    micro_batch_size: int | None
+    num_workers: int
+    device: str
+    precision: Precision
+    compile: bool
+    deterministic: bool
+    gradient_clip_norm: float
+    monitor: Monitor
+    early_stopping: EarlyStoppingConfig
+    on_nonfinite: OnNonfinite
+    skip_limit: int
+    oom: OnOutOfMemory
+    keep_every: int
+    keep: int
+    overfit_one_batch: bool
+
+
+class Scale(Enum):
+    """How a day's values across stocks are brought to a common scale."""
+
+    none = "none"
+    zscore = "zscore"
+    rank = "rank"
+
+
+@dataclass(kw_only=True)
+class TargetConfig:
+    horizon: int
+    offset: int
+    excess: bool
+    median_class: bool
+    transform: Scale
+
+
+class Fill(Enum):
+    """At which of a day's prices the backtest trades."""
+
+    close = "close"
+    open = "open"
+
+
+@dataclass(kw_only=True)
+class BacktestConfig:
+    k: int | None
+    n_drop: int | None
+    rebalance_days: int
+    delay: int
+    fill: Fill
+    capital: float
+    cash_share: float
+    buy_cost: float
+    sell_cost: float
+    slippage_basis_points: float
+    locked_move: float
+    offsets: int
+    share_of_volume: float
+    index_file: str
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    name: str
+    lookback: int
+    calendar: Calendar
+    graph_file: str
+    factors: list[str]
+    warnings: list[str]
+    waived_factors: list[str]
+    project_targets: dict[str, float]
+    source: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class PathsConfig:
+    data_dir: str
+    cache_dir: str
+
+
+@dataclass(kw_only=True)
+class Config:
+    """A whole experiment; the nodes typed `Any` name a class by `_target_` and its parameters."""
+
+    resume: str | None
+    seed: int
+    report: bool
+    tags: list[str]
+    paths: PathsConfig
+    dataset: DatasetConfig
+    split: Any
+    target: TargetConfig
+    processors: Any
+    graph: Any
+    model: Any
+    loss: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: TrainerConfig
+    backtest: BacktestConfig
+
+
+TARGET_METRICS = ("rank_ic", "mae", "accuracy", "brier")
+"""Test metrics that a project target may be set for."""
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def config_folder() -> Path:
+    """Where `conf/` lies: beside the package, in a checkout."""
+    folder = Path(__file__).resolve().parents[2] / "conf"
+    if not folder.is_dir():
+        raise ValueError(f"configuration folder not found: {folder}")
+    return folder

@@ -1,0 +1,212 @@
+"""Preparation of factors, each step a fit on training days and an apply that uses its result.
+
+Every processor is called alike: `fit(panel, targets, seen) -> state`, arrays by name, from the rows
+`seen` alone, and `apply(panel, state) -> panel`. What a row becomes depends on that row, on rows
+before it and on the state, never on later rows. T dates, N stocks, F factors; NaN is unknown.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from stockformer.data.factors.cross_section import cross_sectional
+from stockformer.data.panel import Panel
+from stockformer.data.targets import Targets
+
+State = Mapping[str, np.ndarray]
+NORMAL_MAD = 1.4826  # standard deviation of a normal variable in median absolute deviations
+SIZE_DAYS = 20  # traded value is averaged over a month
+
+
+class CrossSectional:
+    """Each day's values across stocks on a common scale of about unit deviation.
+
+    kind "rank": percentile rank, centred, ties averaged; "zscore": by the day's mean and standard
+    deviation, cut at `widest`.
+    """
+
+    def __init__(self, *, kind: str, widest: float) -> None:
+        self.kind, self.widest = kind, widest
+
+    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+        return {}
+
+    def apply(self, panel: Panel, state: State) -> Panel:
+        scaled = cross_sectional(panel.factors, self.kind, axis=1, widest=self.widest)
+        return panel.with_factors(scaled.astype(np.float32), panel.factor_names)
+
+
+class Winsorise:
+    """Cut each factor at its `share` and 1 - `share` quantiles over the training cells."""
+
+    def __init__(self, *, share: float) -> None:
+        if not 0 < share < 0.5:
+            raise ValueError(f"processors: winsorise share={share} must be between 0 and 0.5")
+        self.share = share
+
+    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+        low, high = _quantiles(panel.factors[seen], (self.share, 1 - self.share))
+        return {"low": low, "high": high}
+
+    def apply(self, panel: Panel, state: State) -> Panel:
+        cut = np.clip(panel.factors, state["low"], state["high"])
+        return panel.with_factors(cut.astype(np.float32), panel.factor_names)
+
+
+class RobustZScore:
+    """(x - median) / (1.4826 median absolute deviation) of the training cells, cut at `widest`.
+
+    A factor without deviation there becomes 0.
+    """
+
+    def __init__(self, *, widest: float) -> None:
+        self.widest = widest
+
+    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+        (median,) = _quantiles(panel.factors[seen], (0.5,))
+        (deviation,) = _quantiles(np.abs(panel.factors[seen] - median), (0.5,))
+        return {"median": median, "deviation": NORMAL_MAD * deviation}
+
+    def apply(self, panel: Panel, state: State) -> Panel:
+        deviation = state["deviation"]
+        scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+        scaled = ((panel.factors - state["median"]) * scale).clip(-self.widest, self.widest)
+        return panel.with_factors(scaled.astype(np.float32), panel.factor_names)
+
+
+class Neutralise:
+    """What is left of each factor, day by day, once sector means and size are taken out.
+
+    Least squares across stocks on sector dummies (`sector`) and the log of the traded value
+    averaged over 20 days (`size`). Stocks without a sector share one of their own.
+    """
+
+    def __init__(self, *, sector: bool, size: bool) -> None:
+        self.sector, self.size = sector, size
+
+    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+        if self.sector and panel.sectors is None:
+            raise ValueError("processors: neutralise by sector, but the data set has no sectors")
+        if self.size and not {"close", "volume"} <= set(panel.prices):
+            raise ValueError("processors: neutralise by size, but the data set has no volume")
+        return {}
+
+    def apply(self, panel: Panel, state: State) -> Panel:
+        columns = [np.ones((*panel.returns.shape, 1))]
+        if self.sector:
+            _, sector = np.unique(np.asarray(panel.sectors), return_inverse=True)
+            dummies = np.eye(sector.max() + 1)[sector]
+            columns = [np.broadcast_to(dummies, (*panel.returns.shape, dummies.shape[1]))]
+        if self.size:
+            columns.append(_log_size(panel)[..., None])
+        exposures = np.concatenate(columns, axis=-1)
+        left = [residuals(x, y) for x, y in zip(exposures, panel.factors.astype(np.float64))]
+        return panel.with_factors(np.stack(left).astype(np.float32), panel.factor_names)
+
+
+class Select:
+    """Keep named factors, or the `count` whose mean daily rank IC over the training days is widest.
+
+    The IC is with the first step of the target; both ends of the scale are information.
+    """
+
+    def __init__(self, *, names: Sequence[str], count: int) -> None:
+        self.names, self.count = list(names), count
+
+    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+        if self.names:
+            missing = [name for name in self.names if name not in panel.factor_names]
+            if missing:
+                raise ValueError(f"processors: select names factors that are not there: {missing}")
+            return {"kept": np.array([panel.factor_names.index(name) for name in self.names])}
+        last = seen.stop - targets.span  # signal days whose target ends within what may be seen
+        known = np.where(targets.valid[:last, 0], targets.returns[:last, 0], np.nan)
+        ic = [
+            _mean_rank_ic(panel.factors[:last, :, f], known) for f in range(len(panel.factor_names))
+        ]
+        order = np.argsort(-np.abs(np.nan_to_num(ic)), kind="stable")
+        return {"kept": np.sort(order[: self.count])}
+
+    def apply(self, panel: Panel, state: State) -> Panel:
+        names = tuple(panel.factor_names[i] for i in state["kept"])
+        return panel.with_factors(panel.factors[..., state["kept"]], names)
+
+
+class Fill:
+    """Where a factor is unknown: its last known value of the stock, if `forward`; then 0."""
+
+    def __init__(self, *, forward: bool) -> None:
+        self.forward = forward
+
+    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+        return {}
+
+    def apply(self, panel: Panel, state: State) -> Panel:
+        factors = panel.factors
+        filled = fill_forward_then_zero(factors) if self.forward else _zero_filled(factors)
+        return panel.with_factors(filled, panel.factor_names)
+
+
+def fill_forward_then_zero(factors: np.ndarray) -> np.ndarray:
+    """Each missing cell takes the stock's last known value, 0 before there is one. (T, N, F)."""
+    known = ~np.isnan(factors)
+    row = np.where(known, np.arange(len(factors))[:, None, None], 0)
+    last = np.maximum.accumulate(row, axis=0)
+    return _zero_filled(np.take_along_axis(factors, last, axis=0))
+
+
+def _zero_filled(factors: np.ndarray) -> np.ndarray:
+    """Infinity stays, to be refused: `nan_to_num` would make it a huge number."""
+    return np.where(np.isnan(factors), np.float32(0), factors)
+
+
+def _quantiles(factors: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """(shares, F) of the known cells of each factor; NaN where none is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanquantile(factors, shares, axis=(0, 1)).astype(np.float32)
+
+
+def residuals(exposures: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What least squares on exposures (N, K) leaves of values (N, F); NaN where not known."""
+    left = np.full(values.shape, np.nan)
+    known = np.isfinite(values) & np.isfinite(exposures).all(axis=1)[:, None]
+    masks, which = np.unique(known, axis=1, return_inverse=True)
+    for mask, columns in ((masks[:, i], which.ravel() == i) for i in range(masks.shape[1])):
+        if mask.any():
+            x, y = exposures[mask], values[np.ix_(mask, columns)]
+            left[np.ix_(mask, columns)] = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    return left
+
+
+def _log_size(panel: Panel) -> np.ndarray:
+    """(T, N) log of the traded value, averaged over the last 20 days as far as known."""
+    value = panel.prices["close"] * panel.prices["volume"]
+    total, count = np.zeros(value.shape), np.zeros(value.shape)
+    for lag in range(min(SIZE_DAYS, len(value))):
+        past = value[: len(value) - lag]
+        total[lag:] += np.where(np.isfinite(past), past, 0.0)
+        count[lag:] += np.isfinite(past)
+    mean = np.divide(total, count, out=np.full(value.shape, np.nan), where=total > 0)
+    return np.log(mean)
+
+
+def _mean_rank_ic(factor: np.ndarray, label: np.ndarray) -> float:
+    """Mean over days of the Spearman correlation across stocks known in both, (T, N) each."""
+    known = np.isfinite(factor) & np.isfinite(label)
+    a, b = (
+        cross_sectional(np.where(known, x, np.nan), "rank", axis=1, widest=np.inf)
+        for x in (factor, label)
+    )
+    a, b = (np.where(known, x - _row_mean(x, known), 0.0) for x in (a, b))
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    days = scale > 0
+    return float(((a * b).sum(axis=1)[days] / scale[days]).mean()) if days.any() else 0.0
+
+
+def _row_mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    total = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
+    return total / np.maximum(known.sum(axis=1, keepdims=True), 1)

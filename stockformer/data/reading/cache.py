@@ -1,0 +1,328 @@
+"""Preparing a panel once: the first run reads and checks the files, later ones map the result.
+
+A prepared panel is a folder of arrays and one JSON file, named by the SHA-256 of the settings, of
+the content of every input file, and of the code of this room: change any and it is made anew. It
+may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from stockformer.data.panel import Panel
+from stockformer.data.reading.findings import LEVELS, Finding
+from stockformer.runs import atomic
+from stockformer.runs.typed_json import Form, parse_json
+
+log = logging.getLogger(__name__)
+
+FACTS, FACTS_SUM = "panel.json", "panel.sha256"
+STAMPS = "stamps.json"
+STAMP = [int, int, str]  # size, time of change and SHA-256 of a file
+SMALL = 8 << 20  # bytes up to which an array is read at once, not mapped
+LARGE = 256 << 20  # bytes from which a file with the same size and time is taken to be the same
+ALWAYS_SUMMED = 64 << 20  # bytes up to which a stored array's checksum is verified when it is read
+ROOM = Path(__file__).parents[1]
+CODE = [ROOM / name for name in ("sources", "reading", "factors", "panel.py")]  # makes a panel
+DOCUMENTS = {".md", ".rst", ".html", ".pdf", ".doc", ".docx", ".xlsx", ".png", ".ipynb", ".pyc"}
+ABOUT = ("readme", "license", "licence", "notes")  # names of files that hold no data
+ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
+ARRAY_FILE = re.compile(rf"({'|'.join(ARRAYS)}|prices-\w+)\.npy", re.ASCII)
+KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the others are numbers
+STORED: Form = {
+    "factor_names": [str],
+    "sources": {str: str},
+    "breaks": [int],
+    "notes": [str],
+    "findings": [
+        dict.fromkeys(("message", "file", "column", "date", "ticker", "level", "check"), str)
+        | {"row": int, "count": int}
+    ],
+    "files": {str: [(int, str)]},
+}
+
+
+def prepare(
+    load: Callable[[], Panel],
+    *,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Path],
+    cache: Path,
+    factor_names: Sequence[str] = (),
+    fill_factors: Callable[[Panel, np.ndarray], None] | None = None,
+) -> Panel:
+    """The panel that `load` reads, from `cache` if the same was prepared before.
+
+    settings: everything the panel depends on beside the files, as plain values. inputs: files and
+    folders it is read from. fill_factors(panel, out): computes the factors `factor_names` into out
+    (T, N, F) float32, a memory map; without it they are the source's own.
+
+    Arrays are memory-mapped: what is never looked at is never read. Two processes that ask at once
+    prepare once. Raises whatever `load` raises, and then leaves nothing behind.
+    """
+    with _told_of_the_cache(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    key = _key({**settings, "factor_names": list(factor_names)}, inputs, cache)
+    folder = cache / key
+    panel = _stored(folder)
+    if panel is not None:
+        return panel
+    with _told_of_the_cache(cache):
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(cache / f"{key}.lock", flags, 0o666), "w")
+    with _only_one(lock):
+        panel = _stored(folder)  # another process may have been faster
+        if panel is None:
+            log.info(
+                "preparing the data set for the first time; if it is in order it is kept in %s",
+                folder,
+            )
+            panel = load()
+            with _told_of_the_cache(cache), _new_folder(folder) as unfinished:
+                _store(panel, unfinished, factor_names, fill_factors)
+            panel = _stored(folder)
+    if panel is None:
+        raise OSError(f"{folder}: just prepared, and already damaged: is the disk sound?")
+    return panel
+
+
+def input_paths(settings: Mapping[str, Any]) -> list[Path]:
+    """The files and folders a source is read from: its keys `path`, `root` and `..._path`."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += input_paths(value)
+        elif value and (key in ("path", "root") or key.endswith("_path")):
+            found.append(Path(value))
+    return found
+
+
+def _key(settings: Mapping[str, Any], inputs: Sequence[Path], cache: Path) -> str:
+    """What names the prepared panel."""
+    parts = [json.dumps(settings, sort_keys=True, default=str)]
+    stamps, used = _read_json(cache / STAMPS), {}
+    for file in _files([*inputs, *CODE]):
+        if not file.is_file():
+            parts.append(str(file))
+            continue
+        status = file.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        known = stamps.get(str(file), [])
+        if status.st_size >= LARGE and known[:2] == stamp:
+            digest = known[2]
+        else:
+            with file.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if status.st_size >= LARGE:
+            used[str(file)] = [*stamp, digest]
+        parts.append(f"{file} {digest}")
+    if any(stamps.get(name) != stamp for name, stamp in used.items()):
+        _write_json(cache / STAMPS, stamps | used)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _files(inputs: Sequence[Path]) -> Iterator[Path]:
+    """Everything at or below `inputs`, in an order that does not change."""
+    for path in inputs:
+        yield path
+        yield from sorted(p for p in path.rglob("*") if not _is_document(p))
+
+
+def _is_document(path: Path) -> bool:
+    return path.suffix.lower() in DOCUMENTS or path.stem.lower() in ABOUT or path.is_dir()
+
+
+def unread_files(inputs: Sequence[Path], panel: Panel, others: Sequence[Path] = ()) -> list[str]:
+    """Files and folders beside those that the panel was read from, e.g. a spreadsheet.
+
+    others: files that something else reads.
+    """
+    found = []
+    for root in filter(Path.is_dir, inputs):
+        used = {*inputs, *others, *(root / name for name in panel.sources)}
+        folders = {folder for path in used for folder in path.parents}
+        for folder in sorted(folders & {root, *(p for p in root.rglob("*") if p.is_dir())}):
+            for path in sorted(folder.iterdir()):
+                if path not in used | folders and not path.name.startswith("."):
+                    found.append(f"{path.relative_to(root)}{'/' * path.is_dir()}")
+    return found
+
+
+def _store(
+    panel: Panel,
+    folder: Path,
+    factor_names: Sequence[str],
+    fill_factors: Callable[[Panel, np.ndarray], None] | None,
+) -> None:
+    """Write the panel, with its factors if there are any to fill, and last what describes it."""
+    arrays = {name: getattr(panel, name) for name in ARRAYS}
+    arrays |= {f"prices-{name}": array for name, array in panel.prices.items()}
+    if fill_factors is not None:
+        shape = (*panel.returns.shape, len(factor_names))
+        out = np.lib.format.open_memmap(folder / "factors.npy", "w+", np.float32, shape)
+        _reserve(folder / "factors.npy")
+        fill_factors(panel, out)
+        out.flush()
+        del arrays["factors"], out
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    facts = {
+        "factor_names": list(factor_names if fill_factors is not None else panel.factor_names),
+        "sources": dict(panel.sources),
+        "breaks": list(panel.breaks),
+        "notes": list(panel.notes),
+        "findings": [asdict(finding) for finding in panel.findings],
+        "files": {file.name: _sum(file) for file in sorted(folder.glob("*.npy"))},
+    }
+    text = json.dumps(facts, indent=1)
+    (folder / FACTS).write_text(text, "utf-8")
+    (folder / FACTS_SUM).write_text(hashlib.sha256(text.encode()).hexdigest())
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a mapped file: where the disk is full, writing to it kills the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+@contextmanager
+def _told_of_the_cache(cache: Path) -> Iterator[None]:
+    """Errors of writing the cache say where it is, and that it may be elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"{cache}: the prepared data set cannot be kept there: {reason}; make room, or name "
+            "another folder with paths.cache_dir=FOLDER (it may be deleted at any time)"
+        ) from error
+
+
+def _stored(folder: Path) -> Panel | None:
+    """The panel in a folder; None if there is none, or one that is damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        return _checked(folder)
+    except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
+        log.warning("the prepared data set %s is damaged (%s): preparing it anew", folder, error)
+        return None
+
+
+def _checked(folder: Path) -> Panel:
+    """The panel in a folder. Raises whatever one that is damaged or foreign makes it raise."""
+    if folder.is_symlink():
+        raise ValueError("it is a link")
+    atomic.require_plain_files(folder)
+    text = atomic.read(folder / FACTS)
+    if hashlib.sha256(text).hexdigest().encode() != atomic.read(folder / FACTS_SUM):
+        raise ValueError(f"{FACTS} has changed")
+    facts = parse_json(text, STORED, FACTS)
+    for name, recorded in facts["files"].items():
+        if not ARRAY_FILE.fullmatch(name):
+            raise ValueError(f"{name!r} is no array of a panel")
+        if _sum(folder / name) != recorded:
+            raise ValueError(f"{name} has changed")
+    arrays = {name.removesuffix(".npy"): _mapped(folder / name) for name in facts["files"]}
+    for name, array in arrays.items():
+        if array.dtype.kind not in KINDS.get(name, "f"):
+            raise ValueError(f"{name} holds {array.dtype}")
+    if arrays["dates"].ndim != 1 or arrays["tickers"].ndim != 1:
+        raise ValueError("dates or tickers are no lists")
+    if not {finding["level"] for finding in facts["findings"]} <= set(LEVELS):
+        raise ValueError("findings of no known level")
+    if not all(0 <= row < len(arrays["dates"]) for row in facts["breaks"]):
+        raise ValueError("breaks beyond the dates")
+    prices = {n.removeprefix("prices-"): a for n, a in arrays.items() if n.startswith("prices-")}
+    return Panel(
+        dates=arrays["dates"],
+        tickers=arrays["tickers"],
+        returns=arrays["returns"],
+        factors=arrays["factors"],
+        factor_names=tuple(facts["factor_names"]),
+        prices=prices,
+        sources=facts["sources"],
+        oracle=arrays.get("oracle"),
+        sectors=arrays.get("sectors"),
+        member=arrays.get("member"),
+        breaks=tuple(facts["breaks"]),
+        notes=tuple(facts["notes"]),
+        findings=tuple(Finding(**finding) for finding in facts["findings"]),
+    )
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array of a file, read as far as it is looked at; writes stay in memory."""
+    if path.stat().st_size > SMALL:
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    return np.load(path, allow_pickle=False)
+
+
+def _sum(path: Path) -> list[Any]:
+    """Size and SHA-256; of a file that takes long to read, size and time of change."""
+    size = path.stat().st_size
+    if size > ALWAYS_SUMMED:
+        return [size, path.stat().st_mtime_ns]
+    with path.open("rb") as content:
+        return [size, hashlib.file_digest(content, "sha256").hexdigest()]
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that appears under its name whole or not at all, in place of what is there."""
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.unfinished-"))
+    try:
+        yield unfinished
+        for path in [*unfinished.iterdir(), unfinished]:
+            atomic.sync(path)
+        if folder.is_symlink():
+            folder.unlink()  # the link, not what it leads to
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        atomic.sync(folder.parent)
+    finally:
+        # Also what processes left that were killed: nobody else prepares this panel now.
+        for rest in folder.parent.glob(f"{folder.name}.unfinished-*"):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextmanager
+def _only_one(lock: TextIO) -> Iterator[None]:
+    """Wait until no other process is inside; the lock of a process that dies is free at once."""
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        stamps: dict[str, Any] = parse_json(atomic.read(path), {str: [(int, str)]}, str(path))
+    except (OSError, ValueError):
+        return {}
+    return {name: stamp for name, stamp in stamps.items() if [*map(type, stamp)] == STAMP}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace the file by a whole one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False) as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).rename(path)

@@ -1,0 +1,120 @@
+"""The quality report as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from stockformer.data.reading.findings import LEVELS
+from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report
+
+COLOURS = {NOT_LISTED: (225, 225, 225), MISSING: (214, 66, 58), TRADED: (46, 110, 150)}
+MEANING = {NOT_LISTED: "not listed yet", MISSING: "missing or masked", TRADED: "traded"}
+LARGEST_IMAGE = 1000  # pixels a side; beyond it every n-th row or column is drawn
+LISTED_STOCKS = 40  # with the worst coverage
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # no script at all
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; margin: 0.5em 0 1.5em; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 0.15em 0.9em 0.15em 0; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; } td:last-child { white-space: normal; overflow-wrap: anywhere; }
+img { width: 100%; image-rendering: pixelated; border: 1px solid #bbb; }
+.error { color: #b3261e; } .warning { color: #8a5a00; } .repaired { color: #33691e; }
+.key { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.3em 0 1em; }
+"""
+
+
+def html(report: Report) -> str:
+    """The page: facts, coverage heat map, findings, calendar, and the stocks worst covered."""
+    name, dates = escape(report.name), report.panel.dates
+    first, *rest = report.lines()
+    shown = [line for line in rest if line.split(" - ")[0] not in LEVELS]
+    return "\n".join(
+        [
+            "<!doctype html><html lang='en'><meta charset='utf-8'>",
+            f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\">",
+            f"<title>{name}: data quality</title>",
+            f"<style>{STYLE}</style><h1>Data quality: {name}</h1><p>{escape(first)}</p>",
+            *(f"<p>{escape(line)}</p>" for line in shown),
+            f"<h2>Coverage</h2><p>{dates[0]} (left) to {dates[-1]} (right); one line a stock, "
+            f"worst coverage at the top.{_legend()}</p>",
+            f"<img alt='Coverage by stock and date' src='{_image(_by_coverage(report))}'>",
+            "<h2>Findings</h2>",
+            _findings(report),
+            "<h2>Weekend sessions and long breaks</h2>",
+            _table(report.sessions),
+            f"<h2>Stocks with the worst coverage</h2>{_table(report.stocks[:LISTED_STOCKS])}",
+            "</html>",
+        ]
+    )
+
+
+def _legend() -> str:
+    return "".join(
+        f"<span class='key' style='background: rgb{colour}'></span>{MEANING[state]}"
+        for state, colour in COLOURS.items()
+    )
+
+
+def _by_coverage(report: Report) -> np.ndarray:
+    """The states (N, T), stocks in the order of the report."""
+    position = {ticker: i for i, ticker in enumerate(report.panel.tickers.tolist())}
+    return report.states.T[[position[ticker] for ticker in report.stocks.index]]
+
+
+def _findings(report: Report) -> str:
+    frame = pd.DataFrame(
+        [
+            {
+                "level": f.level,
+                "check": f.check,
+                "ticker": f.ticker,
+                "date": f.date,
+                "cells": f.count,
+                "what": str(f),
+            }
+            for f in report.panel.findings
+        ]
+    )
+    return _table(frame, index=False)
+
+
+def _table(frame: pd.DataFrame, index: bool = True) -> str:
+    """Rows as HTML; names of levels become classes, and every text is escaped."""
+    if frame.empty:
+        return "<p>none</p>"
+    columns = frame.reset_index() if index else frame
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in columns)
+    rows = []
+    for values in columns.itertuples(index=False):
+        level = next((v for v in values if v in LEVELS), "")
+        cells = [f"{v:.1%}" if isinstance(v, float) else escape(str(v)) for v in values]
+        rows.append(f"<tr class='{level}'>" + "".join(f"<td>{c}</td>" for c in cells))
+    return f"<table><tr>{head}{''.join(rows)}</table>"
+
+
+def _image(states: np.ndarray) -> str:
+    """A picture of small integers (rows, columns) as a PNG data address."""
+    step = [-(-size // LARGEST_IMAGE) for size in states.shape]
+    states = np.ascontiguousarray(states[:: step[0], :: step[1]])
+    height, width = states.shape
+    lines = np.zeros((height, width + 1), np.uint8)  # each begins with 0: no filter
+    lines[:, 1:] = states
+    palette = bytes(value for state in sorted(COLOURS) for value in COLOURS[state])
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    chunks = (
+        (b"IHDR", header),
+        (b"PLTE", palette),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,196 @@
+"""Several runs judged as one: those on the same test dates averaged, those on others stitched.
+
+Averaged are the forecasts in the unit of the target, returns, and the probabilities of "up": a run
+whose forecasts spread wider weighs more in the first. Stitched are the folds of a walk forward. The
+baselines are fitted for each fold on its own training days, then stitched likewise.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stockformer.config.quoting import pasteable
+from stockformer.data.dataset import Data
+from stockformer.evaluation.baselines import all_baselines
+from stockformer.evaluation.metrics import Predictions, join
+from stockformer.evaluation.summary import summarise
+from stockformer.experiment import git_commit, write_judgement
+from stockformer.reporting.run_reader import read_run
+from stockformer.runs.folder import RunDir, runs_under
+from stockformer.runs.logs import start_log
+from stockformer.runs.reevaluation import configuration, same_data
+
+log = logging.getLogger(__name__)
+
+KEPT = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
+"""Of the first run's manifest, in the ensemble's."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run with its test predictions, tickers in alphabetical order."""
+
+    path: Path
+    manifest: dict[str, Any]
+    predictions: Predictions
+
+
+def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
+    """Judge the runs in `folders` as one, into a run folder of its own, which is returned.
+
+    Raises ValueError naming the runs that do not go together.
+    """
+    start_log()
+    folds = by_dates(members(folders))
+    parts, baselines = [], []
+    for fold in folds:
+        data = Data.read(configuration(RunDir(fold[0].path)))
+        part = averaged(fold, data)
+        log.info("%s: %s", _told(part.signal_dates), ", ".join(str(run.path) for run in fold))
+        parts.append(part)
+        baselines.append(all_baselines(part, data.history()))
+    whole, panel = join(parts), data.panel
+    each = "a run" if len(folds[0]) == 1 else f"the mean of {len(folds[0])} runs"
+    how = f"ensemble: {each}" + (f" on each of {len(folds)} folds" if len(folds) > 1 else "")
+    rows = np.searchsorted(panel.dates, whole.signal_dates)
+    summary = summarise(
+        whole,
+        {name: join([each[name] for each in baselines]) for name in baselines[0]},
+        trading=data.trading(),
+        notes=[how, *data.notes()],
+        targets=data.config.dataset.project_targets,
+        suspects=data.suspects(),
+        oracle=None if panel.oracle is None else panel.oracle[rows],
+    )
+    with RunDir.claim(into or _new_folder()) as run:
+        run.write_manifest(_manifest(folds, whole))
+        write_judgement(run, None, whole, summary)
+    return run.path
+
+
+def members(folders: Sequence[Path]) -> list[Member]:
+    """The runs that the folders are or hold. Raises ValueError for one that is not finished."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+    # However a folder is named, a run must not weigh twice.
+    paths = {path.resolve(): path for folder in folders for path in runs_under(folder)}
+    if len(paths) < 2:
+        raise ValueError(
+            f"ensemble={','.join(map(str, folders))}: {len(paths)} runs found, two are needed"
+        )
+    found, unfit = [], []
+    for path in sorted(paths.values()):
+        run = read_run(path)
+        if run.status.state != "finished" or run.predictions is None:
+            unfit.append(f"{path} ({run.status.state}, no test predictions)")
+            continue
+        manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
+        if manifest["kind"] != "run":
+            unfit.append(f"{path} (an {manifest['kind']})")
+        else:
+            found.append(Member(path, manifest, run.predictions))
+    if unfit:
+        raise ValueError(
+            f"ensemble: not finished runs: {', '.join(unfit)}; name those to take, "
+            "ensemble=FOLDER,FOLDER"
+        )
+    first = found[0]
+    for member in found[1:]:
+        stocks = member.manifest["tickers"] == first.manifest["tickers"]
+        if not stocks or not same_data(first.manifest, member.manifest):
+            what = "other data" if stocks else "other stocks"
+            raise ValueError(f"ensemble: {member.path} has read {what} than {first.path}")
+    return found
+
+
+def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
+    """Runs on the same test dates together, in the order of dates.
+
+    Raises ValueError naming runs that share some of their dates, and folds with more
+    or fewer runs than others.
+    """
+    folds: dict[bytes, list[Member]] = {}
+    for run in runs:
+        folds.setdefault(run.predictions.signal_dates.tobytes(), []).append(run)
+    for one, other in combinations(folds.values(), 2):
+        dates, others = (fold[0].predictions.signal_dates for fold in (one, other))
+        shared = np.intersect1d(dates, others)
+        if len(shared):
+            raise ValueError(
+                f"ensemble: {one[0].path} ({_told(dates)}) and {other[0].path} ({_told(others)}) "
+                f"share {len(shared)} of their test dates; runs are averaged on the same dates, or "
+                "stitched where they share none"
+            )
+    ordered = sorted(folds.values(), key=lambda fold: fold[0].predictions.signal_dates[0])
+    if len({len(fold) for fold in ordered}) > 1:
+        counts = (
+            f"{len(fold)} on {_told(fold[0].predictions.signal_dates)} "
+            f"({', '.join(run.path.name for run in fold)})"
+            for fold in ordered
+        )
+        raise ValueError(f"ensemble: not as many runs on all dates: {'; '.join(counts)}")
+    return ordered
+
+
+def averaged(fold: Sequence[Member], data: Data) -> Predictions:
+    """The mean forecast and probability of runs on the same dates, in the panel's order of stocks.
+
+    Raises ValueError where a run's targets are not those of `data`.
+    """
+    tickers, first = data.panel.tickers, fold[0].predictions
+    order = pd.Index(first.tickers).get_indexer(pd.Index(tickers))
+    rows = np.searchsorted(data.panel.dates, first.signal_dates)
+    valid = data.targets.valid[rows]
+    label = np.where(valid, data.targets.returns[rows], np.nan)
+    for run in fold:
+        theirs = run.predictions.label[..., order]
+        if theirs.shape != label.shape or not np.array_equal(theirs, label, equal_nan=True):
+            raise ValueError(
+                f"ensemble: the targets of {run.path} are not those of {fold[0].path}'s "
+                "configuration: another target, or other data"
+            )
+    mean = {
+        name: np.mean([getattr(run.predictions, name) for run in fold], axis=0)[..., order]
+        for name in ("prediction", "probability")
+    }
+    up = data.targets.up[rows]
+    return replace(first, tickers=tickers, label=label, up=up, valid=valid, **mean)
+
+
+def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str, Any]:
+    """The first run's, but for what is the ensemble's own."""
+    paths = [run.path.resolve() for fold in folds for run in fold]
+    runs = [str(path) for path in paths]
+    first = folds[0][0].manifest
+    test = {
+        "samples": len(whole.signal_dates),
+        "first_signal_date": str(whole.signal_dates[0]),
+        "last_signal_date": str(whole.signal_dates[-1]),
+        "last_target_date": str(whole.target_end.max()),
+    }
+    return {key: first[key] for key in (*KEPT, "tickers", "factor_names")} | {
+        "kind": "ensemble",
+        "ensemble_of": runs,
+        "runs": len(runs),
+        "git_commit": git_commit(),
+        "split": {"test": test},
+        "command": f"python analyze.py {pasteable('ensemble', *paths)}",
+    }
+
+
+def _told(dates: np.ndarray) -> str:
+    return f"{dates[0]} to {dates[-1]}"
+
+
+def _new_folder() -> Path:
+    return Path("outputs") / time.strftime("%Y-%m-%d") / time.strftime("%H-%M-%S-ensemble")

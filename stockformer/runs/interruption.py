@@ -1,0 +1,140 @@
+"""What a run does when it is told to stop: keep its state and leave, within seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stockformer.runs.console import animates
+from stockformer.runs.folder import RunDir
+from stockformer.runs.logs import is_main_process
+
+log = logging.getLogger(__name__)
+
+# Ctrl-C, the scheduler's end, Slurm's warning before its own, and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+NO_MORE = b"\0"  # what the main thread writes where a signal's number would be
+
+
+@contextmanager
+def open_run(folder: Path, *, resume: bool) -> Iterator[RunDir]:
+    """The run in `folder`, new or resumed; of several processes the first owns it, others read."""
+    if not is_main_process():
+        run = RunDir.follow(folder) if resume else RunDir(folder)
+        run.resumed = resume
+        yield run
+        return
+    with (RunDir.reopen if resume else RunDir.claim)(folder) as run, Interruption(run):
+        yield run
+
+
+class Interruption:
+    """Within this context a signal ends the process with 128 + its number, the run's state kept.
+
+    A thread of its own hears the signal through a pipe that the C handler writes to, so it need
+    not wait for the main thread, which may be in a backward pass of half a minute. The thread calls
+    `run.rescue` and leaves; a second signal leaves at once.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+
+    def __enter__(self) -> Self:
+        self.active = threading.current_thread() is threading.main_thread()
+        if self.active:  # elsewhere Python takes no signals; a launcher's threads have their own
+            self.listener, self.pipe = os.pipe()
+            os.set_blocking(self.pipe, False)
+            self.former_pipe = signal.set_wakeup_fd(self.pipe, warn_on_full_buffer=False)
+            self.former = {number: signal.signal(number, _noted) for number in _heeded()}
+            os.register_at_fork(after_in_child=self._forget)
+            self.ear = threading.Thread(target=self._listen, daemon=True)
+            self.ear.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.active:
+            return
+        self._wait_for_the_ear()
+        self.active = False
+        # The hook of forks keeps this object for ever: not the run's model and data with it.
+        self.run = RunDir(self.run.path)
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self.former_pipe)
+        os.close(self.pipe)
+        os.set_blocking(self.listener, False)
+        with contextlib.suppress(BlockingIOError):  # nothing came too late to be heard
+            while late := os.read(self.listener, 1):
+                if late[0] in SIGNALS:
+                    signal.raise_signal(late[0])
+        os.close(self.listener)
+
+    def _wait_for_the_ear(self) -> None:
+        """For ever if a signal was heard: then that ends the process, not an error that follows."""
+        os.write(self.pipe, NO_MORE)
+        of_children = signal.getsignal(signal.SIGCHLD)
+        while self.ear.is_alive():
+            # torch raises one here for each data loader's process that the same signal ended.
+            with contextlib.suppress(RuntimeError):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self.ear.join()
+        signal.signal(signal.SIGCHLD, of_children)
+
+    def _listen(self) -> None:
+        leaving = False
+        while (heard := os.read(self.listener, 1)) != NO_MORE or leaving:
+            if heard[0] not in SIGNALS:  # others that Python handles, e.g. a child's end
+                continue
+            if leaving:
+                os._exit(128 + heard[0])
+            leaving = True
+            threading.Thread(target=self._leave, args=heard, daemon=True).start()
+
+    def _leave(self, number: int) -> None:
+        name = signal.Signals(number).name
+        try:
+            try:
+                kept = self.run.rescue()
+            except (OSError, ValueError, RuntimeError) as error:
+                kept = f", but its state could not be kept: {error}"
+            self.run.end("interrupted", f"{name}{kept}")
+            log.warning("%s: stopped%s", name, kept)
+        finally:
+            for loader in multiprocessing.active_children():
+                loader.kill()  # left alone it would print that its parent has gone
+            if animates():
+                sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
+            sys.stdout.flush()
+            os._exit(128 + number)
+
+    def _forget(self) -> None:
+        """A data loader's process must not tell its parent's pipe of signals."""
+        if self.active:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+            self.active = False
+
+
+def _heeded() -> list[signal.Signals]:
+    """SIGNALS, but for a SIGHUP that is ignored: nohup has a run outlive its terminal."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (ignored and number is signal.SIGHUP)]
+
+
+def _noted(number: int, frame: object) -> None:
+    """The pipe has it; Python must only not do what it does by default."""

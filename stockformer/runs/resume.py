@@ -1,0 +1,152 @@
+"""Going on with a run that was stopped: which run, and what may be otherwise than before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stockformer.config.overrides import check_sources
+from stockformer.config.quoting import as_path, pasteable
+from stockformer.config.recorded import read_config
+from stockformer.config.rules import flat
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.runs import atomic
+from stockformer.runs.folder import TREES, RunDir, runs_under
+
+log = logging.getLogger(__name__)
+
+LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
+# Nothing of this changes the epochs a run has behind it.
+MAY_CHANGE = {
+    *("resume", "report", "tags", "paths.data_dir", "paths.cache_dir"),
+    *LONGER,
+    *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
+    *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),
+}
+KILLED_TOO_EARLY = (
+    "was stopped before it had kept its settings, so there is nothing to continue; start it again "
+    "(its folder may be named again, or deleted)"
+)
+
+
+def asked_run(words: Sequence[str]) -> Path | None:
+    """The folder that `resume=` names among the words of a command line, quoted or not.
+
+    `latest` is the unfinished run below outputs/ and multirun/ whose status was written last; those
+    that were killed before they kept their settings are passed over.
+    Raises ValueError where there is none.
+    """
+    values = [word.partition("=")[2] for word in words if names_a_run(word)]
+    if not values or values[-1] == "null":
+        return None
+    if not values[-1]:
+        raise ValueError("resume: has no value; write resume=FOLDER, or resume=latest")
+    if values[-1] != "latest":
+        return as_path(values[-1])
+    runs = [RunDir(path) for tree in TREES for path in runs_under(Path(tree))]
+    runs.sort(key=lambda run: run.status_file.stat().st_mtime_ns)
+    while runs:
+        run = runs.pop()
+        if _unfinished(run):
+            return run.path
+        if run.killed() and not run.begun():
+            log.warning("passed over %s: %s", run.path, KILLED_TOO_EARLY)
+    raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
+
+
+def names_a_run(word: str) -> bool:
+    """Whether a word of the command line is resume=..."""
+    return word.lstrip("+").partition("=")[0] == "resume"
+
+
+def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]] | None:
+    """The configuration of the run in `folder` with what `words` change, and all its words so far.
+
+    None where the run has finished and nothing is asked beyond. Raises ValueError naming the key
+    that would change the run's past.
+    """
+    run = RunDir(folder)
+    if folder.is_dir():
+        atomic.require_plain_files(folder)
+    finished = run.status()["state"] == "finished"
+    if not run.begun():
+        raise ValueError(f"{folder}: {KILLED_TOO_EARLY}")
+    text, before = run.read_config()
+    if not _is_training(run):
+        raise ValueError(
+            f"{folder}: a model judged elsewhere, not a training; nothing to go on with"
+        )
+    config = read_config(text)
+    if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
+        raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
+    words = [word for word in words if not (word.startswith("hydra.") or names_a_run(word))]
+    try:
+        check_sources(before)
+    except ValueError as error:
+        raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
+        old, new = flat(then), flat(now)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
+    changed = {key for key in {**old, **new} if old.get(key) != new.get(key)}
+    for key in sorted(changed - MAY_CHANGE):
+        if not follows_a_path(now, key):
+            raise ValueError(
+                f"{key}: was {old.get(key)!r} when this run began, and cannot become "
+                f"{new.get(key)!r}: that would change its past. A resumed run may change "
+                f"{', '.join(sorted(MAY_CHANGE - {'resume'}))}; for the rest start a new run"
+            )
+    if finished and not changed & LONGER:
+        log.info("%s has finished: nothing to do. To train on, raise trainer.max_epoch", folder)
+        if config.report and not run.report_file.exists():
+            log.info("its report is written by python analyze.py %s", pasteable("run", folder))
+        return None
+    done = run.epochs_done()
+    if now.trainer.max_epoch < done:
+        raise ValueError(
+            f"trainer.max_epoch={now.trainer.max_epoch}: the run already has {done} epochs"
+        )
+    for key in changed & MAY_CHANGE:
+        OmegaConf.update(config, key, OmegaConf.select(now, key))
+    config.resume = str(folder).replace("${", "\\${")
+    return config, _together(before, words)
+
+
+def _together(before: Sequence[str], words: Sequence[str]) -> list[str]:
+    """What a command line would say that begins the run as it now is: the last word on each key."""
+    by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *words]}
+    return list(by_key.values())
+
+
+def _is_training(run: RunDir) -> bool:
+    """Not a model judged elsewhere, nor an ensemble, whose folders are like a run's.
+
+    They write their manifest first: a run without one was killed while it read its data.
+    """
+    if run.begun() and not (run.trained() or run.manifest_file.exists()):
+        return True
+    return bool(run.read_manifest("kind")["kind"] == "run")
+
+
+def _unfinished(run: RunDir) -> bool:
+    """A training that can go on: neither finished nor still going, its settings kept."""
+    try:
+        finished = run.status()["state"] == "finished"
+        return not finished and run.begun() and _is_training(run) and not run.in_use()
+    except ValueError:
+        return False
+
+
+def follows_a_path(config: DictConfig, key: str) -> bool:
+    """Whether a value is one of `paths` only written out."""
+    node, _, name = key.rpartition(".")
+    raw = OmegaConf.to_container(OmegaConf.select(config, node), resolve=False)
+    return isinstance(raw, dict) and "${paths." in str(raw.get(name))

@@ -1,0 +1,132 @@
+"""Processors learn from training days alone and leave the past as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from stockformer.data.factors.processors import (
+    CrossSectional,
+    Fill,
+    Neutralise,
+    RobustZScore,
+    Select,
+    Winsorise,
+)
+from stockformer.data.panel import Panel
+from stockformer.data.targets import Targets, next_returns
+
+DAYS, STOCKS, SEEN = 80, 30, slice(0, 50)
+
+
+def market() -> Panel:
+    random = np.random.default_rng(3)
+    returns = random.normal(0, 0.02, (DAYS, STOCKS))
+    factors = random.normal(size=(DAYS, STOCKS, 4)).astype(np.float32)
+    factors[:-1, :, 2] -= 40 * returns[1:]  # tells the next return, upside down
+    factors[random.random(factors.shape) < 0.1] = np.nan
+    return Panel(
+        dates=np.arange(DAYS).astype("datetime64[D]"),
+        tickers=np.arange(STOCKS).astype(str),
+        returns=returns,
+        factors=factors,
+        factor_names=("a", "b", "told", "d"),
+        prices={
+            "close": np.exp(random.normal(size=(DAYS, STOCKS))),
+            "volume": np.exp(random.normal(size=(DAYS, STOCKS))),
+        },
+        sectors=np.array(["x", "y", ""])[np.arange(STOCKS) % 3],
+    )
+
+
+def targets_of(panel: Panel) -> Targets:
+    return next_returns(panel, horizon=1, offset=0, excess=False, median_class=False)
+
+
+def run(processor: Any, panel: Panel) -> Panel:
+    return processor.apply(panel, processor.fit(panel, targets_of(panel), SEEN))
+
+
+PROCESSORS = [
+    CrossSectional(kind="rank", widest=3.0),
+    CrossSectional(kind="zscore", widest=3.0),
+    Winsorise(share=0.05),
+    RobustZScore(widest=3.0),
+    Neutralise(sector=True, size=True),
+    Select(names=[], count=2),
+    Fill(forward=True),
+]
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)
+def test_the_future_does_not_move_the_past(processor: Any) -> None:
+    panel = market()
+    before = run(processor, panel)
+    late = np.arange(DAYS) > 50
+    noise = np.random.default_rng(9).normal(size=panel.factors.shape) * 1e6
+    changed = replace(
+        panel,
+        factors=np.where(late[:, None, None], noise, panel.factors).astype(np.float32),
+        returns=np.where(late[:, None], 0.5, panel.returns),
+        prices={k: np.where(late[:, None], 7.0, v) for k, v in panel.prices.items()},
+    )
+    after = run(processor, changed)
+    assert after.factor_names == before.factor_names
+    np.testing.assert_array_equal(after.factors[:51], before.factors[:51])
+    assert not np.array_equal(after.factors[51:], before.factors[51:], equal_nan=True)
+
+
+def test_ranks_and_z_scores_are_of_the_day() -> None:
+    for kind in ("rank", "zscore"):
+        factors = run(CrossSectional(kind=kind, widest=9.0), market()).factors
+        np.testing.assert_allclose(np.nanmean(factors, axis=1), 0, atol=1e-5)
+        np.testing.assert_allclose(np.nanstd(factors, axis=1), 1, atol=0.05)
+        assert np.array_equal(np.isnan(factors), np.isnan(market().factors))
+
+
+def test_outliers_are_cut_at_the_training_quantiles() -> None:
+    panel = market()
+    low, high = np.nanquantile(panel.factors[SEEN], (0.05, 0.95), axis=(0, 1))
+    cut = run(Winsorise(share=0.05), panel).factors
+    np.testing.assert_allclose(np.nanmin(cut, axis=(0, 1)), low, rtol=1e-5)
+    np.testing.assert_allclose(np.nanmax(cut, axis=(0, 1)), high, rtol=1e-5)
+
+
+def test_robust_scores_have_the_training_median_and_deviation_of_one() -> None:
+    seen = run(RobustZScore(widest=9.0), market()).factors[SEEN]
+    np.testing.assert_allclose(np.nanmedian(seen, axis=(0, 1)), 0, atol=1e-6)
+    np.testing.assert_allclose(np.nanmedian(np.abs(seen), axis=(0, 1)), 1 / 1.4826, rtol=1e-4)
+    constant = replace(market(), factors=np.ones((DAYS, STOCKS, 4), dtype=np.float32))
+    assert not run(RobustZScore(widest=9.0), constant).factors.any()
+
+
+def test_nothing_of_sector_and_size_is_left() -> None:
+    panel = market()
+    left = run(Neutralise(sector=True, size=True), panel).factors
+    assert panel.sectors is not None
+    for sector in np.unique(panel.sectors):
+        mean = np.nanmean(left[:, panel.sectors == sector], axis=1)
+        np.testing.assert_allclose(mean, 0, atol=1e-5)
+    with pytest.raises(ValueError, match="has no sectors"):
+        run(Neutralise(sector=True, size=False), replace(panel, sectors=None))
+
+
+def test_the_factor_that_tells_is_selected_by_its_ic_or_by_name() -> None:
+    panel = market()
+    assert run(Select(names=[], count=1), panel).factor_names == ("told",)
+    assert run(Select(names=["d", "a"], count=1), panel).factor_names == ("d", "a")
+    with pytest.raises(ValueError, match="not there: \\['z'\\]"):
+        run(Select(names=["z"], count=1), panel)
+
+
+def test_the_ic_of_a_selection_is_spearmans() -> None:
+    from stockformer.data.factors.processors import _mean_rank_ic
+
+    panel, label = market(), targets_of(market()).returns[:40, 0]
+    factor = panel.factors[:40, :, 2]
+    days = [spearmanr(f, y, nan_policy="omit")[0] for f, y in zip(factor, label)]
+    assert _mean_rank_ic(factor, label) == pytest.approx(np.mean(days), abs=0.02)

@@ -1,0 +1,117 @@
+"""Two processes of torchrun learn what one learns, and leave one run folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from runs.small_run import SmallRuns
+
+from stockformer.runs.folder import RunDir
+from stockformer.training.order import Order
+from stockformer.training.processes import Processes
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, words: list[str], processes: int) -> subprocess.CompletedProcess[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [sys.executable, *(torchrun if processes > 1 else []), ROOT / "train.py", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+
+
+def require_same(one: Path, two: Path, metrics: float = 1e-4) -> None:
+    """`metrics`: how far those of the validation may be apart, relatively or in absolute terms."""
+    first, second = (pd.read_csv(folder / "metrics.csv") for folder in (one, two))
+    for name, close in (
+        ("train_loss", 1e-5),
+        ("train_regression_loss", 1e-4),  # one task's rounding is made up for by the other's
+        ("train_classification_loss", 1e-4),
+    ):
+        assert second[name].iloc[0] == pytest.approx(first[name].iloc[0], rel=close)
+    for name in (f"validation_{metric}" for metric in ("loss", "mae", "rmse", "accuracy")):
+        assert second[name].to_numpy() == pytest.approx(
+            first[name].to_numpy(), rel=metrics, abs=metrics
+        )
+
+
+def test_two_processes_are_one_run(small: SmallRuns, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    small.run(one, "model.dropout=0")
+    two = tmp_path / "two"
+    two.mkdir()
+    result = start(two, small.words("model.dropout=0"), 2)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (path.parent for path in two.rglob("status.json"))
+    assert folder.parents[1] == two / "outputs"
+    assert {path.name for path in two.iterdir()} == {"outputs"}
+    assert result.stdout.count("epoch 1/3") == 1
+    require_same(one, folder)
+    assert RunDir(folder).status()["state"] == "finished"
+
+
+@pytest.mark.full
+def test_two_processes_are_one_run_on_the_demo(tmp_path: Path) -> None:
+    words = ["model.dropout=0", "trainer.max_epoch=2", "trainer.device=cpu"]
+    folders = []
+    for processes in (1, 2):
+        result = start(tmp_path, [*words, f"hydra.run.dir=run{processes}"], processes)
+        assert result.returncode == 0, result.stderr
+        folders.append(tmp_path / f"run{processes}")
+    require_same(*folders, metrics=5e-3)  # the market is noise, and Adam makes much of rounding
+    assert {path.name for path in tmp_path.iterdir()} == {"run1", "run2"}
+
+
+@pytest.mark.full
+def test_a_run_of_two_processes_is_stopped_and_goes_on(small: SmallRuns, tmp_path: Path) -> None:
+    words = small.words("model.dropout=0", f"hydra.run.dir={tmp_path}/run")
+    assert start(tmp_path, [*words, "trainer.max_epoch=1"], 2).returncode == 0
+    result = start(tmp_path, [f"resume={tmp_path}/run", "trainer.max_epoch=3"], 2)
+    assert result.returncode == 0, result.stderr
+    small.run(tmp_path / "one", "model.dropout=0")
+    require_same(tmp_path / "one", tmp_path / "run")
+
+
+def test_more_processes_than_samples_are_refused(
+    small: SmallRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = small.experiment()
+    experiment.processes = Processes(0, 63)
+    with pytest.raises(ValueError, match="63 processes for 62 train samples: start fewer"):
+        experiment.loader("train")
+    experiment.processes = Processes(0, 6)
+    with pytest.raises(ValueError, match="6 processes for 5 validation samples: start fewer"):
+        experiment.loader("validation")
+
+
+def test_the_processes_shares_are_the_batch() -> None:
+    """Each sample is one process's, in every epoch another's, and no process has two more."""
+    for size in (1, 2, 3, 7):
+        orders = [Order(31, 12, 5, Processes(rank, size)) for rank in range(size)]
+        for order in orders:
+            order.at(epoch=2, step=1)
+        batches = list(zip(*orders))
+        whole = list(Order(31, 12, 5, Processes()))
+        assert len(batches) == 2
+        for number, shares in enumerate(batches):
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+            assert np.sort(np.concatenate(shares)).tolist() == sorted(next_batch(number))
+        assert len(whole) == 3
+
+
+def next_batch(number: int) -> list[int]:
+    order = Order(31, 12, 5, Processes())
+    order.at(epoch=2, step=1 + number)
+    return next(iter(order))
