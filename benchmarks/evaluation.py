@@ -16,17 +16,19 @@ import time
 import numpy as np
 
 from stockformer.evaluation.backtest import Settings
-from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import Summary, summarise
-from stockformer.evaluation.trading import Trading, market_of_prices
+from stockformer.evaluation.trading import BacktestSpec, market_of_prices
 
 FACTORS = 22
 SIZES = {"small": (440, 60, 200), "large": (500, 1250, 1000)}  # training days, test days, stocks
 REACH = {"small": (5.0, 2.0), "large": (60.0, 2.0)}  # seconds, GiB
 
 
-def material(train: int, test: int, stocks: int) -> tuple[Predictions, History, Trading]:
+def material(
+    train: int, test: int, stocks: int
+) -> tuple[Predictions, BaselineInputs, BacktestSpec]:
     """Random prices and factors, and forecasts with a little skill."""
     random = np.random.default_rng(0)
     days = train + test + 2
@@ -50,7 +52,7 @@ def material(train: int, test: int, stocks: int) -> tuple[Predictions, History, 
         up=np.nan_to_num(label[rows]) > 0,
         valid=valid[rows],
     )
-    history = History(
+    history = BaselineInputs(
         dates=dates,
         tickers=tickers,
         returns=returns,
@@ -64,12 +66,12 @@ def material(train: int, test: int, stocks: int) -> tuple[Predictions, History, 
     close[np.isnan(returns)] = np.nan
     prices = {"close": close, "high": close * 1.01, "low": close * 0.99}
     prices["volume"] = np.full_like(close, 1e6)
-    market = market_of_prices(dates, tickers, prices, fill="close", locked_move=0.04)
+    market = market_of_prices(dates, tickers, prices, fill="close", limit_threshold=0.04)
     sectors = np.array([f"sector {stock % 12}" for stock in range(stocks)])
-    return predictions, history, Trading(market, Settings(), sectors=sectors)
+    return predictions, history, BacktestSpec(market, Settings(), sectors=sectors)
 
 
-def judged(predictions: Predictions, history: History, trading: Trading) -> Summary:
+def evaluated(predictions: Predictions, history: BaselineInputs, trading: BacktestSpec) -> Summary:
     baselines = all_baselines(predictions, history, with_lightgbm=False)
     return summarise(predictions, baselines, trading=trading, notes=())
 
@@ -78,7 +80,7 @@ def measure(size: str) -> None:
     """Print seconds and GiB of one evaluation in this process."""
     given = material(*SIZES[size])
     started = time.perf_counter()
-    summary = judged(*given)
+    summary = evaluated(*given)
     seconds = time.perf_counter() - started
     assert summary.traded is not None
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

@@ -33,7 +33,7 @@ from stockformer.evaluation.comparison import (
 )
 from stockformer.evaluation.metrics import Predictions, daily, join, rank_stability
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, estimate, sharpe_ratio
-from stockformer.evaluation.trading import Trading, excess_returns, excess_verdict, signal_of
+from stockformer.evaluation.trading import BacktestSpec, excess_returns, excess_verdict, signal_of
 from stockformer.training.evaluate import Evaluator
 from stockformer.training.processes import Processes
 
@@ -55,7 +55,7 @@ class Window:
     name: str
     empty: Predictions
     baselines: dict[str, Predictions]
-    trading: Trading
+    trading: BacktestSpec
 
 
 def noise(random: np.random.Generator, window: Predictions) -> np.ndarray:

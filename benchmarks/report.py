@@ -20,7 +20,7 @@ import numpy as np
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import summarise
-from stockformer.evaluation.trading import Trading, market_of_returns
+from stockformer.evaluation.trading import BacktestSpec, market_of_returns
 from stockformer.runs.folder import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def write_run(folder: Path, number: int) -> None:
     forecast = predictions(skill, random)
     zero = replace(forecast, prediction=np.zeros_like(forecast.prediction))
     market = market_of_returns(DATES, TICKERS, RETURNS, fill="close")
-    trading = Trading(market, Settings(k=20, n_drop=4, rebalance_days=2))
+    trading = BacktestSpec(market, Settings(top_k=20, n_drop=4, rebalance_days=2))
     overrides = [f"optimizer.lr={rate}", f"model.dropout={dropout}", f"model.width={width}"]
     with RunDir.claim(folder) as run:
         config = CONFIG.format(seed=number, rate=rate, dropout=dropout, width=width)

@@ -31,20 +31,20 @@ from stockformer.reporting import quality_page as quality_report
 from stockformer.runs.folder import RunDir
 from stockformer.training import devices
 from stockformer.training.checkpoint import load_checkpoint
+from stockformer.training.checkpoint_manager import CheckpointManager
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.estimate import Estimate, data_bytes, gib, machine_memory, training_bytes
 from stockformer.training.evaluate import Evaluation, Evaluator
 from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
 from stockformer.training.progress import progress
-from stockformer.training.snapshots import Snapshots
 from stockformer.training.state import seed
 from stockformer.training.tensorboard import TensorBoard
 from stockformer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-LEARNT_BY_HEART = 0.9  # accuracy on its one batch from which a debug run says "yes"
+OVERFIT_ACCURACY = 0.9  # accuracy on its one batch from which a debug run says "yes"
 
 
 class Experiment:
@@ -56,7 +56,7 @@ class Experiment:
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)
-        self.loss: Loss = build(config.loss).to(self.device)
+        self.loss = self.build_loss().to(self.device)
         self.needed = self.require_memory()  # before any of it is taken
         self.embedding, self.model = self.build_model()
         # Of several processes the first alone judges the best epoch.
@@ -79,7 +79,7 @@ class Experiment:
 
         sample = self.data.windows.part(self.data.split.train[:1])[[0]]
         weights, step = training_bytes(
-            make_model, build(config.loss), sample, samples, enough=limit / 8
+            make_model, self.build_loss(), sample, samples, enough=limit / 8
         )
         if settings.precision.value == "bf16":
             step /= 2
@@ -92,11 +92,18 @@ class Experiment:
             needed.require(limit)
         return needed
 
+    def build_loss(self) -> Loss:
+        """The loss; its bands, where it has any, are the model's."""
+        loss: Loss = build(self.config.loss, wavelet=self.config.model.get("wavelet"))
+        return loss
+
     def build_model(self) -> tuple[Embedding, nn.Module]:
         """The stock embedding, fitted on training days, and the model on its device."""
         config, panel = self.config, self.data.panel
-        seen = training_days(self.data.split, self.data.targets)
-        embedding: Embedding = build(config.graph).fit(panel, seen, config.model.width, config.seed)
+        fit_rows = training_days(self.data.split, self.data.targets)
+        embedding: Embedding = build(config.graph).fit(
+            panel, fit_rows, config.model.width, config.seed
+        )
         seed(config.seed)  # the same weights in every process
         model: nn.Module = build(
             config.model,
@@ -115,20 +122,20 @@ class Experiment:
 
         Returns the best validation value of the monitored metric.
         """
-        if self.processes.leads:
+        if self.processes.is_main:
             if self.manifest_stands(run):
                 self.require_same_data(run.read_manifest())
             self.write_down(run, overrides)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
             trainer = self.trainer(run, tensorboard)
-            if self.processes.leads:
+            if self.processes.is_main:
                 tensorboard.text("config", OmegaConf.to_yaml(self.config))
             if run.resumed:
                 trainer.resume()
             best = trainer.fit(self.loader("train"), self.loader("validation"))
-            if self.processes.leads:
+            if self.processes.is_main:
                 if self.config.trainer.overfit_one_batch:
-                    self.tell_whether_learnt(run)
+                    self.log_overfit_result(run)
                 else:
                     test = self.test(run)
                     tensorboard.tested(test.predictions)
@@ -187,7 +194,7 @@ class Experiment:
             scheduler=scheduler,
             evaluator=Evaluator(self.data.panel, self.data.targets, self.device, self.processes),
             stopping=stopping,
-            snapshots=Snapshots(
+            checkpoints=CheckpointManager(
                 run=run,
                 model=self.model,
                 optimizer=optimizer,
@@ -212,26 +219,26 @@ class Experiment:
         """Judge the best epoch on the test days beside the baselines; write all of it down."""
         names = self.data.panel.factor_names
         facts = load_checkpoint(run.checkpoint("best"), self.model, names)
-        validation, evaluation = (self.judged(part) for part in ("validation", "test"))
-        summary = self.data.judge(evaluation.predictions, validation.predictions)
-        write_judgement(run, facts["epoch"], evaluation.predictions, summary)
+        validation, evaluation = (self.evaluate_part(part) for part in ("validation", "test"))
+        summary = self.data.evaluate(evaluation.predictions, validation.predictions)
+        record_evaluation(run, facts["epoch"], evaluation.predictions, summary)
         log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summary.lines()))
         return evaluation
 
-    def judged(self, part: str) -> Evaluation:
+    def evaluate_part(self, part: str) -> Evaluation:
         """What the model says of one part of the split, in this process alone."""
         batches = self.loader(part, alone=True)
         shown = progress(batches, part, total=len(batches))
         return self.evaluator.evaluate(self.model, self.loss, shown)
 
-    def tell_whether_learnt(self, run: RunDir) -> None:
+    def log_overfit_result(self, run: RunDir) -> None:
         """Say whether the best epoch knows its one batch by heart."""
         load_checkpoint(run.checkpoint("best"), self.model, self.data.panel.factor_names)
         metrics = self.evaluator.evaluate(self.model, self.loss, self.loader("train")).metrics
-        learnt = metrics["accuracy"] >= LEARNT_BY_HEART
+        learnt = metrics["accuracy"] >= OVERFIT_ACCURACY
         log.info(
             "one batch of %d windows: accuracy %.3f; learnt by heart (at least %.2f): %s",
-            *(self.config.trainer.batch_size, metrics["accuracy"], LEARNT_BY_HEART),
+            *(self.config.trainer.batch_size, metrics["accuracy"], OVERFIT_ACCURACY),
             "yes" if learnt else "NO: train longer, or look for what is broken",
         )
 
@@ -267,7 +274,7 @@ class Experiment:
             "factor_names": list(self.data.panel.factor_names),
             "tickers": self.data.panel.tickers.tolist(),
             "graph_last_date": self.embedding.last_date,
-            "target_unit": self.data.targets.unit,
+            "target_scale": self.data.targets.scale,
             "processors": {
                 name: {key: array.tolist() for key, array in state.items()}
                 for name, state in self.data.states.items()
@@ -309,7 +316,7 @@ class Experiment:
         } | self.checkpoint_facts()
 
 
-def write_judgement(
+def record_evaluation(
     run: RunDir, epoch: int | None, predictions: Predictions, summary: Summary
 ) -> None:
     """Leave predictions, their ledger and last, since it is what readers look for, the verdict."""

@@ -46,7 +46,7 @@ class Batch:
 class Forecast:
     """What a model says of the H days after each signal date.
 
-    returns (B, H, N): in the target's unit. logits (B, H, N, 2): class 1 is "up".
+    returns (B, H, N): in the target's scale. logits (B, H, N, 2): class 1 is "up".
     returns_low, logits_low: the same from a model's low band alone, if it has one; they are
     trained, never reported.
     """

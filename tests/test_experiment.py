@@ -129,7 +129,7 @@ def test_the_gradient_is_clipped_to_its_norm(phase5_files: Phase5Files, tmp_path
 
 def test_a_forecast_is_told_as_a_return(phase5_files: Phase5Files) -> None:
     experiment = experiment_of(phase5_files, "target.transform=zscore")
-    unit = experiment.data.targets.unit
+    unit = experiment.data.targets.scale
     assert unit == pytest.approx(0.02, rel=0.2)
     forecast = np.random.default_rng(0).normal(size=(2, 2, 7))
     predictions = experiment.evaluator.predictions(np.array([70, 71]), forecast, forecast)

@@ -3,7 +3,7 @@
 Takes train.py's overrides. For each cut date the run is prepared again, in a process of its own,
 with another future: everything after the cut replaced by noise with 30 % missing, dropped, or
 replaced with what is missing left as it is. What belongs to the cut date or an earlier one must not
-move by a bit: factors, windows, calendar, states of processors, the target's unit, the graph
+move by a bit: factors, windows, calendar, states of processors, the target's scale, the graph
 embedding, predictions in the evaluator's own batches, validity of targets, baselines, the weights
 and metrics of a small training. The other way about, the target of the cut date must move: one that
 does not is known already. Beside it: the source's files cut off at a date, files nobody declared,

@@ -221,7 +221,7 @@ def _note_inputs(seen: Observation, data: Data, experiment: Experiment) -> None:
     for name, state in data.states.items():
         for key, values in state.items():
             seen.static[f"state of processor {name} ({key})"] = np.asarray(values)
-    seen.static["unit of the target"] = np.array([targets.unit])
+    seen.static["scale of the target"] = np.array([targets.scale])
     seen.static["graph embedding"] = experiment.embedding.values
 
 
@@ -371,7 +371,7 @@ def _train(
     metrics = pd.read_csv(run.metrics_file)
     for name in metrics.columns[~metrics.columns.str.endswith(TIMES)]:
         seen.trained[f"metric {name}"] = metrics[name].to_numpy(float)
-    if again and (experiment.data.states or experiment.data.targets.unit != 1.0):
+    if again and (experiment.data.states or experiment.data.targets.scale != 1.0):
         seen.faults += _reevaluation_faults(run, config)
 
 
@@ -385,8 +385,8 @@ def _reevaluation_faults(run: RunDir, config: DictConfig) -> Iterator[str]:
     else:
         return
     elsewhere = RunDir(reevaluation.reevaluate(run.path, [moved]))
-    then, now = (each.read_manifest("processors", "target_unit") for each in (run, elsewhere))
-    for key in ("processors", "target_unit"):
+    then, now = (each.read_manifest("processors", "target_scale") for each in (run, elsewhere))
+    for key in ("processors", "target_scale"):
         if then[key] != now[key]:
             yield f"evaluation elsewhere: {key} are fitted again on other days ({moved})"
 

@@ -61,4 +61,6 @@ def drop(panel: Panel, cut: int) -> Panel:
         and getattr(panel, f.name) is not None
     }
     prices = {name: array[upto] for name, array in panel.prices.items()}
-    return replace(panel, prices=prices, breaks=tuple(b for b in panel.breaks if b <= cut), **dated)
+    return replace(
+        panel, prices=prices, session_gaps=tuple(b for b in panel.session_gaps if b <= cut), **dated
+    )

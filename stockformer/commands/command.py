@@ -31,7 +31,7 @@ from stockformer.config.rules import check_values
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.runs.console import make_console, make_streams_last, printable
 from stockformer.runs.logs import is_main_process, start_log
-from stockformer.runs.resume import asked_run, continued, names_a_run
+from stockformer.runs.resume import continued, names_a_run, requested_run
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
                 return
             if any(map(names_a_run, sys.argv[1:])):
                 start_log()
-            run = asked_run(sys.argv[1:])
+            run = requested_run(sys.argv[1:])
             arguments = checked_arguments(run_folder)
             leaves_none = run is not None or not (run_folder and is_main_process())
             if leaves_none and not arguments.shell_completion:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config.composition import require_option, require_own_defaults, require_own_files
 from stockformer.config.plain_yaml import require_references
-from stockformer.config.rules import DERIVED_KEYS, check_values, flat, targets
+from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, check_values, flat, targets
 from stockformer.config.schema import CONFIG_NAME, config_folder
 
 # What of Hydra's own configuration may be set: its logging and callbacks could run anything.
@@ -82,6 +82,8 @@ def check_sources(overrides: Sequence[str]) -> None:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key nobody knows, with the nearest that is known."""
+    if now := RENAMED_KEYS.get(key):
+        return f"unknown key {key!r}: it is called {now!r} now"
     names = [name for name in known if name not in DERIVED_KEYS]
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
     last = key.rsplit(".", 1)[-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config.plain_yaml import require_plain_yaml, require_references
-from stockformer.config.rules import check_values
+from stockformer.config.rules import RENAMED_KEYS, check_values
 from stockformer.config.schema import Config
 
 # For runs recorded by version 0.1: keys it did not have, columns that were optional by these names.
@@ -55,8 +56,29 @@ def recorded_nodes(text: str) -> DictConfig:
     return nodes
 
 
+def current_overrides(lines: Sequence[str]) -> list[str]:
+    """A recorded command line with the names that its keys have now."""
+    return [line for line in map(_current_override, lines) if line]
+
+
+def _current_override(line: str) -> str:
+    key, equals, value = line.partition("=")
+    name = RENAMED_KEYS.get(key.lstrip("+"), key)
+    if name == key:
+        return line
+    # The loss takes the model's wavelet now: what it was set to stands in config.yaml.
+    return "" if key.lstrip("+") == "loss.wavelet" else f"{name}{equals}{value}"
+
+
 def _bring_up_to_date(nodes: DictConfig) -> None:
-    """Give a run recorded before a key existed what it had then."""
+    """Give a run recorded by version 0.1 today's keys, and where one is new what it was then."""
+    for before, now in RENAMED_KEYS.items():
+        group, _, key = before.rpartition(".")
+        node = OmegaConf.select(nodes, group)
+        if isinstance(node, DictConfig) and key in node:
+            value = node.pop(key)
+            if OmegaConf.select(nodes, now) is None:
+                OmegaConf.update(nodes, now, value)
     dataset = nodes.get("dataset")
     if not isinstance(dataset, DictConfig):
         return  # the schema says what is wrong

@@ -41,6 +41,17 @@ def one_of(*names: str) -> Rule:
     return (lambda v: v in names, f"must be one of {', '.join(names)}")
 
 
+RENAMED_KEYS = {
+    "backtest.k": "backtest.top_k",
+    "backtest.cash_share": "backtest.risk_degree",
+    "backtest.share_of_volume": "backtest.participation_rate",
+    "backtest.offsets": "backtest.start_offsets",
+    "backtest.locked_move": "backtest.limit_threshold",
+    "loss.wavelet": "model.wavelet",
+    "processors.scale.widest": "processors.scale.clip",
+}
+"""Of version 0.1: refused on a command line with the new name, read from a recorded run."""
+
 # What is one number and stands in two groups.
 DERIVED_KEYS = {
     "loss.horizon": "target.horizon",
@@ -103,18 +114,18 @@ RULES: dict[str, Rule] = {
     "trainer.gradient_clip_norm": ABOVE_0,
     "trainer.early_stopping.patience": AT_LEAST_1,
     "trainer.early_stopping.min_delta": AT_LEAST_0,
-    "backtest.k": MAYBE_AT_LEAST_1,
+    "backtest.top_k": MAYBE_AT_LEAST_1,
     "backtest.n_drop": MAYBE_AT_LEAST_1,
     "backtest.rebalance_days": AT_LEAST_1,
     "backtest.delay": AT_LEAST_0,
     "backtest.capital": ABOVE_0,
-    "backtest.cash_share": SHARE,
+    "backtest.risk_degree": SHARE,
     "backtest.buy_cost": COST,  # below 0.5: they are also doubled
     "backtest.sell_cost": COST,
     "backtest.slippage_basis_points": (lambda v: 0 <= v < 5000, "must be from 0 to below 5000"),
-    "backtest.locked_move": ABOVE_0,
-    "backtest.offsets": AT_LEAST_1,
-    "backtest.share_of_volume": SHARE,
+    "backtest.limit_threshold": ABOVE_0,
+    "backtest.start_offsets": AT_LEAST_1,
+    "backtest.participation_rate": SHARE,
     "trainer.device": (
         lambda v: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", v) is not None,
         "must be auto, cpu, mps, cuda or cuda:N",
@@ -178,13 +189,13 @@ def _check_learning_rates(values: Mapping[str, Any]) -> None:
 
 
 def _check_backtest(values: Mapping[str, Any]) -> None:
-    k, n_drop = values["backtest.k"], values["backtest.n_drop"]
+    k, n_drop = values["backtest.top_k"], values["backtest.n_drop"]
     if k is not None and n_drop is not None and n_drop > k:
-        raise ValueError(f"backtest.n_drop={n_drop}: more than the backtest.k={k} stocks held")
+        raise ValueError(f"backtest.n_drop={n_drop}: more than the backtest.top_k={k} stocks held")
     if values["backtest.fill"] is Fill.open and values["backtest.delay"] == 0:
         raise ValueError("backtest.delay=0: the open of the signal's own day was before the signal")
-    if values["backtest.cash_share"] * (1 + 2 * values["backtest.buy_cost"]) > 1:
-        raise ValueError("backtest.cash_share leaves no cash for backtest.buy_cost, once doubled")
+    if values["backtest.risk_degree"] * (1 + 2 * values["backtest.buy_cost"]) > 1:
+        raise ValueError("backtest.risk_degree leaves no cash for backtest.buy_cost, once doubled")
 
 
 def allowed_target(name: Any) -> bool:

@@ -110,19 +110,19 @@ class Fill(Enum):
 
 @dataclass(kw_only=True)
 class BacktestConfig:
-    k: int | None
+    top_k: int | None
     n_drop: int | None
     rebalance_days: int
     delay: int
     fill: Fill
     capital: float
-    cash_share: float
+    risk_degree: float
     buy_cost: float
     sell_cost: float
     slippage_basis_points: float
-    locked_move: float
-    offsets: int
-    share_of_volume: float
+    limit_threshold: float
+    start_offsets: int
+    participation_rate: float
     index_file: str
 
 

@@ -25,13 +25,13 @@ from stockformer.data.splits import Split
 from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
 from stockformer.evaluation.backtest import Settings
-from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.screening import likely_leaks, screen
 from stockformer.evaluation.summary import Summary, summarise
 from stockformer.evaluation.trading import (
     WITHOUT_PRICES,
-    Trading,
+    BacktestSpec,
     market_of_prices,
     market_of_returns,
     sizes,
@@ -39,9 +39,9 @@ from stockformer.evaluation.trading import (
 from stockformer.interface import Batch
 from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.estimate import Estimate, data_bytes, machine_memory
-from stockformer.training.order import Order
 from stockformer.training.processes import Processes
 from stockformer.training.progress import working
+from stockformer.training.sampler import EpochSampler
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,16 @@ EVALUATED_AT_ONCE = 4  # micro-batches: an evaluation keeps no activations
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedPreprocessing:
     """What a run fitted on its training days, as its checkpoint's facts keep it."""
 
     factor_names: tuple[str, ...]
     states: Mapping[str, Mapping[str, list[Any]]]
-    target_unit: float
+    target_scale: float
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Fitted:
-        return cls(tuple(facts["factor_names"]), facts["processors"], facts["target_unit"])
+    def of(cls, facts: Mapping[str, Any]) -> FittedPreprocessing:
+        return cls(tuple(facts["factor_names"]), facts["processors"], facts["target_scale"])
 
     def state(self, name: str, fitted_here: State, factor_names: tuple[str, ...]) -> State:
         """The recorded state of a processor instead of one fitted here, whose form it must have."""
@@ -90,7 +90,7 @@ class Data:
     unprocessed: Panel
 
     @classmethod
-    def read(cls, config: DictConfig, fitted: Fitted | None = None) -> Data:
+    def read(cls, config: DictConfig, fitted: FittedPreprocessing | None = None) -> Data:
         """Read and prepare the data set. Raises ValueError for anything wrong with it."""
         keep_freed_memory()  # before the large arrays are made
         with working("reading the data"):
@@ -104,7 +104,7 @@ class Data:
         config: DictConfig,
         panel: Panel,
         split: Split | None = None,
-        fitted: Fitted | None = None,
+        fitted: FittedPreprocessing | None = None,
     ) -> Data:
         """What is made of a source's panel: factors, targets, split (if not given) and windows.
 
@@ -128,18 +128,18 @@ class Data:
             median_class=target.median_class,
         )
         split = split or build(
-            config.split, dates=panel.dates, lookback=dataset.lookback, span=targets.span
+            config.split, dates=panel.dates, lookback=dataset.lookback, target_span=targets.span
         )
         assert split is not None
-        split = split.without(panel.breaks, dataset.lookback, targets.span)
+        split = split.without(panel.session_gaps, dataset.lookback, targets.span)
         targets = standardise(targets, target.transform.value, split.train)
         if fitted is not None:
-            targets = replace(targets, unit=fitted.target_unit)
-        seen = training_days(split, targets)
+            targets = replace(targets, scale=fitted.target_scale)
+        fit_rows = training_days(split, targets)
         states = {}
         for name, node in config.processors.items():
             processor = build(node)
-            states[name] = processor.fit(panel, targets, seen)
+            states[name] = processor.fit(panel, targets, fit_rows)
             if fitted is not None:
                 states[name] = fitted.state(name, states[name], panel.factor_names)
             panel = processor.apply(panel, states[name])
@@ -163,9 +163,9 @@ class Data:
                 if line not in self.panel.notes:  # just told
                     log.info("%s", line)
 
-    def history(self) -> History:
+    def history(self) -> BaselineInputs:
         """What the baselines may look at; they learn from every day before the test."""
-        return History(
+        return BaselineInputs(
             dates=self.panel.dates,
             tickers=self.panel.tickers,
             returns=self.panel.returns,
@@ -176,30 +176,30 @@ class Data:
             training_days=np.concatenate([self.split.train, self.split.validation]),
         )
 
-    def trading(self) -> Trading:
+    def trading(self) -> BacktestSpec:
         """Where the backtest trades, and how. Raises ValueError where a setting does not fit."""
         panel, wanted = self.panel, self.config.backtest
-        held, dropped = sizes(wanted.k, wanted.n_drop, len(panel.tickers))
-        costs = ("cash_share", "buy_cost", "sell_cost", "slippage_basis_points")
+        held, dropped = sizes(wanted.top_k, wanted.n_drop, len(panel.tickers))
+        costs = ("risk_degree", "buy_cost", "sell_cost", "slippage_basis_points")
         names = ("rebalance_days", "delay", "capital", *costs)
         index = index_closes(Path(wanted.index_file), panel.dates) if wanted.index_file else None
         shared = {"fill": wanted.fill.value, "index": index, "member": panel.member}
         labels, priced = (panel.dates, panel.tickers), "close" in panel.prices
         if priced:
-            move = wanted.locked_move
-            market = market_of_prices(*labels, panel.prices, locked_move=move, **shared)
+            move = wanted.limit_threshold
+            market = market_of_prices(*labels, panel.prices, limit_threshold=move, **shared)
         else:
             market = market_of_returns(*labels, panel.returns, **shared)
-        return Trading(
+        return BacktestSpec(
             market,
-            Settings(k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
-            offsets=wanted.offsets,
-            share_of_volume=wanted.share_of_volume,
+            Settings(top_k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
+            start_offsets=wanted.start_offsets,
+            participation_rate=wanted.participation_rate,
             sectors=panel.sectors,
             notes=() if priced else (WITHOUT_PRICES,),
         )
 
-    def judge(self, predictions: Predictions, validation: Predictions | None = None) -> Summary:
+    def evaluate(self, predictions: Predictions, validation: Predictions | None = None) -> Summary:
         """What is to be said of predictions on these data: baselines, statistics, backtest.
 
         validation: of the days the model was chosen by, where it was chosen here.
@@ -253,11 +253,13 @@ class Data:
             raise ValueError(
                 f"{processes.size} processes for {len(signals)} {part} samples: start fewer"
             )
-        windows = self.windows.part(signals).near(device, settings.num_workers)
+        windows = self.windows.part(signals).to(device, settings.num_workers)
         if part == "train":
-            sampler: Any = Order(len(signals), settings.batch_size, self.config.seed, processes)
+            sampler: Any = EpochSampler(
+                len(signals), settings.batch_size, self.config.seed, processes
+            )
         else:
-            mine = processes.share(range(len(signals)))
+            mine = processes.shard(range(len(signals)))
             at_once = EVALUATED_AT_ONCE * (settings.micro_batch_size or settings.batch_size)
             sampler = [mine[first : first + at_once] for first in range(0, len(mine), at_once)]
         return DataLoader(

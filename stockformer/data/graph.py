@@ -1,7 +1,7 @@
 """What the model is told of how stocks hang together: an embedding (N, D) with a record of its fit.
 
-Every graph is called alike: `fit(panel, seen, width, seed)`; of what has a date it may see the rows
-`seen` alone, which are the training ones.
+Every graph is called alike: `fit(panel, fit_rows, width, seed)`; of what has a date it may
+see those rows alone, which are the training ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stockformer.data.reading.files import Folder
 
 @dataclass(frozen=True)
 class Embedding:
-    """values (N, D) float32; learned: whether they train with the model; last_date: seen last;
+    """values (N, D) float32; learned: whether they train with the model; last_date: fit_rows last;
     sources: SHA-256 of files read, by name."""
 
     values: np.ndarray
@@ -39,14 +39,14 @@ class SpectralGraph:
         self.neighbours, self.threshold = neighbours, threshold
         self.components, self.scale = components, scale
 
-    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         from sklearn.manifold import spectral_embedding  # noqa: PLC0415 (slow, seldom needed)
 
         if len(panel.tickers) < 4:
             raise ValueError(
                 f"graph=spectral needs at least 4 stocks, got {len(panel.tickers)}; use graph=none"
             )
-        correlation = _correlation(panel.returns[seen])
+        correlation = _correlation(panel.returns[fit_rows])
         np.fill_diagonal(correlation, -np.inf)
         stocks = len(correlation)
         weakest = max(0, stocks - self.neighbours)
@@ -59,16 +59,16 @@ class SpectralGraph:
         values = np.zeros((stocks, width), dtype=np.float32)
         columns = spectral_embedding(weights, n_components=count, random_state=seed)
         values[:, :count] = self.scale * columns / columns.std(axis=0)
-        return Embedding(values, learned=False, last_date=str(panel.dates[seen][-1]))
+        return Embedding(values, learned=False, last_date=str(panel.dates[fit_rows][-1]))
 
 
 class FileGraph:
-    """An embedding (N, D) from a .npy file; nobody here knows which dates it has seen."""
+    """An embedding (N, D) from a .npy file; nobody here knows which dates it has fit_rows."""
 
     def __init__(self, *, path: str) -> None:
         self.path = Path(path)
 
-    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         folder = Folder(self.path.parent)
         values = folder.array(self.path.name)
         expected = (len(panel.tickers), width)
@@ -97,17 +97,17 @@ class LearnedGraph:
     def __init__(self, *, scale: float) -> None:
         self.scale = scale
 
-    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         values = np.random.default_rng(seed).normal(0, self.scale, (len(panel.tickers), width))
-        return Embedding(values.astype(np.float32), learned=True, last_date="none seen")
+        return Embedding(values.astype(np.float32), learned=True, last_date="none fit_rows")
 
 
 class NoGraph:
     """Zeros: stocks differ by their inputs alone."""
 
-    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         values = np.zeros((len(panel.tickers), width), dtype=np.float32)
-        return Embedding(values, learned=False, last_date="none seen")
+        return Embedding(values, learned=False, last_date="none fit_rows")
 
 
 class SectorGraph:
@@ -116,7 +116,7 @@ class SectorGraph:
     def __init__(self, *, scale: float) -> None:
         self.scale = scale
 
-    def fit(self, panel: Panel, seen: slice, width: int, seed: int) -> Embedding:
+    def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         if panel.sectors is None:
             raise ValueError("graph=sector: the data set has no sectors; use graph=spectral")
         names, sector = np.unique(panel.sectors, return_inverse=True)
@@ -126,7 +126,7 @@ class SectorGraph:
             )
         values = np.zeros((len(sector), width), dtype=np.float32)
         values[np.arange(len(sector)), sector] = self.scale
-        return Embedding(values, learned=False, last_date="none seen")
+        return Embedding(values, learned=False, last_date="none fit_rows")
 
 
 def _correlation(returns: np.ndarray) -> np.ndarray:

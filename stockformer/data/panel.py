@@ -23,7 +23,8 @@ class Panel:
     oracle (T, N): the expected next-day return, known only where the market is simulated.
     sectors (N,) str: "" where unknown; None if the source has none.
     member (T, N) bool: whether a stock belongs to the universe that day; None: always, all of them.
-    breaks: rows before which there was no session for so long that no window may reach across.
+    session_gaps: rows before which there was no session for so long that no window may reach
+        across.
     notes: what every report on this data must say.
     findings: what the source's checks found and did not refuse.
     """
@@ -38,7 +39,7 @@ class Panel:
     oracle: np.ndarray | None = None
     sectors: np.ndarray | None = None
     member: np.ndarray | None = None
-    breaks: tuple[int, ...] = ()
+    session_gaps: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 

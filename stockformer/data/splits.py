@@ -1,8 +1,9 @@
 """Which signal days train, validate and test. A target never lies in two parts.
 
-Every split is called alike: its settings, then the facts dates (T,), lookback and span, the number
-of rows a target reaches past its signal day. A part is a range of rows: a signal day belongs to it
-if it lies there and its target ends there too, so the last `span` days of a range are purged.
+Every split is called alike: its settings, then the facts dates (T,), lookback and target_span, the
+number of rows a target reaches past its signal day. A part is a range of rows: a signal day belongs
+to it if it lies there and its target ends there too, so the last `target_span` days of a range are
+purged.
 context: "across" lets a window of `lookback` days reach back over its part's start, "inside" does
 not (as published: each part loses its first days).
 """
@@ -26,14 +27,16 @@ class Split:
     def parts(self) -> dict[str, np.ndarray]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def without(self, breaks: Sequence[int], lookback: int, span: int) -> Split:
-        """Without the signal days whose window or target would reach across a break.
+    def without(self, session_gaps: Sequence[int], lookback: int, target_span: int) -> Split:
+        """Without the signal days whose window or target would reach across a gap.
 
-        breaks: rows before which there was no session for long. ValueError if a part is left empty.
+        session_gaps: as in `Panel`. Raises ValueError if a part is left empty.
         """
         parts = {}
         for name, signals in self.parts().items():
-            across = [(signals - lookback + 1 < b) & (b <= signals + span) for b in breaks]
+            across = [
+                (signals - lookback + 1 < b) & (b <= signals + target_span) for b in session_gaps
+            ]
             parts[name] = signals[~np.any(across, axis=0)] if across else signals
             if not len(parts[name]):
                 raise ValueError(f"split: every {name} window reaches across a gap in the dates")
@@ -41,12 +44,12 @@ class Split:
 
 
 def by_ratio(
-    *, train: float, test: float, context: str, dates: np.ndarray, lookback: int, span: int
+    *, train: float, test: float, context: str, dates: np.ndarray, lookback: int, target_span: int
 ) -> Split:
     """Consecutive shares of all days; validation is what lies between."""
     days = len(dates)
     bounds = (0, round(train * days), days - round(test * days), days)
-    return _cut(bounds, dates, lookback, span, context)
+    return _cut(bounds, dates, lookback, target_span, context)
 
 
 def by_dates(
@@ -57,7 +60,7 @@ def by_dates(
     context: str,
     dates: np.ndarray,
     lookback: int,
-    span: int,
+    target_span: int,
 ) -> Split:
     """Parts that begin on given days: ISO dates, or rows counted from 0.
 
@@ -71,7 +74,7 @@ def by_dates(
             f"split.test_start={test_start}"
         )
     bounds = (0, *starts, len(dates))
-    return _cut(bounds, dates, lookback, span, context, early=int(counted_by == "target"))
+    return _cut(bounds, dates, lookback, target_span, context, early=int(counted_by == "target"))
 
 
 def walk_forward(
@@ -84,7 +87,7 @@ def walk_forward(
     train_days: int | None,
     dates: np.ndarray,
     lookback: int,
-    span: int,
+    target_span: int,
 ) -> Split:
     """Fold `fold` (from 0): test signal days [s, s + test_days), s = first_test + fold * test_days.
 
@@ -92,28 +95,32 @@ def walk_forward(
     (rolling); validation is cut from the end of the days before s, with a purge of its own.
     """
     start = first_test + fold * test_days
-    if first_test + span >= len(dates):
+    if first_test + target_span >= len(dates):
         raise ValueError(
             f"split.first_test={first_test}: the data have {len(dates)} days, rows 0 to "
-            f"{len(dates) - 1}, and a target reaches {span} days ahead"
+            f"{len(dates) - 1}, and a target reaches {target_span} days ahead"
         )
     if first_train >= first_test:
         raise ValueError(f"split.first_train={first_train}: not before split.first_test")
-    if fold < 0 or start + span >= len(dates):
-        folds = max(0, -(-(len(dates) - span - first_test) // test_days))
+    if fold < 0 or start + target_span >= len(dates):
+        folds = max(0, -(-(len(dates) - target_span - first_test) // test_days))
         raise ValueError(f"split.fold={fold}: there are {folds} folds, 0 to {folds - 1}")
-    validation = start - span - validation_days
-    first = first_train if train_days is None else max(first_train, validation - span - train_days)
+    validation = start - target_span - validation_days
+    first = (
+        first_train
+        if train_days is None
+        else max(first_train, validation - target_span - train_days)
+    )
     # The test days' targets may reach past the fold: nothing is trained on them.
-    end = min(start + test_days + span, len(dates))
-    return _cut((first, validation, start, end), dates, lookback, span, "across")
+    end = min(start + test_days + target_span, len(dates))
+    return _cut((first, validation, start, end), dates, lookback, target_span, "across")
 
 
 def _cut(
     bounds: Sequence[int],
     dates: np.ndarray,
     lookback: int,
-    span: int,
+    target_span: int,
     context: str,
     early: int = 0,
 ) -> Split:
@@ -124,11 +131,11 @@ def _cut(
             first = max(start - early, lookback - 1)
         else:
             first = start + lookback - 1
-        parts[name] = np.arange(first, end - span)
+        parts[name] = np.arange(first, end - target_span)
         if not len(parts[name]):
             raise ValueError(
                 f"split: no {name} samples in rows {start} to {end - 1} of {len(dates)}: too few "
-                f"for dataset.lookback={lookback} and a target {span} days ahead"
+                f"for dataset.lookback={lookback} and a target {target_span} days ahead"
             )
     return Split(**parts)
 

@@ -10,8 +10,8 @@ import numpy as np
 from stockformer.data.factors.cross_section import cross_sectional
 from stockformer.data.panel import Panel
 
-WIDEST = 3.0  # z-scores of targets are cut there: one jump is not worth ten other stocks
-LOCKED_MOVE = 0.04  # a day without a range and with a larger move is locked at its limit
+CLIP = 3.0  # z-scores of targets are cut there: one jump is not worth ten other stocks
+LIMIT_THRESHOLD = 0.04  # a day without a range and with a larger move is locked at its limit
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Targets:
     """What follows each of T signal dates, H steps ahead, for N stocks.
 
     returns (T, H, N) float64: a fraction, 0 where not valid. values (T, H, N): what a model is
-    trained on, the returns or a transform of them across stocks; unit: return per unit of it.
+    trained on, the returns or a transform of them across stocks; scale: return per unit of it.
     up, valid (T, H, N) bool; `valid` is the one mask of both tasks and of all metrics.
     start, end (H,): the target runs from the close of row t + start to that of row t + end.
     """
@@ -30,7 +30,7 @@ class Targets:
     valid: np.ndarray
     start: np.ndarray
     end: np.ndarray
-    unit: float = 1.0
+    scale: float = 1.0
 
     @property
     def horizon(self) -> int:
@@ -78,17 +78,17 @@ def next_returns(
 def standardise(targets: Targets, transform: str, training_days: np.ndarray) -> Targets:
     """Train on each day's z-score or rank across stocks instead of the return ("none").
 
-    `unit` turns a forecast back into a return: least squares through the origin on the training
+    `scale` turns a forecast back into a return: least squares through the origin on the training
     days, rows of the panel.
     """
     if transform == "none":
         return targets
     known = np.where(targets.valid, targets.returns, np.nan)
-    values = np.nan_to_num(cross_sectional(known, transform, axis=2, widest=WIDEST))
+    values = np.nan_to_num(cross_sectional(known, transform, axis=2, clip=CLIP))
     seen_values, seen_returns = values[training_days], targets.returns[training_days]
     power = float((seen_values**2).sum())
-    unit = float((seen_values * seen_returns).sum()) / power if power else 1.0
-    return replace(targets, values=values, unit=unit)
+    scale = float((seen_values * seen_returns).sum()) / power if power else 1.0
+    return replace(targets, values=values, scale=scale)
 
 
 def _locked(panel: Panel) -> np.ndarray:
@@ -96,7 +96,7 @@ def _locked(panel: Panel) -> np.ndarray:
     if not {"high", "low"} <= set(panel.prices):
         return np.zeros(panel.returns.shape, dtype=bool)
     flat = panel.prices["high"] == panel.prices["low"]
-    return flat & (np.abs(np.nan_to_num(panel.returns)) > LOCKED_MOVE)
+    return flat & (np.abs(np.nan_to_num(panel.returns)) > LIMIT_THRESHOLD)
 
 
 def _over_stocks(

@@ -42,7 +42,7 @@ class Windows(Dataset[Batch]):
         windows.signals = torch.from_numpy(signals).to(self.past.device)
         return windows
 
-    def near(self, device: torch.device, workers: int) -> Windows:
+    def to(self, device: torch.device, workers: int) -> Windows:
         """The same windows gathered on a cuda device itself, where the panel fits a quarter of it.
 
         Loader processes could not use it there; with some the panel stays where it is.

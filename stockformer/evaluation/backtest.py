@@ -68,25 +68,25 @@ class Market:
 class Settings:
     """How the signal is traded.
 
-    k stocks are held and up to n_drop replaced every rebalance_days signal dates, `delay` market
-    dates after the signal. cash_share of the cash is spread over the buys. buy_cost and sell_cost
-    are fractions of the traded value (the default: India, delivery); slippage moves the fill price
-    against the trade.
+    top_k stocks are held and up to n_drop replaced every rebalance_days signal dates, `delay`
+    market dates after the signal. risk_degree of the cash is spread over the buys. buy_cost and
+    sell_cost are fractions of the traded value (the default: India, delivery); slippage moves the
+    fill price against the trade.
     """
 
-    k: int = 20
+    top_k: int = 20
     n_drop: int = 4
     rebalance_days: int = 1
     delay: int = 1
     capital: float = 1e8
-    cash_share: float = 0.95
+    risk_degree: float = 0.95
     buy_cost: float = 0.00119
     sell_cost: float = 0.00104
     slippage_basis_points: float = 0.0
 
     def __post_init__(self) -> None:
         rules = {
-            "k": self.k >= 1,
+            "top_k": self.top_k >= 1,
             "n_drop": self.n_drop >= 1,
             "rebalance_days": self.rebalance_days >= 1,
             "delay": self.delay >= 0,
@@ -94,7 +94,7 @@ class Settings:
             "buy_cost": 0 <= self.buy_cost < 1,
             "sell_cost": 0 <= self.sell_cost < 1,
             "slippage_basis_points": 0 <= self.slippage_basis_points < 1 / BASIS_POINT,
-            "cash_share": 0 < self.cash_share * (1 + self.buy_cost) <= 1,
+            "risk_degree": 0 < self.risk_degree * (1 + self.buy_cost) <= 1,
         }
         for name, holds in rules.items():
             if not holds:
@@ -120,36 +120,36 @@ class Backtest:
 
 
 def tradable(
-    close: np.ndarray, high: np.ndarray, low: np.ndarray, locked_move: float = 0.04
+    close: np.ndarray, high: np.ndarray, low: np.ndarray, limit_threshold: float = 0.04
 ) -> np.ndarray:
     """(T, N) bool: traded that day, and not locked at a price limit.
 
-    Locked is a day without a range (high = low), more than locked_move away from the last close.
+    Locked is a day without a range (high = low), over limit_threshold away from the last close.
     """
     last = _carried_forward(close)
     previous = np.vstack([np.full((1, close.shape[1]), np.nan), last[:-1]])
     move = np.abs(close / previous - 1)
-    return np.isfinite(close) & ~((high == low) & (move > locked_move))
+    return np.isfinite(close) & ~((high == low) & (move > limit_threshold))
 
 
 def dropout(
-    signal: np.ndarray, held: np.ndarray, k: int, n_drop: int
+    signal: np.ndarray, held: np.ndarray, top_k: int, n_drop: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What TopK-dropout wants to sell and to buy, as indices of stocks, the best buy first.
 
     signal, held (N,); ties go to the earlier stock. A stock whose signal is NaN is never bought and
-    ranks last when held. The candidates are the best n_drop + k - |held| stocks not held; a held
-    stock among the worst n_drop of held and candidates together is sold.
+    ranks last when held. The candidates are the best n_drop + top_k - |held| stocks not held; a
+    held stock among the worst n_drop of held and candidates together is sold.
     """
     ranked = np.argsort(-signal, kind="stable")
     n_held = int(held.sum())
     candidates = ranked[~held[ranked] & np.isfinite(signal[ranked])]
-    candidates = candidates[: max(0, n_drop + k - n_held)]
+    candidates = candidates[: max(0, n_drop + top_k - n_held)]
     union = held.copy()
     union[candidates] = True
     worst = ranked[union[ranked]][-n_drop:]
     sell = worst[held[worst]]
-    return sell, candidates[: max(0, len(sell) + k - n_held)]
+    return sell, candidates[: max(0, len(sell) + top_k - n_held)]
 
 
 def topk_dropout(
@@ -241,7 +241,9 @@ def sector_exposure(backtest: Backtest, sectors: Mapping[str, str]) -> pd.DataFr
     )
 
 
-def capacity(backtest: Backtest, market: Market, share_of_volume: float = 0.05) -> dict[str, float]:
+def capacity(
+    backtest: Backtest, market: Market, participation_rate: float = 0.05
+) -> dict[str, float]:
     """The capital at which trades reach that share of their day's volume.
 
     Trades grow in proportion to the capital. all_trades: the largest capital at which every trade
@@ -252,7 +254,7 @@ def capacity(backtest: Backtest, market: Market, share_of_volume: float = 0.05) 
     trades = backtest.trades
     rows = np.searchsorted(market.dates, trades["date"].to_numpy().astype("datetime64[D]"))
     stocks = pd.Index(market.tickers).get_indexer(pd.Index(trades["ticker"]))
-    allowed = np.nan_to_num(market.volume[rows, stocks]) * share_of_volume
+    allowed = np.nan_to_num(market.volume[rows, stocks]) * participation_rate
     capital = backtest.settings.capital * allowed / trades["shares"].to_numpy()
     return {"all_trades": float(capital.min()), "most_trades": float(np.quantile(capital, 0.05))}
 
@@ -288,9 +290,9 @@ def _signal_rows(
     expected = (len(signal_dates), len(market.tickers))
     if signal.shape != expected:
         raise ValueError(f"backtest: signal has shape {signal.shape}, expected {expected}")
-    if settings.k + settings.n_drop > len(market.tickers):
+    if settings.top_k + settings.n_drop > len(market.tickers):
         raise ValueError(
-            f"backtest: k + n_drop = {settings.k + settings.n_drop} must be at most the"
+            f"backtest: top_k + n_drop = {settings.top_k + settings.n_drop} must be at most the"
             f" {len(market.tickers)} stocks to choose from"
         )
     if not (np.diff(signal_dates) > np.timedelta64(0, "D")).all():
@@ -342,14 +344,14 @@ def _rebalance(
 ) -> tuple[np.ndarray, float]:
     """Shares traded (N,), sales negative, and the cash left, on one date of the market."""
     slippage = settings.slippage_basis_points * BASIS_POINT
-    sell, buy = dropout(signal, shares > 0, settings.k, settings.n_drop)
+    sell, buy = dropout(signal, shares > 0, settings.top_k, settings.n_drop)
     sell_now, buy_now = (stocks[market.tradable[row, stocks]] for stocks in (sell, buy))
     fill = market.fill[row]
     traded = np.zeros_like(shares)
     traded[sell_now] = -shares[sell_now]
     cash += shares[sell_now] @ fill[sell_now] * (1 - slippage) * (1 - settings.sell_cost)
     # What cannot be bought today keeps its part of the cash, as in qlib.
-    budget = cash * settings.cash_share / max(1, len(buy))
+    budget = cash * settings.risk_degree / max(1, len(buy))
     traded[buy_now] = budget / (fill[buy_now] * (1 + slippage))
     return traded, cash - budget * len(buy_now) * (1 + settings.buy_cost)
 

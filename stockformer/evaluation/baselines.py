@@ -38,7 +38,7 @@ CONSTANTS = ("zero_return", "training_mean", "always_up", "majority_class")
 
 
 @dataclass(frozen=True)
-class History:
+class BaselineInputs:
     """The panel and targets that baselines look at.
 
     dates (T,) datetime64[D]; tickers (N,); returns (T, N) daily, a fraction, NaN where not traded;
@@ -70,7 +70,7 @@ class History:
 
 
 def all_baselines(
-    model: Predictions, history: History, with_lightgbm: bool = True
+    model: Predictions, history: BaselineInputs, with_lightgbm: bool = True
 ) -> dict[str, Predictions]:
     """Every baseline on the model's signal dates, steps and cells, by name.
 
@@ -119,7 +119,7 @@ Learner = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(inputs (R, F), target (R,), inputs to forecast (Q, F)) -> forecast (Q,)."""
 
 
-def _rows(model: Predictions, history: History) -> np.ndarray:
+def _rows(model: Predictions, history: BaselineInputs) -> np.ndarray:
     """(S,) rows of the history on which the model forecasts."""
     if not np.array_equal(model.tickers, history.tickers):
         raise ValueError("baselines: the history has other tickers than the model's predictions")
@@ -146,7 +146,7 @@ def _rows(model: Predictions, history: History) -> np.ndarray:
 
 
 def _forecasts(
-    history: History,
+    history: BaselineInputs,
     rank: np.ndarray,
     learners: dict[str, Learner],
     rows: np.ndarray,
@@ -195,14 +195,14 @@ def _coefficient(score: np.ndarray, label: np.ndarray) -> float:
     return max(float(score @ label) / power, SMALLEST_COEFFICIENT) if power else 0.0
 
 
-def _scaled(score: np.ndarray, history: History, step: int) -> np.ndarray:
+def _scaled(score: np.ndarray, history: BaselineInputs, step: int) -> np.ndarray:
     """The score (T, N) as a return forecast of that step."""
     cells = history.training_cells(step)
     label = history.label[history.training_days, step]
     return score * _coefficient(score[history.training_days][cells], label[cells])
 
 
-def _probability(forecast: np.ndarray, history: History) -> np.ndarray:
+def _probability(forecast: np.ndarray, history: BaselineInputs) -> np.ndarray:
     """Probability of "up" (S, H, N) that goes with a return forecast; the rule is the file's."""
     probability = np.empty_like(forecast)
     for step in range(forecast.shape[1]):
@@ -233,7 +233,7 @@ def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
 
 
 def _learned(
-    learner: Learner, rank: np.ndarray, history: History, step: int, rows: np.ndarray
+    learner: Learner, rank: np.ndarray, history: BaselineInputs, step: int, rows: np.ndarray
 ) -> np.ndarray:
     """Return forecast (S, N) of a learner of percentile ranks, one model a step."""
     days, cells = history.training_days, history.training_cells(step)

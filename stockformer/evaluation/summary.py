@@ -16,8 +16,8 @@ from stockformer.evaluation.comparison import BETTER, NAMES, Comparison, compare
 from stockformer.evaluation.metrics import Predictions, daily, score
 from stockformer.evaluation.screening import TOO_GOOD
 from stockformer.evaluation.trading import (
-    Traded,
-    Trading,
+    BacktestResult,
+    BacktestSpec,
     daily_returns,
     excess_verdict,
     gaps_of_index,
@@ -50,7 +50,7 @@ class Summary:
     first_step_rank_ic: float
     daily: pd.DataFrame
     statistics: pd.DataFrame
-    traded: Traded | None
+    traded: BacktestResult | None
     validation: pd.DataFrame | None
     targets: Mapping[str, float]
 
@@ -141,7 +141,7 @@ def summarise(
     predictions: Predictions,
     baselines: Mapping[str, Predictions],
     *,
-    trading: Trading,
+    trading: BacktestSpec,
     notes: Sequence[str],
     oracle: np.ndarray | None = None,
     validation: Predictions | None = None,

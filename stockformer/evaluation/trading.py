@@ -41,24 +41,24 @@ NO_SECTOR = "unknown"
 
 
 @dataclass(frozen=True)
-class Trading:
+class BacktestSpec:
     """Where, how and how often a signal is traded.
 
-    offsets: start dates within a rebalancing period, at most. share_of_volume: of a day's volume,
-    for the capacity. sectors (N,) str, "" where unknown; None if nobody knows them. notes: what to
-    bear in mind.
+    start_offsets: start dates within a rebalancing period, at most. participation_rate: share of a
+    day's volume, for the capacity. sectors (N,) str, "" where unknown; None if nobody knows them.
+    notes: what to bear in mind.
     """
 
     market: Market
     settings: Settings
-    offsets: int = 20
-    share_of_volume: float = 0.05
+    start_offsets: int = 20
+    participation_rate: float = 0.05
     sectors: np.ndarray | None = None
     notes: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
-class Traded:
+class BacktestResult:
     """A ledger, and what it and its variants earned.
 
     figures: of `backtest.figures` by variant, base, one_day_later and doubled_costs. excess:
@@ -84,7 +84,7 @@ def market_of_prices(
     prices: Mapping[str, np.ndarray],
     *,
     fill: str,
-    locked_move: float,
+    limit_threshold: float,
     index: np.ndarray | None = None,
     member: np.ndarray | None = None,
 ) -> Market:
@@ -100,7 +100,7 @@ def market_of_prices(
     close = prices["close"]
     unknown = np.full_like(close, np.nan)
     high, low = (prices.get(name, unknown) for name in ("high", "low"))
-    free = tradable(close, high, low, locked_move) & np.isfinite(prices[fill])
+    free = tradable(close, high, low, limit_threshold) & np.isfinite(prices[fill])
     return Market(
         dates=dates,
         tickers=tickers,
@@ -142,22 +142,22 @@ def market_of_returns(
     )
 
 
-def sizes(k: int | None, n_drop: int | None, stocks: int) -> tuple[int, int]:
+def sizes(top_k: int | None, n_drop: int | None, stocks: int) -> tuple[int, int]:
     """How many stocks to hold and to replace at most; None scales with their number.
 
     Raises ValueError where the stocks are too few for what was asked for.
     """
-    held = k or max(1, min(HELD, int(stocks * HELD_SHARE)))
+    held = top_k or max(1, min(HELD, int(stocks * HELD_SHARE)))
     dropped = n_drop or max(1, int(held * DROPPED_SHARE))
     if held + dropped > stocks:
         raise ValueError(
-            f"backtest.k={held}, backtest.n_drop={dropped}: together at most the {stocks} stocks of"
-            " the data set; null chooses sizes that fit"
+            f"backtest.top_k={held}, backtest.n_drop={dropped}: together at most the "
+            f"{stocks} stocks of the data set; null chooses sizes that fit"
         )
     return held, dropped
 
 
-def signal_of(predictions: Predictions, trading: Trading) -> np.ndarray:
+def signal_of(predictions: Predictions, trading: BacktestSpec) -> np.ndarray:
     """(S, N) what is traded on: the mean forecast of the steps that can still be earned.
 
     Those whose target does not start before the trade; where that is none, the last step, and the
@@ -173,7 +173,7 @@ def signal_of(predictions: Predictions, trading: Trading) -> np.ndarray:
     return signal
 
 
-def trade(predictions: Predictions, trading: Trading) -> Traded | None:
+def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | None:
     """Backtest the forecasts; None with too few signal dates that every variant can trade.
 
     Raises as `topk_dropout` does.
@@ -195,7 +195,7 @@ def trade(predictions: Predictions, trading: Trading) -> Traded | None:
     benchmarks = {"universe": return_figures(ledger.equity["benchmark"])}
     if ledger.equity["index"].notna().all():
         benchmarks["index"] = return_figures(ledger.equity["index"])
-    return Traded(
+    return BacktestResult(
         ledger=ledger,
         figures={name: figures(each.equity) for name, each in ledgers.items()},
         excess={name: estimate(excess_returns(each)) for name, each in ledgers.items()},
@@ -206,7 +206,7 @@ def trade(predictions: Predictions, trading: Trading) -> Traded | None:
     )
 
 
-def daily_returns(predictions: Predictions, trading: Trading) -> pd.DataFrame | None:
+def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFrame | None:
     """By date net_return and benchmark of the forecasts, traded as set; None with too few dates."""
     if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
         return None
@@ -236,7 +236,7 @@ def holes(predictions: Predictions, dates: np.ndarray) -> list[str]:
     ]
 
 
-def _tradable_signals(predictions: Predictions, trading: Trading) -> int:
+def _tradable_signals(predictions: Predictions, trading: BacktestSpec) -> int:
     """Signal dates that have a date to trade on in every variant."""
     market, delay = trading.market, trading.settings.delay
     trade_rows = np.searchsorted(market.dates, predictions.signal_dates) + delay + 1
@@ -244,7 +244,7 @@ def _tradable_signals(predictions: Predictions, trading: Trading) -> int:
 
 
 def _over_offsets(
-    signal: np.ndarray, predictions: Predictions, trading: Trading
+    signal: np.ndarray, predictions: Predictions, trading: BacktestSpec
 ) -> pd.DataFrame | None:
     """The figures of the same strategy begun on later signal dates of the rebalancing period.
 
@@ -254,7 +254,7 @@ def _over_offsets(
     if settings.rebalance_days == 1:
         return None
     most = min(
-        trading.offsets, settings.rebalance_days, _tradable_signals(predictions, trading) // 2
+        trading.start_offsets, settings.rebalance_days, _tradable_signals(predictions, trading) // 2
     )
     rows = {}
     for offset in range(most):
@@ -265,7 +265,7 @@ def _over_offsets(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("offset")
 
 
-def gaps_of_index(traded: Traded, trading: Trading) -> list[str]:
+def gaps_of_index(traded: BacktestResult, trading: BacktestSpec) -> list[str]:
     """What is to be said of an index that was given, and is not known on every day."""
     market, days = trading.market, traded.ledger.equity.index
     if market.index is None:
@@ -285,7 +285,7 @@ def doubled_costs(settings: Settings) -> Settings:
     return replace(settings, **{name: 2 * getattr(settings, name) for name in names})
 
 
-def as_json(traded: Traded) -> dict[str, object]:
+def as_json(traded: BacktestResult) -> dict[str, object]:
     """What evaluation.json holds of it, but for numbers that are none."""
     equity, offsets = traded.ledger.equity, traded.offsets
     return {
@@ -293,7 +293,7 @@ def as_json(traded: Traded) -> dict[str, object]:
         "figures": traded.figures,
         "excess": {name: asdict(each) for name, each in traded.excess.items()},
         "benchmarks": traded.benchmarks,
-        "offsets": None if offsets is None else offsets.reset_index().to_dict("records"),
+        "start_offsets": None if offsets is None else offsets.reset_index().to_dict("records"),
         "sectors": traded.sectors,
         "capacity": traded.capacity,
         "daily": {
@@ -329,12 +329,12 @@ def excess_verdict(excess: Estimate) -> str:
 def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame | None) -> list[str]:
     """The backtest for a terminal: what was earned, and how little it takes to lose it.
 
-    figures: a row a variant, offsets: a row a start date, as in `Traded`.
+    figures: a row a variant, offsets: a row a start date, as in `BacktestResult`.
     """
     base = figures.loc["base"]
     told = figures["total_return"].map("{:+.1%}".format)
     said = [
-        f"backtest, top {settings.k}, {base['n_dates']:.0f} days, after costs: {told['base']}; "
+        f"backtest, top {settings.top_k}, {base['n_dates']:.0f} days, after costs: {told['base']}; "
         f"equal-weight universe {base['benchmark_total_return']:+.1%}",
         f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
         f"turnover {base['turnover']:.0%} a day",
@@ -348,7 +348,7 @@ def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame | Non
     return said
 
 
-def _sector_shares(ledger: Backtest, trading: Trading) -> dict[str, float] | None:
+def _sector_shares(ledger: Backtest, trading: BacktestSpec) -> dict[str, float] | None:
     if trading.sectors is None:
         return None
     names = (str(name) or NO_SECTOR for name in trading.sectors)
@@ -356,7 +356,7 @@ def _sector_shares(ledger: Backtest, trading: Trading) -> dict[str, float] | Non
     return {str(name): float(share) for name, share in shares.mean().items()}
 
 
-def _capacity(ledger: Backtest, trading: Trading) -> dict[str, float] | None:
+def _capacity(ledger: Backtest, trading: BacktestSpec) -> dict[str, float] | None:
     if trading.market.volume is None or ledger.trades.empty:
         return None
-    return capacity(ledger, trading.market, trading.share_of_volume)
+    return capacity(ledger, trading.market, trading.participation_rate)

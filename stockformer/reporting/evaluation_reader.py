@@ -36,7 +36,7 @@ BACKTEST: Form = {
     | {"base": _BASE | {"total_return": NUMBER}},
     "excess": dict.fromkeys(_VARIANTS, _ESTIMATE),
     "benchmarks": _FIGURES,
-    "offsets": ([{"offset": int, "annual_excess_return": NUMBER}], None),
+    "start_offsets": ([{"offset": int, "annual_excess_return": NUMBER}], None),
     "sectors": ({str: float}, None),
     "capacity": ({str: NUMBER}, None),
     "daily": _RETURNS,
@@ -185,7 +185,7 @@ def require_keys(given: Collection[str], keys: Collection[str]) -> None:
 
 
 def _traded(data: dict[str, Any]) -> RecordedTrading:
-    offsets = data["offsets"]
+    offsets = data["start_offsets"]
     return RecordedTrading(
         settings=Settings(**data["settings"]),
         figures=_figures(data["figures"]),

@@ -37,7 +37,7 @@ def training_curve(
     figure = base("epoch (number)", quantity.axis)
     for column, part in columns.items():
         if column in metrics:
-            hover = f"epoch %{{x}}: %{{y:{quantity.format}}}"
+            hover = f"epoch %{{x}}: %{{y:{quantity.spec}}}"
             figure.add_scatter(
                 x=metrics.index.to_numpy(),
                 y=metrics[column].to_numpy(),
@@ -76,7 +76,7 @@ def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
         y=days[name].to_numpy(),
         width=0.8 * DAY,
         marker={"color": TEST, "line": {"width": 0}},
-        hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{quantity.format}}}<extra></extra>",
+        hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{quantity.spec}}}<extra></extra>",
     )
     if days[name].notna().any():
         mean = float(days[name].mean())
@@ -104,7 +104,7 @@ def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
 
 def metric_distribution(days: pd.DataFrame, name: str) -> go.Figure:
     """How many signal dates had what, and their mean."""
-    return histogram(days[name], METRICS[name].axis, METRICS[name].format)
+    return histogram(days[name], METRICS[name].axis, METRICS[name].spec)
 
 
 def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:

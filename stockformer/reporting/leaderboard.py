@@ -15,9 +15,9 @@ from stockformer.reporting.quantities import (
     METRICS,
     MISSING,
     Quantity,
-    tell_count,
-    tell_p,
-    tell_t,
+    format_count,
+    format_p,
+    format_t,
 )
 from stockformer.reporting.run_reader import RecordedRun
 from stockformer.reporting.tables import Table
@@ -61,7 +61,7 @@ def page(trials: Trials, beside: Path) -> Page:
     """beside: the folder that the page will lie in, for its links."""
     sections = [ranking(trials, beside)]
     if trials.completed:
-        sections += [picking(trials), mattering(trials), pairs(trials)]
+        sections += [selection_bias_section(trials), importance_section(trials), pairs(trials)]
     if trials.unfinished or trials.refused:
         sections.append(not_completed(trials, beside))
     state = "finished" if trials.completed else "failed"
@@ -80,12 +80,12 @@ def headline(trials: Trials) -> str:
             "data sets, targets or spans of dates: compare only within one."
         )
     quantity = SCORES[trials.monitor]
-    value = quantity.tell(float(trials.score.iloc[0]))
+    value = quantity.format(float(trials.score.iloc[0]))
     return f"Best by validation {quantity.title} ({value}): run {best}. {run.headline}"
 
 
 def subtitle(trials: Trials) -> str:
-    said = [tell_count(len(trials.completed), "run") + " completed"]
+    said = [format_count(len(trials.completed), "run") + " completed"]
     if trials.unfinished:
         said.append(f"{len(trials.unfinished)} not")
     if trials.refused:
@@ -124,9 +124,9 @@ def board(trials: Trials, beside: Path) -> Table:
             name,
             *([tested_on[name]] if several else []),
             *(settings[name][key] for key in keys),
-            *(SCORES[n].tell(on_validation[name][n]) for n in validation),
+            *(SCORES[n].format(on_validation[name][n]) for n in validation),
             *_effort(run),
-            *(SCORES[n].tell(on_test[name][n]) for n in test),
+            *(SCORES[n].format(on_test[name][n]) for n in test),
         )
         for name, run in trials.completed.items()
     ]
@@ -158,7 +158,7 @@ def board(trials: Trials, beside: Path) -> Table:
     )
 
 
-def picking(trials: Trials) -> Section:
+def selection_bias_section(trials: Trials) -> Section:
     """How much of the best one's showing is owed to having tried many."""
     rows, without = [], []
     count = 0
@@ -189,7 +189,7 @@ def picking(trials: Trials) -> Section:
         "completed trials of the folder count, seeds and edited targets included; trials deleted "
         "or made elsewhere count too, and are not known here.",
     ]
-    lead = f"{tell_count(count, 'completed trial')}."
+    lead = f"{format_count(count, 'completed trial')}."
     if without:
         lead += (
             " No daily validation returns in the evaluation.json of the runs tested on "
@@ -199,7 +199,7 @@ def picking(trials: Trials) -> Section:
     return Section("What the pick is worth", lead, tables, remarks if rows else ())
 
 
-def mattering(trials: Trials) -> Section:
+def importance_section(trials: Trials) -> Section:
     """Which settings went with which score."""
     title = "Which settings mattered"
     group = trials.groups[0]
@@ -217,7 +217,7 @@ def mattering(trials: Trials) -> Section:
         lead.append(
             f"Permutation importance in a random forest, on trials it has not seen: it explains "
             f"{found.explained:.0%} of the variance of the validation metric over "
-            f"{tell_count(found.trials, 'trial')}."
+            f"{format_count(found.trials, 'trial')}."
         )
         if found.explained <= 0:
             lead.append("That is nothing: the bars are noise.")
@@ -287,11 +287,11 @@ def _effort(run: RecordedRun) -> tuple[str, str]:
     if run.metrics is None or run.evaluation.epoch is None:
         return "ensemble", MISSING
     seconds = run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
-    return str(run.evaluation.epoch), CURVES["seconds"].tell(seconds)
+    return str(run.evaluation.epoch), CURVES["seconds"].format(seconds)
 
 
 def _probability(value: float) -> str:
-    return ">0.999" if value > 0.999 else tell_p(value)
+    return ">0.999" if value > 0.999 else format_p(value)
 
 
 def _addresses(runs: dict[str, RecordedRun], beside: Path) -> dict[str, str]:
@@ -313,10 +313,10 @@ def _paired(group: Group) -> dict[str, object]:
         "dates": [f"{date:%Y-%m-%d}" for date in rank_ic.index],
         "runs": list(rank_ic.columns),
         "rank_ic": [_short(rank_ic[name]) for name in rank_ic],
-        "mean": [ic.tell(mean) for mean in tests["mean"]],
+        "mean": [ic.format(mean) for mean in tests["mean"]],
         "n": [int(n) for n in tests["n"]],
-        "t": [tell_t(t) for t in tests["t"]],
-        "p": [tell_p(p) for p in tests["p"]],
+        "t": [format_t(t) for t in tests["t"]],
+        "p": [format_p(p) for p in tests["p"]],
     }
 
 

@@ -27,12 +27,12 @@ class Quantity:
         return f"{self.title} ({self.unit})"
 
     @property
-    def format(self) -> str:
+    def spec(self) -> str:
         """As Python and Plotly (d3) both understand it."""
         return f"{'+' if self.around_zero else ''}.{self.decimals}{'%' if self.percent else 'f'}"
 
-    def tell(self, value: float) -> str:
-        return MISSING if math.isnan(value) else format(value, self.format)
+    def format(self, value: float) -> str:
+        return MISSING if math.isnan(value) else format(value, self.spec)
 
 
 METRICS = {
@@ -92,21 +92,21 @@ COMPARED = ("rank_ic", "mae", "accuracy", "brier")
 """Metrics that a model is compared with its baselines by, in the order in which they are told."""
 
 
-def tell_count(n: int, what: str) -> str:
+def format_count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def tell_interval(quantity: Quantity, lower: float, upper: float) -> str:
+def format_interval(quantity: Quantity, lower: float, upper: float) -> str:
     if math.isnan(lower):
         return MISSING
-    return f"{quantity.tell(lower)} to {quantity.tell(upper)}"
+    return f"{quantity.format(lower)} to {quantity.format(upper)}"
 
 
-def tell_t(t: float) -> str:
+def format_t(t: float) -> str:
     return MISSING if math.isnan(t) else f"{t:+.2f}"
 
 
-def tell_p(p: float) -> str:
+def format_p(p: float) -> str:
     """A probability that would round to zero is told as a bound."""
     if math.isnan(p):
         return MISSING

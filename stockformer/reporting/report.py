@@ -14,7 +14,7 @@ from stockformer.evaluation.metrics import calibration, daily, rank_stability
 from stockformer.evaluation.statistics import FEW_DATES
 from stockformer.reporting import figures, forecasts, tables
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
-from stockformer.reporting.quantities import CURVES, METRICS, tell_count
+from stockformer.reporting.quantities import CURVES, METRICS, format_count
 from stockformer.reporting.run_reader import RecordedRun, read_run
 from stockformer.reporting.trading_section import backtest
 from stockformer.runs.folder import RunDir
@@ -58,7 +58,7 @@ def page(run: RecordedRun, beside: Path) -> Page:
         best_and_worst(run),
         training(run),
         data_quality(run, beside),
-        origin(run),
+        provenance(run),
     ]
     return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
 
@@ -88,7 +88,7 @@ def on_test_dates(run: RecordedRun) -> Section:
     mean, climbs = "Dashed: the mean.", "Skill climbs steadily; luck wanders."
     return Section(
         title,
-        f"{tell_count(len(days), 'signal date')}. Each metric is taken across the stocks of a "
+        f"{format_count(len(days), 'signal date')}. Each metric is taken across the stocks of a "
         "date, then averaged over dates. Intervals: moving-block bootstrap; t and p: Newey-West, "
         f"against zero. Below {FEW_DATES} dates both are too narrow.",
         [
@@ -178,7 +178,7 @@ def training(run: RecordedRun) -> Section:
     ]
     plots.insert(-1, Plot("Learning rate", figures.learning_rate(metrics)))
     marked = "" if tested is None else f" Dotted: epoch {tested}, the one that was tested."
-    return Section(title, f"{tell_count(len(metrics), 'epoch')}.{marked}", plots=plots)
+    return Section(title, f"{format_count(len(metrics), 'epoch')}.{marked}", plots=plots)
 
 
 def data_quality(run: RecordedRun, beside: Path) -> Section:
@@ -205,7 +205,7 @@ def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=range(1, 13)).assign(year=rank_ic.groupby(dates.year).mean())
 
 
-def origin(run: RecordedRun) -> Section:
+def provenance(run: RecordedRun) -> Section:
     """Where the run comes from, and how to make it again."""
     title, manifest = "Origin", run.manifest
     configuration = [Text("Configuration", run.config)] if run.config is not None else []

@@ -17,10 +17,10 @@ from stockformer.reporting.quantities import (
     COMPARED,
     METRICS,
     Quantity,
-    tell_count,
-    tell_interval,
-    tell_p,
-    tell_t,
+    format_count,
+    format_interval,
+    format_p,
+    format_t,
 )
 from stockformer.reporting.run_reader import Manifest, RecordedRun
 
@@ -75,8 +75,8 @@ def subtitle(run: RecordedRun) -> str:
         said.append("an ensemble" if epoch is None else f"tested epoch {epoch}")
     if run.predictions is not None:
         dates, tickers = run.predictions.signal_dates, run.predictions.tickers
-        said.append(f"{tell_count(len(dates), 'test date')} from {dates[0]} to {dates[-1]}")
-        said.append(tell_count(len(tickers), "stock"))
+        said.append(f"{format_count(len(dates), 'test date')} from {dates[0]} to {dates[-1]}")
+        said.append(format_count(len(tickers), "stock"))
     return ", ".join(said)
 
 
@@ -116,8 +116,8 @@ def _compared(
     )
     signed = replace(quantity, around_zero=True)
     return (
-        *(quantity.tell(row[metric]), signed.tell(lead)),
-        *(tell_interval(signed, lower, upper), tell_p(p)),
+        *(quantity.format(row[metric]), signed.format(lead)),
+        *(format_interval(signed, lower, upper), format_p(p)),
     )
 
 
@@ -149,10 +149,10 @@ def scores(predictions: Predictions) -> Table:
         interval, t, p = "", "", ""
         if name in tests:
             test = tests[name]
-            interval = tell_interval(quantity, test["lower"], test["upper"])
+            interval = format_interval(quantity, test["lower"], test["upper"])
             if quantity.around_zero:
-                t, p = tell_t(test["t"]), tell_p(test["p"])
-        rows.append((quantity.title, quantity.tell(means[name]), interval, t, p, quantity.unit))
+                t, p = format_t(test["t"]), format_p(test["p"])
+        rows.append((quantity.title, quantity.format(means[name]), interval, t, p, quantity.unit))
     return Table(("metric", "mean", "95 % interval", "t", "p", "unit"), rows, words=(0, 5))
 
 
@@ -172,7 +172,7 @@ def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
         if largest > 0
     }
     rows = [
-        (str(year), *("" if math.isnan(v) else quantity.tell(v) for v in row))
+        (str(year), *("" if math.isnan(v) else quantity.format(v) for v in row))
         for year, row in zip(years.index, values.tolist())
     ]
     return Table((quantity.unit, *named), rows, title=title, shades=shades)
@@ -188,7 +188,7 @@ def days_by(days: pd.DataFrame, name: str, title: str, shown: int = 5) -> list[T
         return [
             (
                 f"{date:%a %Y-%m-%d}",
-                *(METRICS[column].tell(row[column]) for column in columns),
+                *(METRICS[column].format(row[column]) for column in columns),
                 f"{row['n_valid']:.0f}",
             )
             for date, row in zip(part.index, part.to_dict("records"))

@@ -51,7 +51,7 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
         settings = trials.settings.to_dict("index")
         rows = [
             (
-                *(name, quantity.tell(trials.score[name])),
+                *(name, quantity.format(trials.score[name])),
                 " ".join(f"{key}={value}" for key, value in settings[name].items()),
             )
             for name in list(trials.completed)[:SHOWN_RUNS]

@@ -14,10 +14,10 @@ from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.quantities import (
     EARNED,
     Quantity,
-    tell_count,
-    tell_interval,
-    tell_p,
-    tell_t,
+    format_count,
+    format_interval,
+    format_p,
+    format_t,
 )
 from stockformer.reporting.run_reader import RecordedRun
 from stockformer.reporting.tables import Table
@@ -37,7 +37,7 @@ def backtest(run: RecordedRun) -> Section:
     traded = run.evaluation.traded
     if traded is None:
         return Section(TITLE, "There were too few test dates to trade on.")
-    plots, remarks = course(traded, run.ledger), doubts(traded)
+    plots, remarks = equity_curve(traded, run.ledger), caveats(traded)
     if run.ledger is None:
         remarks.append(f"The ledger is not whole ({run.path.name}/equity.csv and others).")
     else:
@@ -70,16 +70,17 @@ def lead(traded: RecordedTrading) -> str:
     """What trading the forecasts came to, and how they were traded."""
     s = traded.settings
     said = (
-        f"{excess_verdict(traded.excess['base'])} TopK-dropout: the {s.k} highest forecasts are "
-        f"held, at most {s.n_drop} replaced every "
-        f"{tell_count(s.rebalance_days, 'signal date')}, traded {tell_count(s.delay, 'day')} after "
-        f"the signal. Costs: {s.buy_cost:.3%} to buy, {s.sell_cost:.3%} to sell, "
+        f"{excess_verdict(traded.excess['base'])} TopK-dropout: the {s.top_k} highest forecasts "
+        f"are held, at most {s.n_drop} replaced every "
+        f"{format_count(s.rebalance_days, 'signal date')}, traded "
+        f"{format_count(s.delay, 'day')} after the signal. "
+        f"Costs: {s.buy_cost:.3%} to buy, {s.sell_cost:.3%} to sell, "
         f"{s.slippage_basis_points:g} basis points of slippage. Universe: all stocks, equally "
         "weighted, without costs."
     )
     days = len(traded.returns)
     if days < FEW_DAYS:
-        said += f" Annual figures from {tell_count(days, 'day')} are rough."
+        said += f" Annual figures from {format_count(days, 'day')} are rough."
     return said
 
 
@@ -89,7 +90,7 @@ def earned(traded: RecordedTrading) -> Table:
     rows = []
     for name, quantity in EARNED.items():
         cells = [column.get(name, float("nan")) for column in columns.values()]
-        rows.append((quantity.title, *map(quantity.tell, cells), quantity.unit))
+        rows.append((quantity.title, *map(quantity.format, cells), quantity.unit))
     names = [_variant(name) for name in columns]
     return Table(("figure", *names, "unit"), rows, words=(0, len(names) + 1))
 
@@ -98,9 +99,9 @@ def excess(traded: RecordedTrading) -> Table:
     """The daily excess over the universe after costs, tested."""
     rows = [
         (
-            *(_variant(name), DAILY_EXCESS.tell(test.mean / BASIS_POINT)),
-            tell_interval(DAILY_EXCESS, test.lower / BASIS_POINT, test.upper / BASIS_POINT),
-            *(tell_t(test.t), tell_p(test.p), str(test.n)),
+            *(_variant(name), DAILY_EXCESS.format(test.mean / BASIS_POINT)),
+            format_interval(DAILY_EXCESS, test.lower / BASIS_POINT, test.upper / BASIS_POINT),
+            *(format_t(test.t), format_p(test.p), str(test.n)),
         )
         for name, test in traded.excess.items()
     ]
@@ -109,7 +110,7 @@ def excess(traded: RecordedTrading) -> Table:
     return Table(header, rows, title=title)
 
 
-def doubts(traded: RecordedTrading) -> list[str]:
+def caveats(traded: RecordedTrading) -> list[str]:
     """What trading at scale would run into."""
     if not traded.capacity:
         return []
@@ -120,7 +121,7 @@ def doubts(traded: RecordedTrading) -> list[str]:
     ]
 
 
-def course(traded: RecordedTrading, ledger: Backtest | None) -> list[Plot]:
+def equity_curve(traded: RecordedTrading, ledger: Backtest | None) -> list[Plot]:
     """By day, from evaluation.json; the index, if any, from the ledger."""
     net, universe = traded.returns["net_return"], traded.returns["benchmark"]
     both = {"after costs": net, "universe": universe}

@@ -46,7 +46,7 @@ def parallel_coordinates(settings: pd.DataFrame, score: pd.Series, quantity: Qua
     places = [_places(settings[key]) for key in settings]
     places.append(_share(score.to_numpy(float), logarithmic=False))
     figure = base(f"setting, at the right the {quantity.title} (validation)", "value (low to high)")
-    told = [*(settings[key] for key in settings), score.map(quantity.tell)]
+    told = [*(settings[key] for key in settings), score.map(quantity.format)]
     for row in reversed(range(len(score))):  # the best on top
         name = score.index[row]
         words = [plain(f"{axis} {column.iloc[row]}") for axis, column in zip(axes, told)]
@@ -104,8 +104,8 @@ def _label_axes(
         texts += [(position, place, by_place[place]) for place in sorted(ends)]
     if score.notna().any():
         texts += [
-            (len(columns), 0.0, quantity.tell(float(score.min()))),
-            (len(columns), 1.0, quantity.tell(float(score.max()))),
+            (len(columns), 0.0, quantity.format(float(score.min()))),
+            (len(columns), 1.0, quantity.format(float(score.max()))),
         ]
     figure.add_scatter(
         x=[x for x, _, _ in texts],

@@ -23,7 +23,7 @@ from stockformer.data.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import Predictions, join
 from stockformer.evaluation.summary import summarise
-from stockformer.experiment import git_commit, write_judgement
+from stockformer.experiment import git_commit, record_evaluation
 from stockformer.reporting.run_reader import read_run
 from stockformer.runs.folder import RunDir, runs_under
 from stockformer.runs.logs import start_log
@@ -73,7 +73,7 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
     )
     with RunDir.claim(into or _new_folder()) as run:
         run.write_manifest(_manifest(folds, whole))
-        write_judgement(run, None, whole, summary)
+        record_evaluation(run, None, whole, summary)
     return run.path
 
 

@@ -100,7 +100,7 @@ class RunDir:
         self.resumed = False
         self.id = ""
         # What an interrupted run does before it leaves; says what it kept, for the log.
-        self.rescue: Callable[[], str] = self._before_training
+        self.save_on_interrupt: Callable[[], str] = self._before_training
 
     @classmethod
     def claim(cls, path: Path) -> Self:
@@ -133,7 +133,7 @@ class RunDir:
         run._lock()
         run.remove_temporary_files()
         run.resumed = True
-        run.rescue = lambda: (
+        run.save_on_interrupt = lambda: (
             f", with nothing new to keep: continue with {pasteable('resume', path)}"
         )
         run.end("running", "")

@@ -43,7 +43,7 @@ class Interruption:
 
     A thread of its own hears the signal through a pipe that the C handler writes to, so it need
     not wait for the main thread, which may be in a backward pass of half a minute. The thread calls
-    `run.rescue` and leaves; a second signal leaves at once.
+    `run.save_on_interrupt` and leaves; a second signal leaves at once.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -109,7 +109,7 @@ class Interruption:
         name = signal.Signals(number).name
         try:
             try:
-                kept = self.run.rescue()
+                kept = self.run.save_on_interrupt()
             except (OSError, ValueError, RuntimeError) as error:
                 kept = f", but its state could not be kept: {error}"
             self.run.end("interrupted", f"{name}{kept}")

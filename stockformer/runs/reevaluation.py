@@ -21,14 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config.overrides import check_command_line
 from stockformer.config.quoting import pasteable
-from stockformer.config.recorded import recorded_nodes
+from stockformer.config.recorded import current_overrides, recorded_nodes
 from stockformer.config.rules import check_values
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.data.dataset import Data, Fitted, read_panel
+from stockformer.data.dataset import Data, FittedPreprocessing, read_panel
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.stored import read_parquet
 from stockformer.evaluation.summary import plain
-from stockformer.experiment import Experiment, write_judgement
+from stockformer.experiment import Experiment, record_evaluation
 from stockformer.runs.folder import RunDir
 from stockformer.runs.logs import start_log
 from stockformer.runs.typed_json import require
@@ -76,7 +76,7 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     if not 1 <= threads <= MOST_THREADS:
         raise ValueError(f"{run.manifest_file}: damaged: {threads} threads")
     torch.set_num_threads(threads)  # sums over other shares round otherwise
-    data = Data.prepare(config, panel, fitted=Fitted.of(facts))
+    data = Data.prepare(config, panel, fitted=FittedPreprocessing.of(facts))
     experiment = Experiment(config, data)
     load_checkpoint(run.checkpoint("best"), experiment.model, data.panel.factor_names)
     test = experiment.loader("test", alone=True)
@@ -94,14 +94,14 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
             | {"command": f"python analyze.py {command}"}
         )
         place.write_config(OmegaConf.to_yaml(config), overrides)
-        summary = data.judge(evaluation.predictions)
+        summary = data.evaluate(evaluation.predictions)
         known = overlap(manifest["split"], evaluation.predictions)
         if known:
             log.warning("%s", known)
             summary = replace(summary, verdict=f"{known}. {summary.verdict}")
         notes = [f"evaluated elsewhere: {' '.join(overrides)}", *summary.notes]
         summary = replace(summary, notes=notes)
-        write_judgement(place, facts["epoch"], evaluation.predictions, summary)
+        record_evaluation(place, facts["epoch"], evaluation.predictions, summary)
     log.info("evaluated elsewhere: %s; the run's own evaluation is as it was", folder)
     return folder
 
@@ -207,14 +207,14 @@ def overlap(parts: Mapping[str, Mapping[str, str]], predictions: Predictions) ->
 
 
 def folder_name(overrides: Sequence[str]) -> str:
-    """The overrides as a file name: split.fold=1,backtest.k=10."""
+    """The overrides as a file name: split.fold=1,backtest.top_k=10."""
     named = [line for line in overrides if not line.startswith(UNNAMED)] or list(overrides)
     return re.sub(r"[^\w.=,+-]+", "-", ",".join(named))[:120]
 
 
 def _remembered(run: RunDir, chosen: set[str]) -> list[str]:
     """What the run's command line asked for, but for groups chosen anew, and for a search."""
-    _, lines = run.read_config()
+    lines = current_overrides(run.read_config()[1])
     dropped = {*chosen, "search"}
     return [line for line in lines if re.split("[.=]", line.lstrip("+"))[0] not in dropped]
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config.overrides import check_sources
 from stockformer.config.quoting import as_path, pasteable
-from stockformer.config.recorded import read_config
+from stockformer.config.recorded import current_overrides, read_config
 from stockformer.config.rules import flat
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.runs import atomic
@@ -35,7 +35,7 @@ KILLED_TOO_EARLY = (
 )
 
 
-def asked_run(words: Sequence[str]) -> Path | None:
+def requested_run(words: Sequence[str]) -> Path | None:
     """The folder that `resume=` names among the words of a command line, quoted or not.
 
     `latest` is the unfinished run below outputs/ and multirun/ whose status was written last; those
@@ -78,6 +78,7 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     if not run.begun():
         raise ValueError(f"{folder}: {KILLED_TOO_EARLY}")
     text, before = run.read_config()
+    before = current_overrides(before)
     if not _is_training(run):
         raise ValueError(
             f"{folder}: a model judged elsewhere, not a training; nothing to go on with"

@@ -20,12 +20,15 @@ from stockformer.runs.typed_json import Form, parse_json, require
 
 TRAINING = "training/"
 LARGEST_FACTS = 64 << 20  # bytes
+RENAMED = {"target_unit": "target_scale", "position": "train_state"}
+RENAMED_IN_STATE = {"asked": "requested_micro_batch_size"}
+"""Facts as version 0.1 called them."""
 
 FITTED: Form = {
     "factor_names": [str],
     "tickers": [str],
     "graph_last_date": (str, None),
-    "target_unit": float,
+    "target_scale": float,
     "processors": {str: {str: object}},  # arrays, whose shapes the data set tells
     "epoch": int,
 }
@@ -65,6 +68,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     facts: dict[str, Any] = parse_json(text, {"name": str}, str(path))
     if facts["name"] != path.stem:
         raise ValueError(f"{path}: is the checkpoint {facts['name']!r} under another name")
+    facts = {RENAMED.get(name, name): value for name, value in facts.items()}
+    state = facts.get("train_state")
+    if isinstance(state, dict):
+        facts["train_state"] = {RENAMED_IN_STATE.get(k, k): value for k, value in state.items()}
     return tensors, facts
 
 

@@ -15,7 +15,7 @@ from stockformer.data.targets import Targets
 from stockformer.evaluation.metrics import Predictions, score
 from stockformer.interface import Batch, Forecast
 from stockformer.training.losses import Loss
-from stockformer.training.memory import told_what_to_lower
+from stockformer.training.memory import oom_advice
 from stockformer.training.processes import Processes
 
 
@@ -61,11 +61,11 @@ class Evaluator:
                 said.append((piece.signal, forecast.returns.clone(), forecast.logits.clone()))
                 sums.append(its_sums)
         signals, returns, logits = (
-            self.processes.collect(torch.cat(part).cpu().double().numpy(), self.device)
+            self.processes.all_gather(torch.cat(part).cpu().double().numpy(), self.device)
             for part in zip(*said)
         )
         totals = [torch.stack(values).sum(0) for values in (sums, counts)]
-        self.processes.add_up(totals)
+        self.processes.all_reduce(totals)
         probability = softmax(logits, axis=-1)[..., 1]
         predictions = self.predictions(signals.astype(int), returns, probability)
         return Evaluation(predictions, loss.parts(*totals).named() | score(predictions))
@@ -76,7 +76,7 @@ class Evaluator:
         """`batch`, what the model says of it and the loss's sums; in halves if memory is short."""
         size = len(batch.signal)
         try:
-            with told_what_to_lower(f"evaluating {size} samples"):
+            with oom_advice(f"evaluating {size} samples"):
                 forecast = model(batch)
                 return [(batch, forecast, loss.sums(forecast, batch))]
         except MemoryError:
@@ -94,7 +94,7 @@ class Evaluator:
     ) -> Predictions:
         """What was said on `signals` (S,), dated, beside what happened.
 
-        forecast (S, H, N) in the target's unit, probability (S, H, N) of "up".
+        forecast (S, H, N) in the target's scale, probability (S, H, N) of "up".
         """
         dates = self.panel.dates
         broken = ~np.isfinite(forecast + probability).all(axis=(1, 2))
@@ -110,7 +110,7 @@ class Evaluator:
             target_start=dates[signals[:, None] + self.targets.start],
             target_end=dates[signals[:, None] + self.targets.end],
             tickers=self.panel.tickers,
-            prediction=forecast * self.targets.unit,
+            prediction=forecast * self.targets.scale,
             probability=probability,
             label=np.where(valid, self.targets.returns[signals], np.nan),
             up=self.targets.up[signals],

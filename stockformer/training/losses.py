@@ -61,7 +61,8 @@ class MaskedLoss(Loss):
 
     error: "absolute" (MAE) or "squared", of the target as it is trained on.
     low_band_return: also train the low band's own return head on the low band of the target. The
-    target days are few, so that band mixes them; it is off unless asked for.
+    target days are few, so that band mixes them; off by default. wavelet: the model's, which makes
+    that band; None for a model without bands.
     A mean over no cells is 0, with a zero gradient.
     """
 
@@ -69,7 +70,7 @@ class MaskedLoss(Loss):
         self,
         *,
         horizon: int,
-        wavelet: str,
+        wavelet: str | None,
         error: str,
         low_band_return: bool,
         regression_weight: float,
@@ -78,10 +79,13 @@ class MaskedLoss(Loss):
         super().__init__()
         if error not in ERRORS:
             raise ValueError(f"loss.error={error!r}: must be one of {', '.join(ERRORS)}")
+        if low_band_return and wavelet is None:
+            raise ValueError("loss.low_band_return=true: the model has no bands (model.wavelet)")
         self.error = ERRORS[error]
         self.low_band_return = low_band_return
         self.weights = (regression_weight, classification_weight)
-        self.register_buffer("target_low", target_band(horizon, wavelet), persistent=False)
+        band = None if wavelet is None else target_band(horizon, wavelet)
+        self.register_buffer("target_low", band, persistent=False)
 
     def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
         """(4,): error and cross-entropy, then those of the low band, 0 where it is not trained."""
@@ -117,8 +121,10 @@ class PublishedLoss(Loss):
     NaN where every return is zero. Needs a model with a low band.
     """
 
-    def __init__(self, *, horizon: int, wavelet: str) -> None:
+    def __init__(self, *, horizon: int, wavelet: str | None) -> None:
         super().__init__()
+        if wavelet is None:
+            raise ValueError("loss=published needs a model with bands; use loss=masked")
         self.register_buffer("target_low", target_band(horizon, wavelet), persistent=False)
 
     def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
@@ -139,7 +145,7 @@ class PublishedLoss(Loss):
     def sums_of(forecast: Forecast, y: Tensor, y_low: Tensor, up: Tensor) -> Tensor:
         """y, y_low, up (B, H, N)."""
         if forecast.returns_low is None or forecast.logits_low is None:
-            raise ValueError("loss=published needs a model with a low band; use loss=masked")
+            raise ValueError("loss=published needs a model with bands; use loss=masked")
         return torch.stack(
             [
                 ((forecast.returns - y).abs() * (y != 0)).sum(),

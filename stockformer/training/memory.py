@@ -24,7 +24,7 @@ def advice(where: str) -> str:
 
 
 @contextmanager
-def told_what_to_lower(where: str) -> Iterator[None]:
+def oom_advice(where: str) -> Iterator[None]:
     """Within this context running out of memory is a MemoryError with advice."""
     try:
         yield

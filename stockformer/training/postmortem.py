@@ -12,7 +12,7 @@ from stockformer.interface import Batch
 from stockformer.training.losses import Loss
 
 
-def offenders(model: nn.Module, loss: Loss, batch: Batch) -> list[str]:
+def nonfinite_tensors(model: nn.Module, loss: Loss, batch: Batch) -> list[str]:
     """The inputs, weights, modules' outputs, loss and gradients not finite, in that order.
 
     `batch` is on the model's device. The parameters keep the gradient of this batch.

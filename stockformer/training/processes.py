@@ -37,14 +37,14 @@ class Processes:
         return cls(distributed.get_rank(), size)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Items) -> Items:
+    def shard(self, items: Items) -> Items:
         return items[self.rank :: self.size]  # type: ignore[return-value]
 
-    def collect(self, mine: np.ndarray, device: torch.device) -> np.ndarray:
-        """What `share` dealt out put together again, as float64: adding zeros is exact."""
+    def all_gather(self, mine: np.ndarray, device: torch.device) -> np.ndarray:
+        """What `shard` dealt out put together again, as float64: adding zeros is exact."""
         if self.size == 1:
             return mine
         total = torch.tensor(len(mine), device=device)
@@ -54,7 +54,7 @@ class Processes:
         distributed.all_reduce(whole)
         return whole.cpu().numpy()
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one exchange."""
         if self.size == 1:
             return

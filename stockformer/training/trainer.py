@@ -17,19 +17,19 @@ from stockformer.config.quoting import pasteable
 from stockformer.data.windows import Windows
 from stockformer.interface import Batch
 from stockformer.training import postmortem
+from stockformer.training.checkpoint_manager import CheckpointManager, TrainState
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator, NotFinite
 from stockformer.training.losses import Loss
 from stockformer.training.memory import (
     advice,
     is_out_of_memory,
+    oom_advice,
     peak_memory_mib,
-    told_what_to_lower,
 )
-from stockformer.training.order import Order
 from stockformer.training.processes import Processes
 from stockformer.training.progress import human_time, progress
-from stockformer.training.snapshots import Position, Snapshots
+from stockformer.training.sampler import EpochSampler
 from stockformer.training.state import random_state, seed, set_random_state
 from stockformer.training.tensorboard import TensorBoard
 
@@ -50,10 +50,10 @@ UNCHECKED = 16
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepResult:
     """A step nobody has looked at yet: where it began, of which days, and how it went."""
 
-    start: Position
+    start: TrainState
     signal: Tensor
     loss: Tensor
     norm: Tensor
@@ -85,7 +85,7 @@ class Trainer:
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         evaluator: Evaluator,
         stopping: EarlyStopping,
-        snapshots: Snapshots,
+        checkpoints: CheckpointManager,
         tensorboard: TensorBoard,
         processes: Processes,
         max_epoch: int,
@@ -99,12 +99,12 @@ class Trainer:
         self.model, self.loss = model, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.evaluator, self.stopping = evaluator, stopping
-        self.snapshots, self.tensorboard, self.processes = snapshots, tensorboard, processes
+        self.checkpoints, self.tensorboard, self.processes = checkpoints, tensorboard, processes
         self.max_epoch, self.gradient_clip_norm = max_epoch, gradient_clip_norm
         self.monitor = monitor
         self.on_nonfinite, self.skip_limit, self.oom = on_nonfinite, skip_limit, oom
-        self.position = Position(micro_batch_size, asked=micro_batch_size)
-        self.unchecked: list[Taken] = []
+        self.state = TrainState(micro_batch_size, requested_micro_batch_size=micro_batch_size)
+        self.unchecked: list[StepResult] = []
         self.changing = threading.RLock()  # held while weights and position disagree
         self.complete = False  # from then on the model is not that of `position`
 
@@ -114,88 +114,88 @@ class Trainer:
         Raises FloatingPointError, naming epoch, step and dates, where a number is not finite, and
         MemoryError with advice where memory is short.
         """
-        self.snapshots.run.rescue = self.rescue
-        if self.processes.leads and not self.snapshots.run.trained():
-            self.snapshots.save(self.snapshots.run.checkpoint("last"), self.position)
+        self.checkpoints.run.save_on_interrupt = self.save_on_interrupt
+        if self.processes.is_main and not self.checkpoints.run.trained():
+            self.checkpoints.save(self.checkpoints.run.checkpoint("last"), self.state)
         if self.evaluator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.evaluator.device)
-        while self.position.epoch <= self.max_epoch and not self.stopping.exhausted:
+        while self.state.epoch <= self.max_epoch and not self.stopping.exhausted:
             training = self.train_epoch(train)
             evaluation = self.validate(validation)
             with self.changing:
                 self.close_epoch(training, evaluation)
         with self.changing:
             self.complete = True
-        if self.position.best is None:
+        if self.state.best is None:
             raise FloatingPointError(
                 f"no epoch had a defined validation {self.monitor}: no valid target, or forecasts "
                 "that do not tell stocks apart; look at the validation days or trainer.monitor"
             )
-        return self.position.best
+        return self.state.best
 
     def resume(self) -> None:
         """Go back to where the run's last sound checkpoint was written."""
-        if not self.snapshots.run.trained():
+        if not self.checkpoints.run.trained():
             log.info("resumed before the first step: beginning")
             return
-        asked = self.position.asked
-        self.position = self.snapshots.resume()
-        if self.position.asked != asked:  # else it is what memory allowed
-            self.position.asked = self.position.micro_batch_size = asked
-        if not self.processes.leads:  # the state is the first process's: draw other numbers
+        asked = self.state.requested_micro_batch_size
+        self.state = self.checkpoints.resume()
+        if self.state.requested_micro_batch_size != asked:  # else it is what memory allowed
+            self.state.requested_micro_batch_size = self.state.micro_batch_size = asked
+        if not self.processes.is_main:  # the state is the first process's: draw other numbers
             seed(int(torch.randint(2**31, ())) + self.processes.rank)
-            self.position.random = random_state()
-        log.info("resumed after step %d of epoch %d", self.position.step, self.position.epoch)
+            self.state.random = random_state()
+        log.info("resumed after step %d of epoch %d", self.state.step, self.state.epoch)
 
     def train_epoch(self, batches: DataLoader[Batch]) -> dict[str, float]:
         """The rest of the epoch: mean loss, its two tasks, and how fast it went."""
         order = batches.sampler
-        assert isinstance(order, Order)
-        order.at(epoch=self.position.epoch, step=self.position.step)
-        name = f"epoch {self.position.epoch}/{self.max_epoch}"
+        assert isinstance(order, EpochSampler)
+        order.set_position(epoch=self.state.epoch, step=self.state.step)
+        name = f"epoch {self.state.epoch}/{self.max_epoch}"
         self.model.train()
-        started = time.perf_counter() - self.position.seconds
+        started = time.perf_counter() - self.state.seconds
         steps = progress(
-            *(batches, name), total=len(order), done=self.position.step, detail=self.loss_so_far
+            *(batches, name), total=len(order), done=self.state.step, detail=self.loss_so_far
         )
         for batch in steps:
             self.take_step(batch)
-            self.position.seconds = time.perf_counter() - started
+            self.state.seconds = time.perf_counter() - started
             if self.evaluator.device.type == "cpu" or len(self.unchecked) == UNCHECKED:
                 self.check(batches)
         self.check(batches)  # a device that runs ahead is done with its steps only then
-        self.position.seconds = time.perf_counter() - started
+        self.state.seconds = time.perf_counter() - started
         speed = {
-            "seconds": self.position.seconds,
-            "samples_per_second": order.samples / self.position.seconds,
+            "seconds": self.state.seconds,
+            "samples_per_second": order.samples / self.state.seconds,
         }
-        parts = self.loss.parts(self.position.sums, self.position.counts)
+        parts = self.loss.parts(self.state.sums, self.state.counts)
         return parts.named("train_") | speed
 
     def loss_so_far(self) -> str:
-        loss = self.loss.parts(self.position.sums, self.position.counts).total
+        loss = self.loss.parts(self.state.sums, self.state.counts).total
         return f" steps, loss so far {loss.item():.4f}"
 
     def take_step(self, batch: Batch) -> None:
         """One step of the optimizer, which leaves the weights alone if a number is not finite."""
         counts = self.loss.counts(batch.to(self.evaluator.device))
-        self.processes.add_up([counts])
+        self.processes.all_reduce([counts])
         sums = self.gradient(batch, counts)
         norm = clip_grad_norm_(self.model.parameters(), self.gradient_clip_norm)
         loss = self.loss.parts(sums, counts).total
         broken = ~(loss.isfinite() & norm.isfinite())
         if self.unchecked and self.on_nonfinite == "stop":
             broken |= self.unchecked[-1].broken  # nothing may follow a broken step
-        start = dataclasses.replace(self.position)
+        start = dataclasses.replace(self.state)
         with self.changing:
             # Fused optimizers read this on the device: Python need not wait for it.
             self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
-            with told_what_to_lower(f"in epoch {start.epoch}, step {start.step + 1}"):
+            with oom_advice(f"in epoch {start.epoch}, step {start.step + 1}"):
                 self.optimizer.step()
-            self.position.add(*(torch.where(broken, 0.0, each) for each in (sums, counts)))
-            self.position.step += 1
-            self.position.random = random_state()
-            self.unchecked.append(Taken(start, batch.signal, loss, norm, broken))
+            self.state.add(*(torch.where(broken, 0.0, each) for each in (sums, counts)))
+            self.state.step += 1
+            self.state.random = random_state()
+            self.unchecked.append(StepResult(start, batch.signal, loss, norm, broken))
 
     def gradient(self, batch: Batch, counts: Tensor) -> Tensor:
         """Leave the gradient of all processes' batch in the parameters; (K,) the loss's sums."""
@@ -207,20 +207,20 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 self.split_micro_batch(error)
-                set_random_state(self.position.random)
+                set_random_state(self.state.random)
         if self.processes.size > 1:
             for parameter in self.model.parameters():
                 if parameter.grad is None:  # a share without samples
                     parameter.grad = torch.zeros_like(parameter)
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            self.processes.add_up([*gradients, sums])
+            self.processes.all_reduce([*gradients, sums])
         return sums
 
     def backward(self, batch: Batch, counts: Tensor) -> Tensor:
         """Add up the micro-batches' gradients; (K,) what the loss sums up."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros_like(counts)
-        at_once = self.position.micro_batch_size
+        at_once = self.state.micro_batch_size
         for first in range(0, len(batch.signal), at_once):
             piece = batch.rows(slice(first, first + at_once)).to(self.evaluator.device)
             sums = self.loss.sums(self.model(piece), piece)
@@ -230,90 +230,90 @@ class Trainer:
 
     def split_micro_batch(self, error: RuntimeError) -> None:
         """Halve the micro-batch, which changes no result, or raise MemoryError with advice."""
-        at_once = self.position.micro_batch_size
-        where = f"epoch {self.position.epoch}, step {self.position.step + 1}"
+        at_once = self.state.micro_batch_size
+        where = f"epoch {self.state.epoch}, step {self.state.step + 1}"
         self.optimizer.zero_grad(set_to_none=True)
         if self.oom == "stop" or at_once == 1:
             raise MemoryError(advice(f"in {where} with {at_once} samples at once")) from error
         if self.evaluator.device.type != "cpu":
             torch.accelerator.empty_cache()
-        self.position.micro_batch_size = -(-at_once // 2)
+        self.state.micro_batch_size = -(-at_once // 2)
         log.warning(
             "out of memory in %s: going on with the same batch, %d samples at once",
-            *(where, self.position.micro_batch_size),
+            *(where, self.state.micro_batch_size),
         )
 
     def check(self, batches: DataLoader[Batch]) -> None:
         """Look at the steps taken: stop at the first that was not finite, or count them."""
         with self.changing:
-            broken = self.settle()
+            broken = self.flush_checks()
         for taken in broken:
             message = taken.describe(self.evaluator)
-            if self.on_nonfinite == "stop" or self.position.skipped > self.skip_limit:
+            if self.on_nonfinite == "stop" or self.state.skipped > self.skip_limit:
                 known = self.post_mortem(taken.signal, batches, message)
                 raise FloatingPointError(
                     f"{message}; lower optimizer.lr, or look at the inputs of these dates{known}"
                 )
             log.warning("step left out: %s", message)
 
-    def settle(self) -> list[Taken]:
+    def flush_checks(self) -> list[StepResult]:
         """The steps not looked at that were not finite: counted, or the first of them undone."""
         unchecked, self.unchecked = self.unchecked, []
         flags = torch.stack([taken.broken for taken in unchecked]).tolist() if unchecked else []
         broken = [taken for taken, is_broken in zip(unchecked, flags) if is_broken]
         if self.on_nonfinite == "skip":
-            self.position.skipped += len(broken)
+            self.state.skipped += len(broken)
         elif broken:
-            self.position = broken[0].start  # the weights are still those before it
+            self.state = broken[0].start  # the weights are still those before it
         return broken
 
     def validate(self, batches: DataLoader[Batch]) -> Evaluation:
         """Raises FloatingPointError, naming epoch and dates, where a prediction is not finite."""
         try:
-            shown = progress(batches, f"validation of epoch {self.position.epoch}", len(batches))
+            shown = progress(batches, f"validation of epoch {self.state.epoch}", len(batches))
             return self.evaluator.evaluate(self.model, self.loss, shown)
         except NotFinite as error:
-            steps = f"epoch {self.position.epoch}, after its {self.position.step} steps"
+            steps = f"epoch {self.state.epoch}, after its {self.state.step} steps"
             message = f"in {steps}, {error}"
             known = self.post_mortem(error.signals, batches, message)
             raise FloatingPointError(f"{message}{known}") from error
 
     def post_mortem(self, signals: Tensor, batches: DataLoader[Batch], message: str) -> str:
         """Keep the state, and what was not finite, in the run's debug folder; says where."""
-        if not self.processes.leads:
+        if not self.processes.is_main:
             return ""
-        self.snapshots.save(self.snapshots.run.debug_state_file, self.position)
+        self.checkpoints.save(self.checkpoints.run.debug_state_file, self.state)
         windows = batches.dataset
         assert isinstance(windows, Windows)
         rows = signals.cpu().numpy()
         batch = windows.part(rows)[range(len(rows))].to(self.evaluator.device)
-        not_finite = postmortem.offenders(self.model, self.loss, batch)
+        not_finite = postmortem.nonfinite_tensors(self.model, self.loss, batch)
         facts = {
             "what": message,
             "signal_dates": self.evaluator.dates_of(signals),
             "not_finite": not_finite,
         }
-        self.snapshots.run.write_debug(facts)
+        self.checkpoints.run.write_debug(facts)
         first = f" ({not_finite[0]} is the first that is not finite)" if not_finite else ""
-        return f"{first}; more in {self.snapshots.run.debug_file}"
+        return f"{first}; more in {self.checkpoints.run.debug_file}"
 
     def close_epoch(self, training: dict[str, float], evaluation: Evaluation) -> None:
         """Write the epoch down, follow the schedule, and go to the start of the next."""
-        epoch, value = self.position.epoch, evaluation.metrics[self.monitor]
+        epoch, value = self.state.epoch, evaluation.metrics[self.monitor]
         row = self.row(training, evaluation)
         better = self.stopping.better(value)
         if better:
-            self.position.best = value
+            self.state.best = value
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(evaluation.metrics["mae"])
         else:
             self.scheduler.step()
-        self.position.next_epoch()
-        if self.processes.leads:
+        self.state.next_epoch()
+        if self.processes.is_main:
             self.record(epoch, row)
             if better:
-                self.snapshots.save_best(epoch, evaluation.metrics)
-            self.snapshots.save_epoch(self.position)
+                self.checkpoints.save_best(epoch, evaluation.metrics)
+            self.checkpoints.save_epoch(self.state)
         if self.stopping.exhausted:
             epochs = self.stopping.patience
             log.info("stopped: %d epochs without a better %s", epochs, self.monitor)
@@ -323,15 +323,15 @@ class Trainer:
             training
             | {f"validation_{name}": evaluation.metrics[name] for name in LOGGED}
             | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-            | {"skipped_steps": self.position.skipped}
-            | {"micro_batch_size": self.position.micro_batch_size}
+            | {"skipped_steps": self.state.skipped}
+            | {"micro_batch_size": self.state.micro_batch_size}
             | {"peak_memory_mib": peak_memory_mib(self.evaluator.device)}
         )
 
     def record(self, epoch: int, row: dict[str, float]) -> None:
         """One epoch as a line of the log, a row of metrics.csv and points in TensorBoard."""
-        self.position.history.append({"epoch": epoch} | row)
-        self.snapshots.run.write_metrics(self.position.history)
+        self.state.history.append({"epoch": epoch} | row)
+        self.checkpoints.run.write_metrics(self.state.history)
         self.tensorboard.scalars(epoch, row)
         log.info(
             "epoch %d/%d  train loss %.4f  validation loss %.4f  mae %.5f  accuracy %.3f  "
@@ -347,22 +347,22 @@ class Trainer:
 
     def time_left(self, epoch: int) -> str:
         """By the pace of the last epochs; nothing where it is seconds."""
-        last = self.position.history[-3:]
+        last = self.state.history[-3:]
         left = sum(row["seconds"] for row in last) / len(last) * (self.max_epoch - epoch)
         return f"  {human_time(left)} left" if left >= 20 else ""
 
-    def rescue(self) -> str:
+    def save_on_interrupt(self) -> str:
         """Keep the state as of the last step taken, for a run that is told to stop.
 
         Nothing is trained or written after that: the process is about to leave.
         """
         self.changing.acquire()
         if not self.complete:
-            self.settle()
-            if self.processes.leads:
-                self.snapshots.save(self.snapshots.run.checkpoint("last"), self.position)
-        step = f"step {self.position.step} of epoch {self.position.epoch}"
+            self.flush_checks()
+            if self.processes.is_main:
+                self.checkpoints.save(self.checkpoints.run.checkpoint("last"), self.state)
+        step = f"step {self.state.step} of epoch {self.state.epoch}"
         return (
             f" after {'the last epoch' if self.complete else step}, all of it kept: continue with "
-            f"{pasteable('resume', self.snapshots.run.path)}"
+            f"{pasteable('resume', self.checkpoints.run.path)}"
         )

@@ -19,7 +19,7 @@ from audit.test_lookahead import (
     config_of,
     future_fill,
     leak_in_factor,
-    unit_of_all_days,
+    scale_of_all_days,
     whole_sample_graph,
     whole_sample_scaling,
     window_one_day_late,
@@ -31,7 +31,7 @@ from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data import dataset
-from stockformer.data.dataset import Data, Fitted
+from stockformer.data.dataset import Data, FittedPreprocessing
 from stockformer.data.panel import Panel
 from stockformer.data.sources import ohlcv
 from stockformer.data.splits import Split
@@ -88,7 +88,7 @@ def split_changed(change: Callable[[Split, int], Split]) -> Callable[[Patch, Any
     return patched(
         Split,
         "without",
-        lambda clean, self, breaks, lookback, span: change(self, span),
+        lambda clean, self, session_gaps, lookback, target_span: change(self, target_span),
     )
 
 
@@ -332,7 +332,7 @@ LEAKS = {
         patched(Data, "loader", trained_on_test), "loader: train windows are not those"
     ),
     "re-evaluation refits": Planted(
-        patched(Fitted, "state", refitted),
+        patched(FittedPreprocessing, "state", refitted),
         "evaluation elsewhere: processors are fitted again",
         ("processors=robust",),
         full=True,
@@ -355,8 +355,8 @@ LEAKS = {
     "baseline scaled on test": Planted(
         patched(baselines, "_scaled", scaled_on_all), "baseline rev"
     ),
-    "unit of the target over all days": Planted(
-        without_files(unit_of_all_days), "unit of the target", ("target.transform=zscore",)
+    "scale of the target over all days": Planted(
+        without_files(scale_of_all_days), "scale of the target", ("target.transform=zscore",)
     ),
 }
 

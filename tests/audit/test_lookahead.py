@@ -148,7 +148,7 @@ def target_one_day_early(patch: Patch) -> None:
     patch.setattr(dataset, "next_returns", early)
 
 
-def unit_of_all_days(patch: Patch) -> None:
+def scale_of_all_days(patch: Patch) -> None:
     clean = dataset.standardise
 
     def standardise(targets: Targets, transform: str, days: np.ndarray) -> Targets:
@@ -193,7 +193,7 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str, tuple[str, ...]]] = {
     "whole-sample fit": (whole_sample_graph, "state of processor", ("processors=robust",)),
     "whole-sample selection": (whole_sample_selection, "state of processor fill", ()),
     "target one day early": (target_one_day_early, "target known already", ()),
-    "unit of all days": (unit_of_all_days, "unit of the target", ("target.transform=zscore",)),
+    "unit of all days": (scale_of_all_days, "scale of the target", ("target.transform=zscore",)),
     "calendar from the future": (calendar_from_the_future, "calendar", ()),
     "days left in the sample": (days_left_in_the_sample, "calendar", ()),
     "window one day late": (window_one_day_late, "window's returns", ()),

@@ -86,7 +86,7 @@ def test_the_closing_table_sets_the_model_beside_the_baselines(
 
 
 def test_the_ledger_balances_and_is_what_the_evaluation_tells(train: Train, tmp_path: Path) -> None:
-    status, output = train("hydra.run.dir=run", "backtest.k=2", "backtest.capital=1e6")
+    status, output = train("hydra.run.dir=run", "backtest.top_k=2", "backtest.capital=1e6")
     assert status == 0, output
     backtest = json.loads((tmp_path / "run/evaluation.json").read_text())["backtest"]
     tables = {
@@ -96,7 +96,7 @@ def test_the_ledger_balances_and_is_what_the_evaluation_tells(train: Train, tmp_
     equity = tables["equity"]
     assert equity.columns[0] == "date"
     settings = Settings(**backtest["settings"])
-    assert (settings.k, settings.n_drop, settings.capital) == (2, 1, 1e6)
+    assert (settings.top_k, settings.n_drop, settings.capital) == (2, 1, 1e6)
     ledger = Backtest(settings, tables["trades"], tables["positions"], equity.set_index("date"))
     assert largest_imbalance(ledger) < 1e-9
     assert {"NA", "TRUE", "M&M"} & set(tables["trades"]["ticker"])
@@ -127,12 +127,12 @@ def test_an_index_is_read_and_compared_with(
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("backtest.k=7", "together at most the 7 stocks of the data set"),
+        ("backtest.top_k=7", "together at most the 7 stocks of the data set"),
         ("backtest.fill=open", "the data set has returns only; use close"),
         ("backtest.fill=high", "backtest.fill"),
         ("backtest.delay=-1", "backtest.delay=-1: must not be negative"),
         ("backtest.buy_cost=0.1", "leaves no cash for backtest.buy_cost, once doubled"),
-        ("backtest.kk=3", "Did you mean 'backtest.k'?"),
+        ("backtest.top_kk=3", "Did you mean 'backtest.top_k'?"),
     ],
 )
 def test_a_backtest_that_cannot_be_is_refused_before_training(

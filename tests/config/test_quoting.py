@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from stockformer.commands.arguments import parse
 from stockformer.commands.command import as_hydra_reads, path_quoted
 from stockformer.config.quoting import pasteable, quoted, unquoted
-from stockformer.runs.resume import asked_run
+from stockformer.runs.resume import requested_run
 
 NAMES = (
     *("plain", "with space", " led and trailed ", "größe", "中文", "naïve", "😀"),
@@ -32,7 +32,7 @@ def pasted(word: str) -> list[str]:
 
 @pytest.mark.parametrize("path", PATHS, ids=ascii)
 def test_what_is_printed_can_be_pasted(path: Path) -> None:
-    assert asked_run(pasted(pasteable("resume", path))) == path
+    assert requested_run(pasted(pasteable("resume", path))) == path
     assert parse(pasted(pasteable("run", path))).run == path
     several = [path, Path("/other"), path]
     assert parse(pasted(pasteable("ensemble", *several))).ensemble == tuple(several)
@@ -46,7 +46,7 @@ def test_what_is_printed_can_be_pasted(path: Path) -> None:
 def test_a_path_that_only_the_shell_has_unquoted_is_accepted_too(path: Path) -> None:
     """As tab completion leaves it: quoted for the shell, not for Hydra."""
     if str(path) not in ("null", "latest"):
-        assert asked_run([f"resume={path}"]) == path
+        assert requested_run([f"resume={path}"]) == path
     assert parse([f"run={path}"]).run == path
 
 
@@ -81,4 +81,4 @@ def test_a_real_shell_reads_the_same() -> None:
     said = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True, check=True
     ).stdout
-    assert [asked_run([word]) for word in said.splitlines()] == paths
+    assert [requested_run([word]) for word in said.splitlines()] == paths

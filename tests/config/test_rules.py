@@ -25,9 +25,19 @@ OPTIONS = sorted(
     if path.parent.name != "hydra"
 )
 NEEDS = {"split=dates": ["split.validation_start=2024-01-01", "split.test_start=500"]}
-FACTS = {"dates", "lookback", "span", "factors", "stocks", "graph", "learn_graph", "params"}
+FACTS = {
+    "dates",
+    "lookback",
+    "target_span",
+    "factors",
+    "stocks",
+    "graph",
+    "learn_graph",
+    "wavelet",
+    "params",
+}
 FACTS |= {"optimizer", "last_epoch", "amsgrad", "foreach", "maximize", "capturable", "fused"}
-FACTS |= {"differentiable", "decoupled_weight_decay", "mode", "eps"}
+FACTS |= {"wavelet", "differentiable", "decoupled_weight_decay", "mode", "eps"}
 REFUSED = {
     "trainer.max_epochs=3": "unknown key 'trainer.max_epochs'. Did you mean 'trainer.max_epoch'?",
     "+trainer.max_epochs=3": "Did you mean 'trainer.max_epoch'?",

@@ -17,7 +17,7 @@ def days(count: int) -> np.ndarray:
 def fold(number: int, span: int = 1, **changes: int | None) -> Split:
     settings: dict[str, int | None] = {"first_train": 60, "first_test": 300, "test_days": 60}
     settings |= {"validation_days": 40, "train_days": None} | changes
-    return walk_forward(fold=number, dates=days(660), lookback=20, span=span, **settings)  # type: ignore[arg-type]
+    return walk_forward(fold=number, dates=days(660), lookback=20, target_span=span, **settings)  # type: ignore[arg-type]
 
 
 def assert_no_target_in_two_parts(split: Split, span: int) -> None:
@@ -32,7 +32,12 @@ def assert_no_target_in_two_parts(split: Split, span: int) -> None:
 )
 def test_no_target_lies_in_two_parts(lookback: int, span: int, context: str) -> None:
     split = by_ratio(
-        train=0.7, test=0.15, context=context, dates=days(300), lookback=lookback, span=span
+        train=0.7,
+        test=0.15,
+        context=context,
+        dates=days(300),
+        lookback=lookback,
+        target_span=span,
     )
     assert_no_target_in_two_parts(split, span)
     assert split.train[0] == lookback - 1
@@ -72,7 +77,7 @@ def test_a_fold_that_is_not_there_is_named(number: int) -> None:
 def test_the_published_nasdaq_samples() -> None:
     split = by_dates(
         **{"validation_start": 756, "test_start": 1008, "counted_by": "target"},
-        **{"context": "across", "dates": days(1245), "lookback": 16, "span": 1},
+        **{"context": "across", "dates": days(1245), "lookback": 16, "target_span": 1},
     )
     assert [len(part) for part in split.parts().values()] == [740, 252, 237]
     assert split.test[0] == 1007
@@ -80,7 +85,7 @@ def test_the_published_nasdaq_samples() -> None:
 
 
 def test_dates_are_looked_up() -> None:
-    settings = {"counted_by": "signal", "context": "across", "lookback": 5, "span": 2}
+    settings = {"counted_by": "signal", "context": "across", "lookback": 5, "target_span": 2}
     dates = days(100)
     split = by_dates(
         validation_start=str(dates[60]), test_start=str(dates[80]), dates=dates, **settings
@@ -92,14 +97,16 @@ def test_dates_are_looked_up() -> None:
 
 def test_a_split_without_samples_is_named() -> None:
     with pytest.raises(ValueError, match="no validation samples in rows 75 to 87 of 100"):
-        by_ratio(train=0.75, test=0.125, context="inside", dates=days(100), lookback=20, span=2)
+        by_ratio(
+            train=0.75, test=0.125, context="inside", dates=days(100), lookback=20, target_span=2
+        )
 
 
 def test_no_window_or_target_reaches_across_a_break() -> None:
     split = Split(train=np.arange(4, 60), validation=np.arange(60, 80), test=np.arange(80, 98))
-    kept = split.without((30, 31), lookback=5, span=2)
+    kept = split.without((30, 31), lookback=5, target_span=2)
     assert np.array_equal(np.setdiff1d(split.train, kept.train), np.arange(28, 35))
     assert np.array_equal(kept.test, split.test)
-    assert split.without((), lookback=5, span=2).train.shape == split.train.shape
+    assert split.without((), lookback=5, target_span=2).train.shape == split.train.shape
     with pytest.raises(ValueError, match="every validation window reaches across a gap"):
-        split.without(range(60, 82, 4), lookback=5, span=2)
+        split.without(range(60, 82, 4), lookback=5, target_span=2)

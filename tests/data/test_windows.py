@@ -148,9 +148,9 @@ def test_a_transformed_target_keeps_the_order_and_knows_its_unit(transform: str)
     order = plain.returns[:49, 0].argsort(axis=1)
     assert np.array_equal(scaled.values[:49, 0].argsort(axis=1), order)
     assert scaled.values[:49].std() == pytest.approx(1, abs=0.05)
-    assert scaled.unit == pytest.approx(0.02, rel=0.1)
+    assert scaled.scale == pytest.approx(0.02, rel=0.1)
     future = replace(panel, returns=np.where(np.arange(50)[:, None] > 31, 9.0, panel.returns))
-    assert standardise(returns_of(future), transform, np.arange(30)).unit == scaled.unit
+    assert standardise(returns_of(future), transform, np.arange(30)).scale == scaled.scale
 
 
 def test_a_part_of_windows_on_another_device_is_there_too() -> None:

@@ -51,7 +51,7 @@ def random_market():
     return make
 
 
-SMALL = Settings(k=5, n_drop=2)
+SMALL = Settings(top_k=5, n_drop=2)
 
 
 @pytest.fixture(scope="session")
@@ -97,25 +97,25 @@ def test_reproduces_qlib(golden):
 def test_dropout_by_hand():
     signal = np.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0])
     nothing = np.zeros(6, bool)
-    sell, buy = dropout(signal, nothing, k=3, n_drop=1)
+    sell, buy = dropout(signal, nothing, top_k=3, n_drop=1)
     assert (sell.tolist(), buy.tolist()) == ([], [0, 1, 2])
     # Held 1, 3, 4; candidate 0; the worst of the four is 4, which is held.
     held = np.isin(np.arange(6), [1, 3, 4])
-    sell, buy = dropout(signal, held, k=3, n_drop=1)
+    sell, buy = dropout(signal, held, top_k=3, n_drop=1)
     assert (sell.tolist(), buy.tolist()) == ([4], [0])
     # Held are the best: the candidates are the worst of the union, so nothing is dropped.
     held = np.isin(np.arange(6), [0, 1, 2])
-    sell, buy = dropout(signal, held, k=3, n_drop=2)
+    sell, buy = dropout(signal, held, top_k=3, n_drop=2)
     assert (sell.tolist(), buy.tolist()) == ([], [])
     # One held too few: filled up without a sale.
     held = np.isin(np.arange(6), [0, 1])
-    sell, buy = dropout(signal, held, k=3, n_drop=1)
+    sell, buy = dropout(signal, held, top_k=3, n_drop=1)
     assert (sell.tolist(), buy.tolist()) == ([], [2])
-    sell, buy = dropout(np.arange(50) % 2, np.zeros(50, bool), k=3, n_drop=1)
+    sell, buy = dropout(np.arange(50) % 2, np.zeros(50, bool), top_k=3, n_drop=1)
     assert buy.tolist() == [1, 3, 5]
     # No opinion on a held stock ranks it last; none on another keeps it from being bought.
     blind = np.where(np.isin(np.arange(6), [0, 1]), np.nan, signal)
-    sell, buy = dropout(blind, np.isin(np.arange(6), [1, 2, 3]), k=3, n_drop=1)
+    sell, buy = dropout(blind, np.isin(np.arange(6), [1, 2, 3]), top_k=3, n_drop=1)
     assert (sell.tolist(), buy.tolist()) == ([1], [4])
 
 
@@ -124,7 +124,7 @@ def test_no_stock_is_dropped_for_a_worse_one(seed):
     rng = np.random.default_rng(seed)
     signal = rng.normal(size=50).round(1)
     held = np.isin(np.arange(50), rng.choice(50, 10, replace=False))
-    sell, buy = dropout(signal, held, k=10, n_drop=3)
+    sell, buy = dropout(signal, held, top_k=10, n_drop=3)
     assert len(sell) == len(buy) <= 3
     assert held[sell].all()
     assert not held[buy].any()
@@ -135,10 +135,10 @@ def test_no_stock_is_dropped_for_a_worse_one(seed):
 def test_ledger_by_hand():
     """One stock of two is held; bought at 10, it rises to 12 and is replaced by the other at 5."""
     settings = Settings(
-        k=1,
+        top_k=1,
         n_drop=1,
         capital=1000.0,
-        cash_share=0.5,
+        risk_degree=0.5,
         buy_cost=0.01,
         sell_cost=0.02,
         slippage_basis_points=100,
@@ -218,9 +218,9 @@ def test_locked_stock_is_neither_bought_nor_sold():
     free = tradable(close, high, low)
     assert not free[2, 0]
     assert free.sum() == 14
-    assert tradable(close, high, low, locked_move=0.2).all()
+    assert tradable(close, high, low, limit_threshold=0.2).all()
     assert not tradable(np.where(close == 11, np.nan, close), high, low)[2:, 0].any()
-    settings = Settings(k=1, n_drop=1)
+    settings = Settings(top_k=1, n_drop=1)
     wanted, unwanted = [2.0, 1.0, 0.0], [0.0, 1.0, 2.0]
     market = market_of(close, tradable=free)
     # Bought on day 1; to be sold on day 2, where it is locked; sold on day 3.
@@ -232,7 +232,7 @@ def test_locked_stock_is_neither_bought_nor_sold():
     assert run.equity["n_held"].tolist() == [0, 1]
     assert run.equity["turnover"].iloc[0] == 0.0
     # Of two to buy one is locked: the other gets its half of the cash, not all of it.
-    pair = replace(settings, k=2)
+    pair = replace(settings, top_k=2)
     run = topk_dropout(np.array([wanted]), market.dates[1:2], market, pair)
     assert run.equity["turnover"].iloc[0] == pytest.approx(0.95 / 2)
 
@@ -243,7 +243,7 @@ def test_stock_without_a_price_keeps_its_value():
     close[3, 0] = 12.0
     market = market_of(close)
     signal = np.tile([2.0, 1.0, 0.0], (3, 1))
-    run = topk_dropout(signal, market.dates[:3], market, Settings(k=1, n_drop=1))
+    run = topk_dropout(signal, market.dates[:3], market, Settings(top_k=1, n_drop=1))
     assert run.equity["net_return"].iloc[1] == pytest.approx(0.0)
     gain = run.positions["shares"].iloc[0] * 2 / run.equity["account"].iloc[1]
     assert run.equity["gross_return"].iloc[2] == pytest.approx(gain)
@@ -252,7 +252,7 @@ def test_stock_without_a_price_keeps_its_value():
     late = np.full((3, 3), 10.0)
     late[0, 0] = np.nan
     market = market_of(late)
-    run = topk_dropout(signal[:1], market.dates[:1], market, Settings(k=1, n_drop=1))
+    run = topk_dropout(signal[:1], market.dates[:1], market, Settings(top_k=1, n_drop=1))
     assert run.positions["ticker"].tolist() == ["S001"]
 
 
@@ -302,7 +302,7 @@ def test_figures_by_hand(random_market):
 @pytest.mark.filterwarnings("error")
 def test_figures_of_a_day_or_of_nothing_earned_have_no_ratio():
     market = market_of(np.full((4, 3), 10.0))
-    free = replace(SMALL, k=1, n_drop=1, buy_cost=0.0, sell_cost=0.0)
+    free = replace(SMALL, top_k=1, n_drop=1, buy_cost=0.0, sell_cost=0.0)
     for days in (1, 3):
         run = topk_dropout(np.tile([3.0, 2.0, 1.0], (days, 1)), market.dates[:days], market, free)
         values = figures(run.equity)
@@ -335,10 +335,10 @@ def test_capacity_is_where_the_tightest_trade_fills_its_share():
     volume = np.full((3, 3), 1000.0)
     volume[1, 0] = 500.0
     market = market_of(close, volume=volume)
-    settings = Settings(k=2, n_drop=1, capital=1000.0, cash_share=0.9)
+    settings = Settings(top_k=2, n_drop=1, capital=1000.0, risk_degree=0.9)
     run = topk_dropout(np.array([[3.0, 2.0, 1.0]]), market.dates[:1], market, settings)
     # 45 shares of each; a tenth of 500 shares allows 50 / 45 of the capital, of 1000 twice that.
-    sizes = capacity(run, market, share_of_volume=0.1)
+    sizes = capacity(run, market, participation_rate=0.1)
     assert sizes["all_trades"] == pytest.approx(1000 * 50 / 45)
     assert sizes["most_trades"] == pytest.approx(1000 * 50 / 45 * 1.05)
     with pytest.raises(ValueError, match="no volumes"):
@@ -348,9 +348,9 @@ def test_capacity_is_where_the_tightest_trade_fills_its_share():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 0}, "k = 0 is out of range"),
+        ({"top_k": 0}, "top_k = 0 is out of range"),
         ({"delay": -1}, "delay = -1"),
-        ({"cash_share": 1.0}, "cash_share = 1.0"),
+        ({"risk_degree": 1.0}, "risk_degree = 1.0"),
         ({"slippage_basis_points": -5.0}, "slippage_basis_points = -5.0"),
     ],
 )
@@ -364,7 +364,7 @@ def test_misfits_are_refused(random_market):
     with pytest.raises(ValueError, match=r"signal has shape \(39, 30\), expected \(40, 30\)"):
         topk_dropout(signal[1:], market.dates, market, SMALL)
     with pytest.raises(ValueError, match="at most the 30 stocks"):
-        topk_dropout(signal, market.dates, market, Settings(k=28))
+        topk_dropout(signal, market.dates, market, Settings(top_k=28))
     with pytest.raises(ValueError, match="2025-01-01 is not in the market"):
         topk_dropout(signal, market.dates + 366, market, SMALL)
     with pytest.raises(ValueError, match="not strictly increasing"):
@@ -405,7 +405,7 @@ def test_what_is_locked_before_a_hole_is_sold_at_its_last_close():
     close[2, 0] = np.nan
     market = market_of(close)
     signal = np.tile([2.0, 1.0, 0.0], (4, 1))
-    run = topk_dropout(signal, market.dates[[0, 1, 5, 6]], market, Settings(k=1, n_drop=1))
+    run = topk_dropout(signal, market.dates[[0, 1, 5, 6]], market, Settings(top_k=1, n_drop=1))
     (sale,) = run.trades[run.trades["side"] == "sell"].to_dict("records")
     assert (sale["ticker"], sale["price"]) == ("S000", 10.0)
     assert largest_imbalance(run) < 1e-9

@@ -10,19 +10,21 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from stockformer.evaluation import baselines
-from stockformer.evaluation.baselines import RIDGE_ALPHA, History, all_baselines
+from stockformer.evaluation.baselines import RIDGE_ALPHA, BaselineInputs, all_baselines
 from stockformer.evaluation.metrics import Predictions, daily, join, score
 
 HORIZON = 2
 
 
-def history_of(returns, dates, tickers, *, training_days, factors=None, horizon=HORIZON) -> History:
+def history_of(
+    returns, dates, tickers, *, training_days, factors=None, horizon=HORIZON
+) -> BaselineInputs:
     """Targets are the daily returns of the next `horizon` days."""
     label = np.full((len(dates), horizon, len(tickers)), np.nan)
     for step in range(horizon):
         label[: len(dates) - 1 - step, step] = returns[1 + step :]
     valid = np.isfinite(label)
-    return History(
+    return BaselineInputs(
         dates=dates,
         tickers=tickers,
         returns=returns,
@@ -34,7 +36,7 @@ def history_of(returns, dates, tickers, *, training_days, factors=None, horizon=
     )
 
 
-def empty_model(history: History, rows: np.ndarray) -> Predictions:
+def empty_model(history: BaselineInputs, rows: np.ndarray) -> Predictions:
     """A model that forecasts zero on those rows of the history."""
     ends = rows[:, None] + 1 + np.arange(history.label.shape[1])
     shape = history.label[rows].shape
@@ -52,7 +54,7 @@ def empty_model(history: History, rows: np.ndarray) -> Predictions:
 
 
 @pytest.fixture
-def market() -> History:
+def market() -> BaselineInputs:
     """Sixty days of twenty stocks that revert from one day to the next, with three factors."""
     rng = np.random.default_rng(0)
     returns = rng.normal(0.001, 0.02, (60, 20))

@@ -10,23 +10,23 @@ import pytest
 from scipy import stats
 
 from stockformer.evaluation.backtest import Settings
-from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.statistics import bootstrap_interval, newey_west
 from stockformer.evaluation.summary import Summary, summarise
-from stockformer.evaluation.trading import Trading, market_of_returns
+from stockformer.evaluation.trading import BacktestSpec, market_of_returns
 
 TRAIN, TEST, STOCKS = 60, 60, 30
 
 
 @pytest.fixture(scope="module")
-def market() -> History:
+def market() -> BaselineInputs:
     random = np.random.default_rng(4)
     returns = random.normal(0, 0.02, (TRAIN + TEST + 2, STOCKS))
     label = np.full((len(returns), 1, STOCKS), np.nan)
     label[:-1, 0] = returns[1:]
     valid = np.isfinite(label)
-    return History(
+    return BaselineInputs(
         dates=np.datetime64("2024-01-01") + np.arange(len(returns)),
         tickers=np.array([f"S{i:02d}" for i in range(STOCKS)]),
         returns=returns,
@@ -38,7 +38,9 @@ def market() -> History:
     )
 
 
-def evaluated(market: History, forecast: np.ndarray, oracle: np.ndarray | None = None) -> Summary:
+def evaluated(
+    market: BaselineInputs, forecast: np.ndarray, oracle: np.ndarray | None = None
+) -> Summary:
     """A whole evaluation of forecasts (S, N), on the days after the training."""
     rows = TRAIN + np.arange(len(forecast))
     predictions = Predictions(
@@ -56,7 +58,7 @@ def evaluated(market: History, forecast: np.ndarray, oracle: np.ndarray | None =
     return summarise(
         predictions,
         all_baselines(predictions, market, with_lightgbm=False),
-        trading=Trading(where, Settings(k=5, n_drop=1)),
+        trading=BacktestSpec(where, Settings(top_k=5, n_drop=1)),
         notes=["as told"],
         oracle=oracle,
     )

@@ -20,7 +20,7 @@ from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.statistics import estimate
 from stockformer.evaluation.summary import plain
 from stockformer.evaluation.trading import (
-    Trading,
+    BacktestSpec,
     as_json,
     daily_returns,
     doubled_costs,
@@ -35,7 +35,7 @@ from stockformer.evaluation.trading import (
     trade,
 )
 
-SETTINGS = Settings(k=5, n_drop=2, slippage_basis_points=3.0)
+SETTINGS = Settings(top_k=5, n_drop=2, slippage_basis_points=3.0)
 
 
 @pytest.fixture
@@ -53,8 +53,10 @@ def trading(random_predictions):
         "volume": random.integers(1_000, 9_000, close.shape).astype(float),
     }
     sectors = np.array(["bank", "oil", ""] * 10)
-    market = market_of_prices(dates, predictions.tickers, prices, fill="close", locked_move=0.04)
-    return predictions, Trading(market, SETTINGS, offsets=4, sectors=sectors)
+    market = market_of_prices(
+        dates, predictions.tickers, prices, fill="close", limit_threshold=0.04
+    )
+    return predictions, BacktestSpec(market, SETTINGS, start_offsets=4, sectors=sectors)
 
 
 def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
@@ -84,7 +86,7 @@ def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
 def test_start_dates_are_those_of_a_rebalancing_period(trading):
     predictions, where = trading
     assert trade(predictions, where).offsets is None  # each day is a start: nothing to compare
-    slow = replace(where, settings=replace(SETTINGS, rebalance_days=3), offsets=20)
+    slow = replace(where, settings=replace(SETTINGS, rebalance_days=3), start_offsets=20)
     offsets = trade(predictions, slow).offsets
     assert offsets.index.tolist() == [0, 1, 2]
     for offset in (0, 2):
@@ -96,7 +98,7 @@ def test_start_dates_are_those_of_a_rebalancing_period(trading):
             offset=offset,
         )
         assert offsets.loc[offset].to_dict() == pytest.approx(figures(run.equity), nan_ok=True)
-    assert len(trade(predictions, replace(slow, offsets=2)).offsets) == 2
+    assert len(trade(predictions, replace(slow, start_offsets=2)).offsets) == 2
     assert "begun on 3 days of a rebalancing period" in "".join(
         lines(slow.settings, pd.DataFrame(trade(predictions, slow).figures).T, offsets)
     )
@@ -201,16 +203,16 @@ def test_a_market_of_prices(trading):
     dates, tickers, close = where.market.dates, where.market.tickers, where.market.close
     prices = {"close": close.copy(), "open": close * 1.01}
     prices["open"][3, 2] = np.nan
-    market = market_of_prices(dates, tickers, prices, fill="open", locked_move=0.04)
+    market = market_of_prices(dates, tickers, prices, fill="open", limit_threshold=0.04)
     assert market.fill is prices["open"]
     assert not market.tradable[3, 2]
     assert market.tradable.sum() == close.size - 1  # without high and low nothing is locked
     assert market.volume is None
     with pytest.raises(ValueError, match=r"backtest\.fill=open: .* only close"):
-        market_of_prices(dates, tickers, {"close": close}, fill="open", locked_move=0.04)
+        market_of_prices(dates, tickers, {"close": close}, fill="open", limit_threshold=0.04)
     flat = {"close": close, "high": close, "low": close}
     moved = np.abs(close[1:] / close[:-1] - 1) > 0.03
-    locked = market_of_prices(dates, tickers, flat, fill="close", locked_move=0.03)
+    locked = market_of_prices(dates, tickers, flat, fill="close", limit_threshold=0.03)
     np.testing.assert_array_equal(~locked.tradable[1:], moved)
 
 
@@ -230,7 +232,7 @@ def test_sizes_scale_with_the_stocks(wanted, stocks, expected):
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"backtest\.k=20, backtest\.n_drop=4: .* the 23 stocks"):
+    with pytest.raises(ValueError, match=r"backtest\.top_k=20, .*n_drop=4: .* the 23 stocks"):
         sizes(20, None, 23)
 
 
@@ -255,15 +257,15 @@ def test_what_json_holds_is_what_was_traded(trading):
     traded = trade(predictions, where)
     read = json.loads(json.dumps(plain(as_json(traded)), allow_nan=False))
     assert list(read) == [
-        *("settings", "figures", "excess", "benchmarks", "offsets", "sectors", "capacity"),
+        *("settings", "figures", "excess", "benchmarks", "start_offsets", "sectors", "capacity"),
         "daily",
     ]
-    assert read["settings"]["k"] == 5
+    assert read["settings"]["top_k"] == 5
     assert read["figures"]["base"]["index_total_return"] is None
     assert read["figures"]["base"]["annual_return"] == traded.figures["base"]["annual_return"]
     assert read["daily"]["net_return"] == traded.ledger.equity["net_return"].tolist()
     assert read["daily"]["date"][0] == str(predictions.signal_dates[0] + 1)
-    assert read["offsets"] is None
+    assert read["start_offsets"] is None
     assert read["excess"]["base"]["mean"] == traded.excess["base"].mean
     said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets)
     assert f"{traded.figures['base']['total_return']:+.1%}; equal-weight universe" in said[0]
@@ -287,5 +289,5 @@ def test_signals_that_no_market_day_is_left_for_are_not_traded(trading):
     days_left = len(where.market.dates) - int(first)
     late = replace(where, settings=replace(where.settings, delay=days_left))
     assert trade(predictions, late) is None
-    later = replace(where, settings=replace(where.settings, delay=days_left - 7), offsets=20)
+    later = replace(where, settings=replace(where.settings, delay=days_left - 7), start_offsets=20)
     assert len(trade(predictions, later).ledger.equity) == 7

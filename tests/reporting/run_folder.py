@@ -14,7 +14,7 @@ import numpy as np
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.metrics import Predictions
 from stockformer.evaluation.summary import Summary, summarise
-from stockformer.evaluation.trading import Trading, market_of_returns
+from stockformer.evaluation.trading import BacktestSpec, market_of_returns
 from stockformer.runs import folder as run_folder
 from stockformer.runs.folder import RunDir
 
@@ -67,10 +67,10 @@ def summary(predictions: Predictions) -> Summary:
     }
     dates = predictions.signal_dates[0] + np.arange(len(predictions.signal_dates) + 2)
     returns = np.random.default_rng(1).normal(0, 0.02, (len(dates), len(TICKERS)))
-    trading = Trading(
+    trading = BacktestSpec(
         market_of_returns(dates, TICKERS, returns, fill="close"),
-        Settings(k=2, n_drop=1, rebalance_days=2),
-        offsets=3,
+        Settings(top_k=2, n_drop=1, rebalance_days=2),
+        start_offsets=3,
         sectors=np.array(["IT", "Oil & gas", "", "IT", "IT", "IT", "<b>"]),
     )
     notes = ["survivorship: M&M & others", "few dates"]

@@ -126,7 +126,7 @@ class Clock:
         self.seen += 1
         if self.seen == self.at:
             assert self.run is not None
-            self.run.rescue()
+            self.run.save_on_interrupt()
             raise Stopped
 
 
@@ -139,10 +139,10 @@ def left_by(folder: Path) -> dict[str, Any]:
         tensors, facts = read_checkpoint(path)
         for name, tensor in tensors.items():
             left[f"{path.stem}/{name}"] = (str(tensor.dtype), tensor.numpy().tobytes())
-        for row in facts.get("position", {}).get("history", []):
+        for row in facts.get("train_state", {}).get("history", []):
             for column in TIMING:
                 del row[column]
-        facts.get("position", {}).pop("seconds", None)
+        facts.get("train_state", {}).pop("seconds", None)
         del facts["run"]
         left[f"{path.stem}/facts"] = json.dumps(facts)
     return left

@@ -20,8 +20,8 @@ from torch import nn
 from stockformer.runs import atomic
 from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import read_checkpoint, save_checkpoint
+from stockformer.training.checkpoint_manager import CheckpointManager, TrainState
 from stockformer.training.early_stopping import EarlyStopping
-from stockformer.training.snapshots import Position, Snapshots
 
 CRASHED = 77
 
@@ -141,7 +141,7 @@ def test_there_is_always_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
         found = []
         for _ in crashes(folder, lambda: snapshots.save_epoch(position(4))):
             _, facts = snapshots.newest()
-            found.append(facts["position"]["epoch"])
+            found.append(facts["train_state"]["epoch"])
             for path in run.epoch_checkpoints():
                 read_checkpoint(path)
     assert len(found) > 40
@@ -223,10 +223,10 @@ def test_no_checkpoint_is_unreadable_after_random_kills(tmp_path: Path, kills: i
     assert found[-1] >= kills  # they were killed while saving, not before
 
 
-def snapshots_of(run: RunDir) -> Snapshots:
+def snapshots_of(run: RunDir) -> CheckpointManager:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters())
-    return Snapshots(
+    return CheckpointManager(
         run=run,
         model=model,
         optimizer=optimizer,
@@ -238,5 +238,5 @@ def snapshots_of(run: RunDir) -> Snapshots:
     )
 
 
-def position(epoch: int) -> Position:
-    return Position(micro_batch_size=4, asked=4, epoch=epoch)
+def position(epoch: int) -> TrainState:
+    return TrainState(micro_batch_size=4, requested_micro_batch_size=4, epoch=epoch)

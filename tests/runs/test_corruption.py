@@ -27,7 +27,7 @@ def stopped(small: SmallRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
         clock.stop_at(48)
         with pytest.raises(Stopped):
             small.run(folder)
-    assert read_checkpoint(RunDir(folder).checkpoint("last"))[1]["position"]["epoch"] == 3
+    assert read_checkpoint(RunDir(folder).checkpoint("last"))[1]["train_state"]["epoch"] == 3
     return folder
 
 

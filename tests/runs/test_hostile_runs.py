@@ -260,7 +260,7 @@ def test_no_fact_of_a_checkpoint_is_a_traceback(
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     path = RunDir(folder).checkpoint("last")
     tensors, facts = read_checkpoint(path)
-    state = {k: facts[k] for k in ("position", "optimizer", "scheduler", "stopping", "run")}
+    state = {k: facts[k] for k in ("train_state", "optimizer", "scheduler", "stopping", "run")}
     experiment = small.experiment("trainer.max_epoch=4")
     refused = 0
     for number, value in enumerate(mutations(state)):

@@ -22,7 +22,7 @@ from stockformer.experiment import Experiment
 from stockformer.reporting import report
 from stockformer.runs import atomic
 from stockformer.runs.folder import RunDir
-from stockformer.runs.resume import asked_run
+from stockformer.runs.resume import requested_run
 from stockformer.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_killed_when(
         assert (status, "python analyze.py run=outputs/day/run" in output) == (0, True), output
     else:
         assert run.killed()
-        assert asked_run(["resume=latest"]) == folder
+        assert requested_run(["resume=latest"]) == folder
         go_on(folder, words)
     assert not differences(whole, folder)
 

@@ -13,8 +13,8 @@ import pytest
 from runs.small_run import SmallRuns
 
 from stockformer.runs.folder import RunDir
-from stockformer.training.order import Order
 from stockformer.training.processes import Processes
+from stockformer.training.sampler import EpochSampler
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,11 +99,11 @@ def test_more_processes_than_samples_are_refused(
 def test_the_processes_shares_are_the_batch() -> None:
     """Each sample is one process's, in every epoch another's, and no process has two more."""
     for size in (1, 2, 3, 7):
-        orders = [Order(31, 12, 5, Processes(rank, size)) for rank in range(size)]
+        orders = [EpochSampler(31, 12, 5, Processes(rank, size)) for rank in range(size)]
         for order in orders:
-            order.at(epoch=2, step=1)
+            order.set_position(epoch=2, step=1)
         batches = list(zip(*orders))
-        whole = list(Order(31, 12, 5, Processes()))
+        whole = list(EpochSampler(31, 12, 5, Processes()))
         assert len(batches) == 2
         for number, shares in enumerate(batches):
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -112,6 +112,6 @@ def test_the_processes_shares_are_the_batch() -> None:
 
 
 def next_batch(number: int) -> list[int]:
-    order = Order(31, 12, 5, Processes())
-    order.at(epoch=2, step=1 + number)
+    order = EpochSampler(31, 12, 5, Processes())
+    order.set_position(epoch=2, step=1 + number)
     return next(iter(order))

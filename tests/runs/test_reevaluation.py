@@ -84,7 +84,7 @@ def test_elsewhere_nothing_is_fitted_anew(train: Command, command: Command, tmp_
     (folder,) = (run / "evaluations").iterdir()
     assert folder.name == "split.train=0.3,split.test=0.5"
     manifests = [json.loads((place / "manifest.json").read_text()) for place in (run, folder)]
-    for key in ("processors", "target_unit", "factor_names", "graph_last_date", "tickers"):
+    for key in ("processors", "target_scale", "factor_names", "graph_last_date", "tickers"):
         assert manifests[0][key] == manifests[1][key], key
     assert [manifest["kind"] for manifest in manifests] == ["run", "evaluation"]
     own, other = (pd.read_parquet(place / "predictions.parquet") for place in (run, folder))
@@ -185,7 +185,7 @@ def test_a_model_is_not_judged_on_what_it_does_not_fit(
         (["split.fold=1"], "unknown key 'split.fold'"),
         (["split=rato"], "rato"),
         (["split.test=0.9"], "must leave days for validation"),
-        (["backtest.k=7"], "together at most the 7 stocks"),
+        (["backtest.top_k=7"], "together at most the 7 stocks"),
         (["split.test"], "argument 'split.test' not understood"),
         (["ensemble=run"], "leave run= and evaluate= out"),
     ],

@@ -11,8 +11,8 @@ import pytest
 import torch
 from runs.small_run import Clock, SmallRuns, Stopped, differences
 
-from stockformer.training import snapshots
-from stockformer.training.order import Order
+from stockformer.training import checkpoint_manager
+from stockformer.training.sampler import EpochSampler
 from stockformer.training.trainer import Trainer
 
 
@@ -80,7 +80,7 @@ def test_interrupted_a_hundred_times(
 def test_without_the_generators_it_is_another_run(
     small: SmallRuns, whole: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "set_random_state", lambda state: None)
+    monkeypatch.setattr(checkpoint_manager, "set_random_state", lambda state: None)
     interrupted(small, clock, tmp_path / "run", [7])
     assert differences(whole, tmp_path / "run")
 
@@ -88,8 +88,12 @@ def test_without_the_generators_it_is_another_run(
 def test_without_the_position_in_the_order_it_is_another_run(
     small: SmallRuns, whole: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = Order.at
-    monkeypatch.setattr(Order, "at", lambda order, epoch, step: at(order, epoch=epoch, step=0))
+    set_position = EpochSampler.set_position
+    monkeypatch.setattr(
+        EpochSampler,
+        "set_position",
+        lambda sampler, epoch, step: set_position(sampler, epoch=epoch, step=0),
+    )
     interrupted(small, clock, tmp_path / "run", [7])
     assert differences(whole, tmp_path / "run")
 

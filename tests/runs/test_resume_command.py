@@ -12,7 +12,7 @@ from runs.small_run import Clock, SmallRuns, Stopped, captured, train_main
 
 from stockformer.config.recorded import read_config
 from stockformer.runs.folder import RunDir
-from stockformer.runs.resume import asked_run, continued
+from stockformer.runs.resume import continued, requested_run
 
 
 @pytest.fixture(autouse=True)
@@ -82,16 +82,16 @@ def test_the_latest_is_the_unfinished_run_written_last(
     stopped: Path, finished: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="no unfinished run in outputs or multirun"):
-        asked_run(["resume=latest"])
+        requested_run(["resume=latest"])
     for number, run in enumerate((stopped, stopped, finished)):
         shutil.copytree(run, tmp_path / f"outputs/day/{number}", copy_function=shutil.copy)
     broken = tmp_path / "outputs/day/3/status.json"  # killed as it began
     broken.parent.mkdir()
     broken.touch()
-    assert asked_run(["seed=1", "resume=latest"]) == Path("outputs/day/1")
-    assert asked_run(["++resume=latest"]) == Path("outputs/day/1")
-    assert asked_run(["resume=null"]) is None
-    assert asked_run(["seed=1"]) is None
+    assert requested_run(["seed=1", "resume=latest"]) == Path("outputs/day/1")
+    assert requested_run(["++resume=latest"]) == Path("outputs/day/1")
+    assert requested_run(["resume=null"]) is None
+    assert requested_run(["seed=1"]) is None
 
 
 def test_a_model_judged_elsewhere_is_no_run_to_go_on_with(stopped: Path, finished: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_model_judged_elsewhere_is_no_run_to_go_on_with(stopped: Path, finishe
     elsewhere.write_config(*run.read_config())
     elsewhere.write_manifest(run.read_manifest() | {"kind": "evaluation"})
     with pytest.raises(ValueError, match="no unfinished run in outputs or multirun"):
-        asked_run(["resume=latest"])
+        requested_run(["resume=latest"])
     before = {path: path.read_bytes() for path in elsewhere.path.iterdir() if path.is_file()}
     status, output = command(f"resume={elsewhere.path}", "trainer.max_epoch=9")
     assert (status, "a model judged elsewhere, not a training" in output) == (1, True), output

@@ -21,8 +21,8 @@ from runs.small_run import SmallRuns, differences, ended, forked, train_main
 from stockformer.experiment import Data, Experiment
 from stockformer.runs.folder import RunDir
 from stockformer.runs.interruption import open_run
+from stockformer.training.checkpoint_manager import CheckpointManager
 from stockformer.training.evaluate import Evaluator
-from stockformer.training.snapshots import Snapshots
 from stockformer.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {  # the n-th call of what the signal 
     "train": (Trainer, "take_step", 6),
     "validate": (Trainer, "validate", 2),
     "evaluate": (Evaluator, "evaluate", 2),
-    "save": (Snapshots, "save_epoch", 2),
+    "save": (CheckpointManager, "save_epoch", 2),
     "test": (Experiment, "test", 1),
 }
 
@@ -235,12 +235,12 @@ def test_a_run_that_has_ended_is_not_held_in_memory(tmp_path: Path) -> None:
     """A sweep's jobs are runs of one process: each would keep its model and its data."""
 
     class Kept:
-        def rescue(self) -> str:
+        def save_on_interrupt(self) -> str:
             return ""
 
     kept = Kept()
     with open_run(tmp_path / "run", resume=False) as run:
-        run.rescue = kept.rescue
+        run.save_on_interrupt = kept.save_on_interrupt
     left = weakref.ref(kept)
     del kept, run
     gc.collect()

@@ -118,8 +118,8 @@ def test_without_any_streams_a_run_fails_of_its_own_reason(
             os.close(number)
         sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as Python does
         make_streams_last()
-        train_main(small.words(f"hydra.run.dir={tmp_path}/run", "backtest.k=99"))
+        train_main(small.words(f"hydra.run.dir={tmp_path}/run", "backtest.top_k=99"))
 
     status, output = captured(run)
     assert (status, output) == (1, "")
-    assert "backtest.k=99" in RunDir(tmp_path / "run").status()["reason"]
+    assert "backtest.top_k=99" in RunDir(tmp_path / "run").status()["reason"]

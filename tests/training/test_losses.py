@@ -94,7 +94,7 @@ def test_a_model_without_a_low_band_is_trained_by_the_masked_loss_alone() -> Non
     forecast, batch = case()
     plain = Forecast(forecast.returns, forecast.logits)
     assert masked_loss()(plain, batch).total.isfinite()
-    with pytest.raises(ValueError, match="needs a model with a low band"):
+    with pytest.raises(ValueError, match="needs a model with bands"):
         PublishedLoss(horizon=2, wavelet="sym2")(plain, batch)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stockformer.training.snapshots import Position
+from stockformer.training.checkpoint_manager import TrainState
 from stockformer.training.state import RANDOM, random_state, set_random_state
 
 
 def test_sums_are_added_on_the_device_that_takes_the_steps() -> None:
-    position = Position(4, asked=4)
+    position = TrainState(4, requested_micro_batch_size=4)
     for _ in range(2):
         position.add(torch.ones(4, device="meta"), torch.ones(4, device="meta"))
     assert (position.sums.device.type, position.sums.shape) == ("meta", (4,))

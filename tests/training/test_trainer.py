@@ -157,7 +157,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_the_step(
         assert same(watched.before[-1], watched.after[-1])
     kept, state = read_checkpoint(run.debug_state_file)
     assert same(weights(kept), {name: watched.after[-1][name] for name in weights(kept)})
-    assert state["position"]["epoch"] == epoch
+    assert state["train_state"]["epoch"] == epoch
     assert run.status()["state"] == "failed"
     if epoch > 1:
         best, facts = read_checkpoint(run.checkpoint("best"))
@@ -189,7 +189,7 @@ def test_no_more_steps_are_left_out_than_the_limit(
     with pytest.raises(FloatingPointError), RunDir.claim(tmp_path / "run") as run:
         experiment.train(run, [])
     assert watched.begun == BROKEN + 2
-    assert read_checkpoint(run.debug_state_file)[1]["position"]["skipped"] == 3
+    assert read_checkpoint(run.debug_state_file)[1]["train_state"]["skipped"] == 3
 
 
 def test_a_step_nobody_has_looked_at_is_not_passed_over_by_a_signal(
@@ -202,14 +202,14 @@ def test_a_step_nobody_has_looked_at_is_not_passed_over_by_a_signal(
 
     def interrupted(trainer: Trainer, batches: Any) -> None:
         if broken(watched):
-            run.rescue()
+            run.save_on_interrupt()
             raise InterruptedError
         check(trainer, batches)
 
     monkeypatch.setattr(Trainer, "check", interrupted)
     with pytest.raises(InterruptedError), RunDir.claim(tmp_path / "run") as run:
         experiment.train(run, [])
-    position = read_checkpoint(run.checkpoint("last"))[1]["position"]
+    position = read_checkpoint(run.checkpoint("last"))[1]["train_state"]
     assert (position["epoch"], position["step"], position["skipped"]) == (2, 1, 0)
 
 

@@ -8,11 +8,11 @@ from scipy.stats import rankdata
 UNIFORM_DEVIATION = 12**-0.5  # standard deviation of a rank spread evenly over one
 
 
-def cross_sectional(values: np.ndarray, kind: str, axis: int, widest: float) -> np.ndarray:
+def cross_sectional(values: np.ndarray, kind: str, axis: int, clip: float) -> np.ndarray:
     """Each day's values across stocks (along `axis`); NaN stays NaN.
 
     kind "rank": percentile rank, centred, ties averaged, to unit deviation; "zscore": by the day's
-    mean and standard deviation, cut at `widest`. Raises ValueError for another kind.
+    mean and standard deviation, cut at `clip`. Raises ValueError for another kind.
     """
     known = np.isfinite(values)
     count = np.maximum(known.sum(axis=axis, keepdims=True), 1)
@@ -25,4 +25,4 @@ def cross_sectional(values: np.ndarray, kind: str, axis: int, widest: float) -> 
     centred = np.where(known, values - mean, 0.0)
     deviation = np.sqrt((centred**2).sum(axis=axis, keepdims=True) / count)
     scaled = centred / np.where(deviation > 0, deviation, 1.0)
-    return np.where(known, scaled.clip(-widest, widest), np.nan)
+    return np.where(known, scaled.clip(-clip, clip), np.nan)

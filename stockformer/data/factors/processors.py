@@ -1,8 +1,8 @@
 """Preparation of factors, each step a fit on training days and an apply that uses its result.
 
-Every processor is called alike: `fit(panel, targets, seen) -> state`, arrays by name, from the rows
-`seen` alone, and `apply(panel, state) -> panel`. What a row becomes depends on that row, on rows
-before it and on the state, never on later rows. T dates, N stocks, F factors; NaN is unknown.
+Every processor is called alike: `fit(panel, targets, fit_rows) -> state`, arrays by name, from
+those rows alone, and `apply(panel, state) -> panel`. What a row becomes depends on that row, on
+rows before it and on the state, never on later rows. T dates, N stocks, F factors; NaN is unknown.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class CrossSectional:
     """Each day's values across stocks on a common scale of about unit deviation.
 
     kind "rank": percentile rank, centred, ties averaged; "zscore": by the day's mean and standard
-    deviation, cut at `widest`.
+    deviation, cut at `clip`.
     """
 
-    def __init__(self, *, kind: str, widest: float) -> None:
-        self.kind, self.widest = kind, widest
+    def __init__(self, *, kind: str, clip: float) -> None:
+        self.kind, self.clip = kind, clip
 
-    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
         return {}
 
     def apply(self, panel: Panel, state: State) -> Panel:
-        scaled = cross_sectional(panel.factors, self.kind, axis=1, widest=self.widest)
+        scaled = cross_sectional(panel.factors, self.kind, axis=1, clip=self.clip)
         return panel.with_factors(scaled.astype(np.float32), panel.factor_names)
 
 
@@ -47,8 +47,8 @@ class Winsorise:
             raise ValueError(f"processors: winsorise share={share} must be between 0 and 0.5")
         self.share = share
 
-    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
-        low, high = _quantiles(panel.factors[seen], (self.share, 1 - self.share))
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
+        low, high = _quantiles(panel.factors[fit_rows], (self.share, 1 - self.share))
         return {"low": low, "high": high}
 
     def apply(self, panel: Panel, state: State) -> Panel:
@@ -57,23 +57,23 @@ class Winsorise:
 
 
 class RobustZScore:
-    """(x - median) / (1.4826 median absolute deviation) of the training cells, cut at `widest`.
+    """(x - median) / (1.4826 median absolute deviation) of the training cells, cut at `clip`.
 
     A factor without deviation there becomes 0.
     """
 
-    def __init__(self, *, widest: float) -> None:
-        self.widest = widest
+    def __init__(self, *, clip: float) -> None:
+        self.clip = clip
 
-    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
-        (median,) = _quantiles(panel.factors[seen], (0.5,))
-        (deviation,) = _quantiles(np.abs(panel.factors[seen] - median), (0.5,))
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
+        (median,) = _quantiles(panel.factors[fit_rows], (0.5,))
+        (deviation,) = _quantiles(np.abs(panel.factors[fit_rows] - median), (0.5,))
         return {"median": median, "deviation": NORMAL_MAD * deviation}
 
     def apply(self, panel: Panel, state: State) -> Panel:
         deviation = state["deviation"]
         scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
-        scaled = ((panel.factors - state["median"]) * scale).clip(-self.widest, self.widest)
+        scaled = ((panel.factors - state["median"]) * scale).clip(-self.clip, self.clip)
         return panel.with_factors(scaled.astype(np.float32), panel.factor_names)
 
 
@@ -87,7 +87,7 @@ class Neutralise:
     def __init__(self, *, sector: bool, size: bool) -> None:
         self.sector, self.size = sector, size
 
-    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
         if self.sector and panel.sectors is None:
             raise ValueError("processors: neutralise by sector, but the data set has no sectors")
         if self.size and not {"close", "volume"} <= set(panel.prices):
@@ -108,7 +108,7 @@ class Neutralise:
 
 
 class Select:
-    """Keep named factors, or the `count` whose mean daily rank IC over the training days is widest.
+    """Keep named factors, or the `count` whose mean daily rank IC over the training days is clip.
 
     The IC is with the first step of the target; both ends of the scale are information.
     """
@@ -116,13 +116,15 @@ class Select:
     def __init__(self, *, names: Sequence[str], count: int) -> None:
         self.names, self.count = list(names), count
 
-    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
         if self.names:
             missing = [name for name in self.names if name not in panel.factor_names]
             if missing:
                 raise ValueError(f"processors: select names factors that are not there: {missing}")
             return {"kept": np.array([panel.factor_names.index(name) for name in self.names])}
-        last = seen.stop - targets.span  # signal days whose target ends within what may be seen
+        last = (
+            fit_rows.stop - targets.span
+        )  # signal days whose target ends within what may be fit_rows
         known = np.where(targets.valid[:last, 0], targets.returns[:last, 0], np.nan)
         ic = [
             _mean_rank_ic(panel.factors[:last, :, f], known) for f in range(len(panel.factor_names))
@@ -141,7 +143,7 @@ class Fill:
     def __init__(self, *, forward: bool) -> None:
         self.forward = forward
 
-    def fit(self, panel: Panel, targets: Targets, seen: slice) -> State:
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
         return {}
 
     def apply(self, panel: Panel, state: State) -> Panel:
@@ -198,7 +200,7 @@ def _mean_rank_ic(factor: np.ndarray, label: np.ndarray) -> float:
     """Mean over days of the Spearman correlation across stocks known in both, (T, N) each."""
     known = np.isfinite(factor) & np.isfinite(label)
     a, b = (
-        cross_sectional(np.where(known, x, np.nan), "rank", axis=1, widest=np.inf)
+        cross_sectional(np.where(known, x, np.nan), "rank", axis=1, clip=np.inf)
         for x in (factor, label)
     )
     a, b = (np.where(known, x - _row_mean(x, known), 0.0) for x in (a, b))

@@ -46,7 +46,7 @@ KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the oth
 STORED: Form = {
     "factor_names": [str],
     "sources": {str: str},
-    "breaks": [int],
+    "session_gaps": [int],
     "notes": [str],
     "findings": [
         dict.fromkeys(("message", "file", "column", "date", "ticker", "level", "check"), str)
@@ -184,7 +184,7 @@ def _store(
     facts = {
         "factor_names": list(factor_names if fill_factors is not None else panel.factor_names),
         "sources": dict(panel.sources),
-        "breaks": list(panel.breaks),
+        "session_gaps": list(panel.session_gaps),
         "notes": list(panel.notes),
         "findings": [asdict(finding) for finding in panel.findings],
         "files": {file.name: _sum(file) for file in sorted(folder.glob("*.npy"))},
@@ -248,8 +248,8 @@ def _checked(folder: Path) -> Panel:
         raise ValueError("dates or tickers are no lists")
     if not {finding["level"] for finding in facts["findings"]} <= set(LEVELS):
         raise ValueError("findings of no known level")
-    if not all(0 <= row < len(arrays["dates"]) for row in facts["breaks"]):
-        raise ValueError("breaks beyond the dates")
+    if not all(0 <= row < len(arrays["dates"]) for row in facts["session_gaps"]):
+        raise ValueError("session_gaps beyond the dates")
     prices = {n.removeprefix("prices-"): a for n, a in arrays.items() if n.startswith("prices-")}
     return Panel(
         dates=arrays["dates"],
@@ -262,7 +262,7 @@ def _checked(folder: Path) -> Panel:
         oracle=arrays.get("oracle"),
         sectors=arrays.get("sectors"),
         member=arrays.get("member"),
-        breaks=tuple(facts["breaks"]),
+        session_gaps=tuple(facts["session_gaps"]),
         notes=tuple(facts["notes"]),
         findings=tuple(Finding(**finding) for finding in facts["findings"]),
     )

@@ -157,7 +157,7 @@ def check_dates(dates: np.ndarray, rules: Rules, findings: Findings, file: str) 
             range(len(weekend)),
             lambda i: Finding("a session on a weekend", file, date=str(weekend[i])),
         )
-    for row in breaks(dates, rules.max_gap_days):
+    for row in session_gaps(dates, rules.max_gap_days):
         length = (dates[row] - dates[row - 1]) // ONE_DAY
         message = f"no session for {length} days; no window reaches across: ends"
         findings.warning("gap", Finding(message, file, date=str(dates[row])))
@@ -308,12 +308,12 @@ def check_single_precision(
     )
 
 
-def close_to_close(close: np.ndarray, after_break: np.ndarray) -> np.ndarray:
+def close_to_close(close: np.ndarray, after_gap: np.ndarray) -> np.ndarray:
     """Simple returns (T, N) of consecutive sessions; NaN in the first row and after a break."""
     returns = np.full(close.shape, np.nan)
     with np.errstate(over="ignore"):  # found by check_single_precision
         returns[1:] = close[1:] / close[:-1] - 1
-    returns[after_break] = np.nan
+    returns[after_gap] = np.nan
     return returns
 
 
@@ -323,7 +323,7 @@ def coverage(traded: np.ndarray) -> np.ndarray:
     return np.asarray(traded.sum(axis=0) / (len(traded) - first))
 
 
-def breaks(dates: np.ndarray, max_gap_days: int) -> np.ndarray:
+def session_gaps(dates: np.ndarray, max_gap_days: int) -> np.ndarray:
     """Rows of dates (T,) before which there was no session for more than `max_gap_days`."""
     return np.flatnonzero(np.diff(dates) > max_gap_days * ONE_DAY) + 1
 

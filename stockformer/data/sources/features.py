@@ -15,13 +15,13 @@ from stockformer.data.reading.consistency import Checker
 from stockformer.data.reading.findings import ERROR, Finding, Findings
 from stockformer.data.reading.quality import (
     Rules,
-    breaks,
     check_coverage,
     check_dates,
     check_returns,
     check_single_precision,
     checked_records,
     close_to_close,
+    session_gaps,
 )
 from stockformer.data.reading.records import Layout
 from stockformer.data.reading.universe import Lists
@@ -63,14 +63,14 @@ def load(
     records, hashes = checked_records(path, layout, rules, findings)
     dates, arrays = records.pivot()
     tickers = records.tickers
-    after_break = breaks(dates, rules.max_gap_days)
+    after_gap = session_gaps(dates, rules.max_gap_days)
     if RETURN in own:
         returns = arrays[RETURN]
         check_returns(returns, dates, tickers, rules, findings, path)
         checker = Checker(dates, tickers, findings, path)
-        checker.returns(returns, arrays.get(PRICE), after_break)
+        checker.returns(returns, arrays.get(PRICE), after_gap)
     else:
-        returns = close_to_close(arrays[PRICE], after_break)
+        returns = close_to_close(arrays[PRICE], after_gap)
     check_dates(dates, rules, findings, path)
     check_coverage(np.isfinite(arrays.get(PRICE, returns)), tickers, rules, findings, path)
     check_single_precision(returns, "the return", dates, tickers, findings, path)
@@ -99,7 +99,7 @@ def load(
         sources=hashes,
         sectors=sectors,
         member=member,
-        breaks=tuple(after_break.tolist()),
+        session_gaps=tuple(after_gap.tolist()),
         notes=(_which_return(own), *lists.notes()),
         findings=findings.result(),
     )

@@ -15,12 +15,12 @@ from stockformer.data.reading.consistency import Checker
 from stockformer.data.reading.findings import Findings
 from stockformer.data.reading.quality import (
     Rules,
-    breaks,
     check_coverage,
     check_dates,
     check_single_precision,
     checked_records,
     close_to_close,
+    session_gaps,
 )
 from stockformer.data.reading.records import Layout, is_auto
 from stockformer.data.reading.universe import Lists
@@ -64,8 +64,8 @@ def load(
     member = lists.members(date_format, dates, tickers, findings, hashes)
     prices = adjusted(prices)
     check_coverage(np.isfinite(prices["close"]), tickers, rules, findings, path)
-    after_break = breaks(dates, rules.max_gap_days)
-    returns = close_to_close(prices["close"], after_break)
+    after_gap = session_gaps(dates, rules.max_gap_days)
+    returns = close_to_close(prices["close"], after_gap)
     check_single_precision(returns, "the return", dates, tickers, findings, path)
     findings.refuse(rules.strict)
     return Panel(
@@ -78,7 +78,7 @@ def load(
         sources=hashes,
         sectors=sectors,
         member=member,
-        breaks=tuple(after_break.tolist()),
+        session_gaps=tuple(after_gap.tolist()),
         notes=(used, *lists.notes()),
         findings=findings.result(),
     )

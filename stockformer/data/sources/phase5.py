@@ -19,10 +19,10 @@ from stockformer.data.reading.files import Folder
 from stockformer.data.reading.findings import ERROR, Finding, Findings
 from stockformer.data.reading.quality import (
     Rules,
-    breaks,
     check_coverage,
     check_dates,
     check_returns,
+    session_gaps,
 )
 from stockformer.data.reading.universe import FIXED_LIST, check_tickers
 
@@ -77,7 +77,7 @@ def load(
         factors=fill_forward_then_zero(factors),
         factor_names=tuple(names),
         sources=folder.hashes,
-        breaks=tuple(breaks(dates, rules.max_gap_days).tolist()),
+        session_gaps=tuple(session_gaps(dates, rules.max_gap_days).tolist()),
         notes=(FIXED_LIST,),
         findings=findings.result(),
     )

@@ -52,10 +52,10 @@ def run(processor: Any, panel: Panel) -> Panel:
 
 
 PROCESSORS = [
-    CrossSectional(kind="rank", widest=3.0),
-    CrossSectional(kind="zscore", widest=3.0),
+    CrossSectional(kind="rank", clip=3.0),
+    CrossSectional(kind="zscore", clip=3.0),
     Winsorise(share=0.05),
-    RobustZScore(widest=3.0),
+    RobustZScore(clip=3.0),
     Neutralise(sector=True, size=True),
     Select(names=[], count=2),
     Fill(forward=True),
@@ -82,7 +82,7 @@ def test_the_future_does_not_move_the_past(processor: Any) -> None:
 
 def test_ranks_and_z_scores_are_of_the_day() -> None:
     for kind in ("rank", "zscore"):
-        factors = run(CrossSectional(kind=kind, widest=9.0), market()).factors
+        factors = run(CrossSectional(kind=kind, clip=9.0), market()).factors
         np.testing.assert_allclose(np.nanmean(factors, axis=1), 0, atol=1e-5)
         np.testing.assert_allclose(np.nanstd(factors, axis=1), 1, atol=0.05)
         assert np.array_equal(np.isnan(factors), np.isnan(market().factors))
@@ -97,11 +97,11 @@ def test_outliers_are_cut_at_the_training_quantiles() -> None:
 
 
 def test_robust_scores_have_the_training_median_and_deviation_of_one() -> None:
-    seen = run(RobustZScore(widest=9.0), market()).factors[SEEN]
+    seen = run(RobustZScore(clip=9.0), market()).factors[SEEN]
     np.testing.assert_allclose(np.nanmedian(seen, axis=(0, 1)), 0, atol=1e-6)
     np.testing.assert_allclose(np.nanmedian(np.abs(seen), axis=(0, 1)), 1 / 1.4826, rtol=1e-4)
     constant = replace(market(), factors=np.ones((DAYS, STOCKS, 4), dtype=np.float32))
-    assert not run(RobustZScore(widest=9.0), constant).factors.any()
+    assert not run(RobustZScore(clip=9.0), constant).factors.any()
 
 
 def test_nothing_of_sector_and_size_is_left() -> None:

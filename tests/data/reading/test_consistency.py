@@ -72,7 +72,7 @@ def copied(name: str) -> Change:
 
 
 def some_days(share: float, column: str) -> Callable[[pd.DataFrame], pd.Series]:
-    """The column without its values on the first `share` of the days."""
+    """The column without its values on the first `shard` of the days."""
 
     def values(frame: pd.DataFrame) -> pd.Series:
         return frame[column].astype(float).where(np.arange(len(frame)) >= share * len(frame))
@@ -487,7 +487,10 @@ LINES: list[tuple[list[str], str]] = [
     ),
     (["split=walk_forward", "split.first_train=-50"], "split.first_train=-50: must not be negat"),
     (["split=walk_forward", "split.first_test=0"], "split.first_test=0: must be at least 1"),
-    (["backtest.k=5", "backtest.n_drop=6"], "backtest.n_drop=6: more than the backtest.k=5 stocks"),
+    (
+        ["backtest.top_k=5", "backtest.n_drop=6"],
+        "backtest.n_drop=6: more than the backtest.top_k=5 stocks",
+    ),
     (["scheduler=cosine", "scheduler.eta_min=1"], "scheduler.eta_min=1: above optimizer.lr=0.00"),
     (["scheduler=cosine", "scheduler.eta_min=-1"], "scheduler.eta_min=-1: must not be negative"),
     (["scheduler=cosine", "scheduler.T_max=0"], "scheduler.T_max=0: must be at least 1"),
@@ -532,7 +535,7 @@ DATES = np.arange("2023-01-02", "2023-07-21", dtype="datetime64[D]")  # 200 rows
 def test_parts_must_begin_within_the_data(
     starts: tuple[str | int, str | int], message: str
 ) -> None:
-    facts = {"counted_by": "signal", "context": "across", "lookback": 5, "span": 1}
+    facts = {"counted_by": "signal", "context": "across", "lookback": 5, "target_span": 1}
     with pytest.raises(ValueError, match=re.escape(message)):
         by_dates(validation_start=starts[0], test_start=starts[1], dates=DATES, **facts)
 
@@ -547,7 +550,7 @@ def test_parts_must_begin_within_the_data(
 )
 def test_folds_must_lie_within_the_data(changes: dict[str, int], message: str) -> None:
     settings = {"fold": 0, "first_train": 10, "first_test": 100, "test_days": 20}
-    facts = {"validation_days": 20, "train_days": None, "lookback": 5, "span": 1}
+    facts = {"validation_days": 20, "train_days": None, "lookback": 5, "target_span": 1}
     with pytest.raises(ValueError, match=re.escape(message)):
         walk_forward(**settings | changes, **facts, dates=DATES)
 

@@ -15,7 +15,7 @@ from stockformer.data.factors import alpha158
 from stockformer.data.panel import Panel
 from stockformer.data.sources import demo
 from stockformer.data.targets import next_returns
-from stockformer.evaluation.baselines import History, all_baselines
+from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.metrics import Predictions, score
 
 TEST_DAYS = 112  # as split=ratio cuts them
@@ -53,7 +53,7 @@ def oracle_and_ridge(seed: int) -> tuple[float, float]:
         up=targets.up[rows],
         valid=targets.valid[rows] & np.isfinite(oracle),
     )
-    history = History(
+    history = BaselineInputs(
         dates=panel.dates,
         tickers=panel.tickers,
         returns=panel.returns,

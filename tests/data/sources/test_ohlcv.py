@@ -206,7 +206,7 @@ def test_a_long_gap_is_told_and_no_return_reaches_over_it(files: PriceFiles) -> 
         frame["Date"] = frame["Date"].where(frame.index < 50, later.astype(str).str[:10])
     files.write()
     panel = read(files.root)
-    assert panel.breaks == (50,)
+    assert panel.session_gaps == (50,)
     assert np.isnan(panel.returns[50]).all()
     assert np.isfinite(panel.returns[51]).all()
     assert checks(panel) == ["gap"]

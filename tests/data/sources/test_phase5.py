@@ -35,7 +35,12 @@ def targets(panel: Panel) -> Targets:
 @pytest.fixture(scope="module")
 def split(panel: Panel) -> Split:
     return by_ratio(
-        train=0.75, test=0.125, context="inside", dates=panel.dates, lookback=LOOKBACK, span=HORIZON
+        train=0.75,
+        test=0.125,
+        context="inside",
+        dates=panel.dates,
+        lookback=LOOKBACK,
+        target_span=HORIZON,
     )
 
 

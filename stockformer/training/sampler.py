@@ -11,19 +11,19 @@ from torch.utils.data import Sampler
 from stockformer.training.processes import Processes
 
 
-class Order(Sampler[list[int]]):
+class EpochSampler(Sampler[list[int]]):
     """An epoch's batches, as positions: shuffled by seed and epoch alone, each process its share.
 
     So a run that goes on in the middle of an epoch finds the batches it has not seen, whatever
-    else has drawn random numbers. `at` says where; an iteration begins there.
+    else has drawn random numbers. `set_position` says where; an iteration begins there.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, processes: Processes) -> None:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.processes = processes
-        self.at(epoch=1, step=0)
+        self.set_position(epoch=1, step=0)
 
-    def at(self, *, epoch: int, step: int) -> None:
+    def set_position(self, *, epoch: int, step: int) -> None:
         """Begin the next iteration in `epoch` after `step` steps."""
         self.epoch, self.step = epoch, step
 
@@ -34,4 +34,4 @@ class Order(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
         for first in range(self.step * self.batch_size, self.samples, self.batch_size):
-            yield self.processes.share(order[first : first + self.batch_size]).tolist()
+            yield self.processes.shard(order[first : first + self.batch_size]).tolist()

@@ -37,8 +37,10 @@ log = logging.getLogger(__name__)
 IN_TENSORS = ("sums", "counts", "random")
 STATE: Form = {
     "epoch": int,
-    "position": {
-        **dict.fromkeys(("micro_batch_size", "asked", "epoch", "step", "skipped"), int),
+    "train_state": {
+        **dict.fromkeys(
+            ("micro_batch_size", "requested_micro_batch_size", "epoch", "step", "skipped"), int
+        ),
         "seconds": ANY_FLOAT,
         "best": (ANY_FLOAT, None),
         "history": [{str: ANY_FLOAT}],
@@ -51,14 +53,14 @@ STATE: Form = {
 
 
 @dataclass
-class Position:
+class TrainState:
     """How far a training has come: `step` steps of `epoch` are done.
 
     sums, counts (K,): of the epoch's losses, left on the device. random: every generator's state.
     """
 
     micro_batch_size: int
-    asked: int  # what it was configured to be
+    requested_micro_batch_size: int  # what it was configured to be
     epoch: int = 1
     step: int = 0
     seconds: float = 0.0  # those steps took
@@ -90,8 +92,11 @@ class Position:
     @classmethod
     def join(cls, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Self:
         """The inverse of `split`. Raises what a checkpoint of other content makes it raise."""
-        if min(plain["micro_batch_size"], plain["asked"], plain["epoch"]) < 1 or plain["step"] < 0:
-            raise ValueError("a position before the first step")
+        if (
+            min(plain["micro_batch_size"], plain["requested_micro_batch_size"], plain["epoch"]) < 1
+            or plain["step"] < 0
+        ):
+            raise ValueError("a state before the first step")
         return cls(
             **plain,
             sums=tensors[f"{TRAINING}sums"],
@@ -100,7 +105,7 @@ class Position:
         )
 
 
-class Snapshots:
+class CheckpointManager:
     """Writes and reads the checkpoints of one run.
 
     best: the weights of the best epoch. last: weights and state, to go on from; previous: the one
@@ -128,36 +133,36 @@ class Snapshots:
         facts = self.facts | {"epoch": epoch, "validation": dict(metrics)}
         save_checkpoint(self.run.checkpoint("best"), self.model.state_dict(), facts)
 
-    def save_epoch(self, position: Position) -> None:
+    def save_epoch(self, state: TrainState) -> None:
         """At an epoch's end: every so often one to keep, and `last`.
 
         `last` comes last: killed before it, the run does the epoch again and all of this.
         """
-        epoch = position.epoch - 1
+        epoch = state.epoch - 1
         if self.every and epoch % self.every == 0:
-            self.save(self.run.checkpoint(f"epoch-{epoch}"), position)
+            self.save(self.run.checkpoint(f"epoch-{epoch}"), state)
             for old in self.run.epoch_checkpoints()[: -self.keep]:
                 old.unlink()
                 atomic.digest_file(old).unlink(missing_ok=True)
         last = self.run.checkpoint("last")
         keep_copy(last, self.run.checkpoint("previous"))
-        self.save(last, position)
+        self.save(last, state)
 
-    def save(self, path: Path, position: Position) -> None:
-        """A checkpoint to go on from at `position`."""
-        tensors, plain = position.split()
+    def save(self, path: Path, state: TrainState) -> None:
+        """A checkpoint to go on from at `state`."""
+        tensors, plain = state.split()
         optimizer_tensors, optimizer = optimizer_state(self.optimizer)
         facts = self.facts | {
-            "epoch": position.epoch - 1,  # the last whole one
-            "position": plain,
+            "epoch": state.epoch - 1,  # the last whole one
+            "train_state": plain,
             "optimizer": optimizer,
             "scheduler": self.scheduler.state_dict(),
             "stopping": vars(self.stopping),
         }
-        state = self.model.state_dict() | tensors | optimizer_tensors
-        save_checkpoint(path, state, facts)
+        tensors |= self.model.state_dict() | optimizer_tensors
+        save_checkpoint(path, tensors, facts)
 
-    def resume(self) -> Position:
+    def resume(self) -> TrainState:
         """Bring model, optimizer, scheduler and stopping to where `last` says, else `previous`.
 
         Raises ValueError where there is nothing sound to go on from.
@@ -165,7 +170,7 @@ class Snapshots:
         tensors, facts = self.newest()
         where = f"{self.run.path}/checkpoints/{facts['name']}.safetensors"
         require(facts, STATE, where)
-        if facts["position"]["best"] is not None:
+        if facts["train_state"]["best"] is not None:
             best = self.run.checkpoint("best")
             of_best = read_checkpoint(best)[1]  # without it the run could not be tested
             self.require_ours(best, of_best)
@@ -178,8 +183,8 @@ class Snapshots:
             self.scheduler.load_state_dict(facts["scheduler"])
             require_alike(vars(self.stopping), facts["stopping"], "stopping")
             vars(self.stopping).update(facts["stopping"] | {"patience": patience})
-            position = Position.join(tensors, facts["position"])
-            set_random_state(position.random)
+            state = TrainState.join(tensors, facts["train_state"])
+            set_random_state(state.random)
         except torch.OutOfMemoryError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -187,7 +192,7 @@ class Snapshots:
         except RuntimeError as error:  # torch's, of shapes and kinds
             reason = " ".join(str(error).split())
             raise ValueError(f"{where}: not a state to go on from: {reason}") from error
-        return position
+        return state
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for name in ("last", "previous"):
