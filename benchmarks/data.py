@@ -1,9 +1,9 @@
-"""Reading, preparing and cutting windows: python benchmarks/data.py [--data FOLDER]
+"""Reading, preparing and cutting windows: python benchmarks/data.py [--data FOLDER] [--quick]
 
 Times, after torch is imported: files to the first batch, cold (nothing prepared) and cached, of the
 data sets that are there; what windows cost over a panel of 5,000 days x 2,500 stocks x 158 factors
 that is memory-mapped, a sparse file; and a fresh batch of 12 windows against one index_select of
-the same bytes.
+the same bytes. --quick: small panels and one data set.
 """
 
 from __future__ import annotations
@@ -19,44 +19,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
 
-from stockformer.config.build import build
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import real_calendar
 from stockformer.data.dataset import Data
-from stockformer.data.factors import alpha158
 from stockformer.data.panel import Panel
-from stockformer.data.reading.cache import input_paths, prepare
 from stockformer.data.targets import next_returns
 from stockformer.data.windows import Windows
 from stockformer.training.allocator import keep_freed_memory
+from stockformer.training.processes import Processes
 
-REACH = {"nifty200": (6.0, 1.0), "features": (8.0, 1.0)}  # seconds, cold and cached
-REACH_BATCH, REACH_WINDOWS = 1.5, 0.01
+TARGETS = {"nifty200": (6.0, 1.0), "features": (8.0, 1.0)}  # seconds, cold and cached
+FOLDERS = {"nifty200": "nifty200", "features": "nasdaq1026"}
+TARGET_BATCH, TARGET_WINDOWS = 1.5, 0.01
 BATCH, LOOKBACK = 12, 20
 
 
-def first_batch(config: DictConfig, cache: Path) -> int:
-    """Bytes of the first training batch of a data set, prepared through `cache`."""
-    source = OmegaConf.to_container(config.dataset.source, resolve=True)
-    names = list(config.dataset.factors)
-
-    def fill(panel: Panel, out: np.ndarray) -> None:
-        alpha158.compute(panel.prices, names, out=out)
-
-    panel = prepare(
-        lambda: build(config.dataset.source),
-        settings=source,
-        inputs=input_paths(source),
-        cache=cache,
-        factor_names=names,
-        fill_factors=fill if names else None,
-    )
-    config.dataset.factors = []  # they are in the panel
-    data = Data.prepare(config, panel)
-    batch = next(iter(data.loader("train", pin_memory=False)))
-    return batch.factors.nbytes
+def first_batch(name: str, data_dir: str, cache: str) -> tuple[float, int]:
+    """Seconds to the first training batch, prepared through `cache`, and the batch's bytes."""
+    overrides = [f"dataset={name}", f"paths.data_dir={data_dir}", f"paths.cache_dir={cache}"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose(CONFIG_NAME, overrides)
+    started = time.perf_counter()
+    loader = Data.read(config).loader("train", torch.device("cpu"), Processes())
+    size = next(iter(loader)).factors.nbytes
+    return time.perf_counter() - started, size
 
 
 def random_panel(days: int, stocks: int, factors: int, random: np.random.Generator) -> Panel:
@@ -70,8 +57,10 @@ def random_panel(days: int, stocks: int, factors: int, random: np.random.Generat
 
 
 def windows_of(panel: Panel) -> Windows:
+    """Every window that has a past and a target."""
     targets = next_returns(panel, horizon=2, offset=0, excess=False, median_class=False)
-    return Windows(panel, targets, real_calendar(panel.dates), LOOKBACK)
+    windows = Windows(panel, targets, real_calendar(panel.dates), LOOKBACK)
+    return windows.part(np.arange(LOOKBACK, len(panel.dates) - 2))
 
 
 def median_seconds(action: Callable[[], object], repeats: int = 200) -> float:
@@ -88,7 +77,7 @@ def batch_ratio(stocks: int, factors: int) -> tuple[float, float, float]:
     random = np.random.default_rng(0)
     days = 400
     panel = random_panel(days, stocks, factors, random)
-    windows = windows_of(panel).part(np.arange(LOOKBACK, days - 2))
+    windows = windows_of(panel)
     positions = random.integers(0, len(windows), (40, BATCH)).tolist()
     turn = iter(range(10**9))
     total = sum(
@@ -127,35 +116,36 @@ def resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def line(what: str, value: str, reached: bool, reach: str) -> None:
-    print(f"{what:44}{value:>30}   reach {reach:12}{'yes' if reached else 'NO'}")
+def report(what: str, value: str, reached: bool, target: str) -> None:
+    print(f"{what:44}{value:>30}   target {target:8}{'yes' if reached else 'NO'}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Reading, preparing and cutting windows.")
     parser.add_argument("--data", default="data", help="where data sets lie (paths.data_dir)")
-    data_dir = parser.parse_args().data
+    parser.add_argument("--quick", action="store_true", help="small panels, one data set")
+    arguments = parser.parse_args()
+    quick, names = arguments.quick, list(TARGETS)
     keep_freed_memory()
-    for name, (cold, cached) in REACH.items():
+    for name in names[:1] if quick else names:
+        if not (Path(arguments.data) / FOLDERS[name]).is_dir():
+            print(f"{name}: no folder {FOLDERS[name]} in {arguments.data}, left out")
+            continue
         with tempfile.TemporaryDirectory() as cache:
-            for state, reach in (("cold", cold), ("cached", cached)):
-                with initialize_config_dir(str(config_folder()), version_base="1.3"):
-                    lines = [f"dataset={name}", f"paths.data_dir={data_dir}"]
-                    config = compose(CONFIG_NAME, lines)
-                started = time.perf_counter()
-                size = first_batch(config, Path(cache))
-                seconds = time.perf_counter() - started
+            for state, target in zip(("cold", "cached"), TARGETS[name]):
+                seconds, size = first_batch(name, arguments.data, cache)
                 value = f"{seconds:.2f} s ({size / 2**20:.1f} MiB)"
-                line(f"{name}: files to first batch, {state}", value, seconds < reach, f"{reach} s")
-    for stocks, factors in ((185, 22), (1026, 158)):
+                what = f"{name}: files to first batch, {state}"
+                report(what, value, seconds < target, f"{target} s")
+    for stocks, factors in ((20, 5),) if quick else ((185, 22), (1026, 158)):
         fresh, plain, ratio = batch_ratio(stocks, factors)
         value = f"{fresh:.2f} / {plain:.2f} ms = {ratio:.2f}"
-        line(
-            f"batch of 12, {stocks} x {factors} / index_select", value, ratio <= REACH_BATCH, "1.5"
-        )
-    gib, share = windows_share(5000, 2500, 158)
-    value = f"{share:.2%} of {gib:.2f} GiB"
-    line("windows over 5,000 x 2,500 x 158", value, share < REACH_WINDOWS, "1 %")
+        what = f"batch of 12, {stocks} x {factors} / index_select"
+        report(what, value, ratio <= TARGET_BATCH, f"{TARGET_BATCH}")
+    shape = (300, 50, 10) if quick else (5000, 2500, 158)
+    gib, share = windows_share(*shape)
+    what = "windows over {:,} x {:,} x {}".format(*shape)
+    report(what, f"{share:.2%} of {gib:.2f} GiB", share < TARGET_WINDOWS, f"{TARGET_WINDOWS:.0%}")
 
 
 if __name__ == "__main__":

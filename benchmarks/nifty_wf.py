@@ -1,12 +1,13 @@
-"""The trivial baselines on the protocol NIFTY-WF: python benchmarks/nifty_wf.py DATA_DIR
+"""The trivial baselines on the protocol NIFTY-WF: python -m benchmarks.nifty_wf DATA_DIR [--quick]
 
 For each of the six folds of `experiment=nifty_wf` the data are prepared and the baselines fitted as
-a training's closing table does it; the daily rank ICs of all folds are then one series.
+a training's closing table does it; the daily rank ICs of all folds are then one series. --quick:
+one fold, two factors, without LightGBM.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 import pandas as pd
@@ -16,33 +17,49 @@ from hydra import compose, initialize_config_dir
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
-from stockformer.evaluation.metrics import daily
+from stockformer.evaluation.predictions import Predictions, daily
 from stockformer.evaluation.statistics import newey_west
 from stockformer.training.evaluate import Evaluator
 from stockformer.training.processes import Processes
 
 FOLDS = 6
+QUICK = "dataset.factors=[KMID,ROC5]"
 
 
-def fold(number: int, data_dir: str) -> dict[str, pd.Series]:
-    """Daily test rank IC of every baseline."""
-    lines = ["experiment=nifty_wf", f"split.fold={number}", f"paths.data_dir={data_dir}"]
+def read(*overrides: str) -> Data:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        data = Data.read(compose(CONFIG_NAME, lines))
+        return Data.read(compose(CONFIG_NAME, list(overrides)))
+
+
+def read_fold(number: int, data_dir: str, quick: bool) -> Data:
+    fold = ("experiment=nifty_wf", f"split.fold={number}", f"paths.data_dir={data_dir}")
+    return read(*fold, *([QUICK] if quick else []))
+
+
+def constant_predictions(data: Data) -> Predictions:
+    """Zero returns on the test dates, which tell the baselines what to forecast."""
     rows = data.split.test
     evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
     shape = data.targets.valid[rows].shape
-    empty = evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
-    baselines = all_baselines(empty, data.history())
-    return {name: daily(p)["rank_ic"] for name, p in baselines.items()}
+    return evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
+
+
+def daily_rank_ics(data: Data, quick: bool) -> dict[str, pd.Series]:
+    """Daily test rank IC of every baseline."""
+    baselines = all_baselines(constant_predictions(data), data.history(), with_lightgbm=not quick)
+    return {name: daily(predictions)["rank_ic"] for name, predictions in baselines.items()}
 
 
 def main() -> None:
-    folds = [fold(number, sys.argv[1]) for number in range(FOLDS)]
+    parser = argparse.ArgumentParser(description="The trivial baselines on NIFTY-WF.")
+    parser.add_argument("data_dir", help="where nifty200 lies (paths.data_dir)")
+    parser.add_argument("--quick", action="store_true", help="one fold, two factors, no LightGBM")
+    arguments = parser.parse_args()
+    quick, folds = arguments.quick, range(1 if arguments.quick else FOLDS)
+    rank_ics = [daily_rank_ics(read_fold(n, arguments.data_dir, quick), quick) for n in folds]
     print(f"{'':18}{'rank IC':>9}{'t':>7}{'dates':>7}")
-    for name in folds[0]:
-        series = pd.concat([f[name] for f in folds])
-        test = newey_west(series, horizon=1)
+    for name in rank_ics[0]:
+        test = newey_west(pd.concat([fold[name] for fold in rank_ics]), horizon=1)
         print(f"{name:18}{test.mean:+9.4f}{test.t:7.2f}{test.n:7d}")
 
 

@@ -1,4 +1,4 @@
-"""How often noise is called skill: python -m benchmarks.noise DATA_FOLDER [SETS]
+"""How often noise is called skill: python -m benchmarks.noise DATA_FOLDER [SETS] [--quick]
 
 On the real NIFTY-200 (folder `nifty200` and `nifty200_phase5` in DATA_FOLDER): every test window of
 the protocol NIFTY-WF, all of them as one, a ratio split and the prepared inputs. SETS (200) sets of
@@ -6,21 +6,20 @@ forecasts that know nothing a window and kind: scores drawn anew each date, the 
 that all stocks share, scores a stock keeps for good, constants. Then what a planted signal of rank
 IC 0.03 is called, how often a sweep of noise gets a deflated Sharpe ratio over 0.95, and how often
 the interval of the excess return covers what such noise earns on average. Some 15 minutes.
+--quick: one window, two factors, without LightGBM.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import torch
-from hydra import compose, initialize_config_dir
 from scipy.stats import norm
 
-from stockformer.config.schema import CONFIG_NAME, config_folder
+from benchmarks.nifty_wf import FOLDS, constant_predictions, read, read_fold
 from stockformer.data.dataset import Data
 from stockformer.evaluation.backtest import topk_dropout
 from stockformer.evaluation.baselines import all_baselines
@@ -31,13 +30,10 @@ from stockformer.evaluation.comparison import (
     levels,
     verdict,
 )
-from stockformer.evaluation.metrics import Predictions, daily, join, rank_stability
+from stockformer.evaluation.predictions import Predictions, daily, join, rank_stability
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, estimate, sharpe_ratio
 from stockformer.evaluation.trading import BacktestSpec, excess_returns, excess_verdict, signal_of
-from stockformer.training.evaluate import Evaluator
-from stockformer.training.processes import Processes
 
-FOLDS = 6
 SPREAD = 0.005  # of forecasts across stocks: a fraction, as the models here have it
 DRIFT = 0.001  # standard deviation of the drift that a set of forecasts shares
 PLANTED = 0.03  # rank IC
@@ -93,32 +89,25 @@ KINDS: dict[str, Forecast] = {
 }
 
 
-def data_of(*overrides: str) -> Data:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return Data.read(compose(CONFIG_NAME, list(overrides)))
+def window(name: str, data: Data, quick: bool) -> Window:
+    empty = constant_predictions(data)
+    baselines = all_baselines(empty, data.history(), with_lightgbm=not quick)
+    return Window(name, empty, baselines, data.trading())
 
 
-def window(name: str, data: Data) -> Window:
-    rows = data.split.test
-    evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
-    shape = data.targets.valid[rows].shape
-    empty = evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
-    return Window(name, empty, all_baselines(empty, data.history()), data.trading())
-
-
-def windows(folder: str) -> Iterator[Window]:
-    paths = f"paths.data_dir={folder}"
+def windows(folder: str, quick: bool) -> Iterator[Window]:
     folds = [
-        window(
-            f"NIFTY-WF fold {number}", data_of("experiment=nifty_wf", f"split.fold={number}", paths)
-        )
-        for number in range(FOLDS)
+        window(f"NIFTY-WF fold {number}", read_fold(number, folder, quick), quick)
+        for number in range(1 if quick else FOLDS)
     ]
     yield from folds
     joined = {name: join([f.baselines[name] for f in folds]) for name in folds[0].baselines}
     yield Window("NIFTY-WF, all", join([f.empty for f in folds]), joined, folds[-1].trading)
-    yield window("ratio", data_of("dataset=nifty200", "split=ratio", paths))
-    yield window("phase5", data_of("dataset=nifty200_phase5", paths))
+    if quick:
+        return
+    paths = f"paths.data_dir={folder}"
+    yield window("ratio", read("dataset=nifty200", "split=ratio", paths), quick)
+    yield window("phase5", read("dataset=nifty200_phase5", paths), quick)
 
 
 def forecasts(window: Window, kind: Forecast, seed: int) -> Predictions:
@@ -178,7 +167,7 @@ def power(whole: Window, sets: int) -> None:
     found = [claims(whole, forecasts(whole, planted, seed), days)[0] for seed in range(sets)]
     print(
         f"\nA planted rank IC of {PLANTED} over {len(whole.empty.signal_dates)} dates is claimed "
-        f"in {np.mean(found):.1%} of {sets} sets (reach 80 %)"
+        f"in {np.mean(found):.1%} of {sets} sets (target 80 %)"
     )
 
 
@@ -186,7 +175,8 @@ def sweeps(each: Window, sets: int) -> None:
     """The pick is the best by the Sharpe ratio itself, the hardest case."""
     for free in (False, True):
         pool = [
-            excess(each, forecasts(each, noise, seed), free) for seed in range(max(100, 2 * sets))
+            excess(each, forecasts(each, noise, seed), free)
+            for seed in range(max(*SWEEPS, 2 * sets))
         ]
         ratios = np.array([sharpe_ratio(one) for one in pool])
         random = np.random.default_rng(0)
@@ -210,20 +200,26 @@ def coverage(each: Window, sets: int) -> None:
     covered = np.mean([test.lower <= truth <= test.upper for test in tests])
     print(
         f"{each.name}: 95 % intervals of the excess over {tests[0].n} days cover the mean of noise "
-        f"in {covered:.1%} of {len(pool)} (reach 92 to 97 %)",
+        f"in {covered:.1%} of {len(pool)} (target 92 to 97 %)",
         flush=True,
     )
 
 
 def main() -> None:
-    sets = int(sys.argv[2]) if len(sys.argv) > 2 else 200
-    every = list(windows(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="How often noise is called skill.")
+    parser.add_argument("data_dir", help="where nifty200 and nifty200_phase5 lie (paths.data_dir)")
+    parser.add_argument(
+        "sets", nargs="?", type=int, default=200, help="forecasts a window and kind"
+    )
+    parser.add_argument("--quick", action="store_true", help="one fold, two factors, no LightGBM")
+    arguments = parser.parse_args()
+    sets, every = arguments.sets, list(windows(arguments.data_dir, arguments.quick))
     whole = next(each for each in every if each.name.endswith("all"))
     print("Coverage")
     for each in every:
         coverage(each, sets)
-    print("\nSweeps of noise (reach: at most 5 %)")
-    for each in (whole, every[0], every[-1]):
+    print("\nSweeps of noise (target: at most 5 %)")
+    for each in (whole,) if arguments.quick else (whole, every[0], every[-1]):
         sweeps(each, sets)
     power(whole, sets)
     false_claims(every, sets)

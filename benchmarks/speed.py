@@ -287,14 +287,14 @@ def picture(modes: dict[str, dict[str, float]], stocks: dict[int, dict[str, floa
         '<text x="10" y="20" font-weight="bold">Share of the machine\'s GEMM rate</text>',
     ]
     for i, (name, row) in enumerate(modes.items()):
-        y, length = 36 + 36 * i, 180 * row["utilisation"]
-        out.append(f'<text x="10" y="{y + 16}">{name}</text>')
-        out.append(f'<rect x="165" y="{y}" width="{length:.0f}" height="22" fill="#4c78a8"/>')
-        out.append(f'<text x="{170 + length:.0f}" y="{y + 16}">{row["utilisation"]:.0%}</text>')
+        top, length = 36 + 36 * i, 180 * row["utilisation"]
+        out.append(f'<text x="10" y="{top + 16}">{name}</text>')
+        out.append(f'<rect x="165" y="{top}" width="{length:.0f}" height="22" fill="#4c78a8"/>')
+        out.append(f'<text x="{170 + length:.0f}" y="{top + 16}">{row["utilisation"]:.0%}</text>')
     out.append('<text x="420" y="20" font-weight="bold">Peak GiB by stocks, one window</text>')
-    most, top = max(stocks), max(row["peak"] for row in stocks.values())
+    most, highest = max(stocks), max(row["peak"] for row in stocks.values())
     points = [
-        (430 + 290 * n / most, 230 - 180 * row["peak"] / top, n, row["peak"])
+        (430 + 290 * n / most, 230 - 180 * row["peak"] / highest, n, row["peak"])
         for n, row in stocks.items()
     ]
     out.append('<path d="M430 40V230H740" fill="none" stroke="#999"/>')
@@ -360,8 +360,8 @@ def main() -> None:
         return
     if arguments.quick:
         small = Size(batch=2, stocks=20, width=16)
-        modes = ("float32", "float32, checkpointing", "bfloat16")
-        table("mode", {name: in_own_process(small, 2, **MODES[name]) for name in modes})
+        names = ("float32", "float32, checkpointing", "bfloat16")
+        table("mode", {name: in_own_process(small, 2, **MODES[name]) for name in names})
         return
     size, one = Size(), Size(batch=1)
     modes = measured_modes(size, repeats=9)

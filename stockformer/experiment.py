@@ -24,8 +24,9 @@ from stockformer.config.rules import flat
 from stockformer.data.dataset import Data, training_days
 from stockformer.data.graph import Embedding
 from stockformer.data.reading import quality
-from stockformer.evaluation.metrics import Predictions
-from stockformer.evaluation.summary import Summary
+from stockformer.evaluation.metrics import MONITORS
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import EvaluationRecord
 from stockformer.interface import Batch
 from stockformer.reporting import quality_page as quality_report
 from stockformer.runs.folder import RunDir
@@ -185,7 +186,7 @@ class Experiment:
         stopping = EarlyStopping(
             patience=settings.early_stopping.patience,
             min_delta=settings.early_stopping.min_delta,
-            higher_is_better=settings.monitor.higher_is_better,
+            higher_is_better=bool(MONITORS[settings.monitor].higher_is_better),
         )
         return Trainer(
             model=self.model,
@@ -209,7 +210,7 @@ class Experiment:
             max_epoch=settings.max_epoch,
             micro_batch_size=settings.micro_batch_size or settings.batch_size,
             gradient_clip_norm=settings.gradient_clip_norm,
-            monitor=settings.monitor.value,
+            monitor=settings.monitor,
             on_nonfinite=settings.on_nonfinite.value,
             skip_limit=settings.skip_limit,
             oom=settings.oom.value,
@@ -220,9 +221,9 @@ class Experiment:
         names = self.data.panel.factor_names
         facts = load_checkpoint(run.checkpoint("best"), self.model, names)
         validation, evaluation = (self.evaluate_part(part) for part in ("validation", "test"))
-        summary = self.data.evaluate(evaluation.predictions, validation.predictions)
-        record_evaluation(run, facts["epoch"], evaluation.predictions, summary)
-        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(summary.lines()))
+        record = self.data.evaluate(evaluation.predictions, facts["epoch"], validation.predictions)
+        record_evaluation(run, evaluation.predictions, record)
+        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(record.lines()))
         return evaluation
 
     def evaluate_part(self, part: str) -> Evaluation:
@@ -316,15 +317,13 @@ class Experiment:
         } | self.checkpoint_facts()
 
 
-def record_evaluation(
-    run: RunDir, epoch: int | None, predictions: Predictions, summary: Summary
-) -> None:
+def record_evaluation(run: RunDir, predictions: Predictions, evaluation: EvaluationRecord) -> None:
     """Leave predictions, their ledger and last, since it is what readers look for, the verdict."""
     run.write_predictions(predictions.frame())
-    if summary.traded is not None:
-        ledger = summary.traded.ledger
+    if evaluation.backtest is not None and evaluation.backtest.ledger is not None:
+        ledger = evaluation.backtest.ledger
         run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
-    run.write_evaluation({"epoch": epoch, **summary.as_json()})
+    run.write_evaluation(evaluation.to_json())
 
 
 def git_commit() -> str:

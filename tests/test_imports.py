@@ -21,13 +21,18 @@ MAY: dict[str, set[str]] = {
     "runs.interruption": {"runs.folder", *BASE},
     "runs.resume": {"config", "runs.folder", *BASE},
     "config.quoting": set(),
-    "config": {"config"},
+    "config": {"config", "evaluation.metrics"},
     "interface": set(),
     "data": {"data", "interface", *BASE},
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "data", "evaluation", "runs.folder", *BASE},
-    "evaluation": {"evaluation"},
-    "reporting": {"reporting", "evaluation", "data", "config.plain_yaml", "runs.folder", *BASE},
+    "evaluation": {"evaluation", "runs.typed_json"},
+    "runs.recorded_run": {"evaluation", "runs.folder", *BASE},
+    "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.recorded_run", *BASE},
+    "reporting": {
+        *("reporting", "evaluation", "data", "sweeps", "runs.folder", "runs.recorded_run"),
+        *BASE,
+    },
     "data.dataset": {"config", "data", "training", "evaluation", "interface"},
     "experiment": {"config", "data", "models", "training", "evaluation", "reporting", "runs"}
     | {"interface"},
@@ -40,6 +45,8 @@ HEAVY = {"torch", "numpy", "pandas"}
 MUST_NOT: dict[str, set[str]] = {
     **dict.fromkeys((*BASE, "runs.interruption", "runs.folder"), HEAVY | {"hydra", "omegaconf"}),
     **dict.fromkeys(("runs.resume", "config", "commands"), HEAVY),
+    "evaluation.metrics": {"pandas", "torch"},  # read by every command
+    "evaluation.quantities": HEAVY,
     "interface": {"hydra", "omegaconf", "pandas"},
     "data": {"hydra", "omegaconf"},
     "data.dataset": set(),
@@ -47,6 +54,8 @@ MUST_NOT: dict[str, set[str]] = {
     "training": {"hydra", "omegaconf", "sklearn"},
     "evaluation": {"torch", "hydra", "omegaconf"},
     "reporting": {"torch", "hydra", "omegaconf"},
+    "runs.recorded_run": {"torch", "hydra", "omegaconf"},
+    "sweeps": {"torch", "hydra", "omegaconf"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

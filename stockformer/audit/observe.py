@@ -35,7 +35,7 @@ from stockformer.data.dataset import EVALUATED_AT_ONCE, Data, training_days
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split
 from stockformer.evaluation import baselines
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
 from stockformer.experiment import Experiment
 from stockformer.runs import ensemble, reevaluation
 from stockformer.runs.folder import RunDir

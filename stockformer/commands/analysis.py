@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from stockformer.commands.arguments import Arguments
-from stockformer.reporting import run_reader, terminal
+from stockformer.reporting import terminal
+from stockformer.runs import recorded_run as run_reader
 
 
 def analyse(asked: Arguments) -> Iterator[RenderableType]:

@@ -26,6 +26,7 @@ from stockformer.config.composition import require_option, require_own_defaults,
 from stockformer.config.plain_yaml import require_references
 from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, check_values, flat, targets
 from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.evaluation.metrics import MONITORS
 
 # What of Hydra's own configuration may be set: its logging and callbacks could run anything.
 BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others by the command line alone
@@ -236,11 +237,11 @@ def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> 
     if not multirun:
         raise ValueError("a search needs -m, e.g. python train.py -m search=optuna")
     monitor, direction = config.trainer.monitor, node.sweeper.direction
-    wanted = "maximize" if monitor.higher_is_better else "minimize"
+    wanted = "maximize" if MONITORS[monitor].higher_is_better else "minimize"
     name = getattr(direction, "name", direction)
     if name != wanted:
         raise ValueError(
-            f"hydra.sweeper.direction={name}: trainer.monitor={monitor.name} needs "
+            f"hydra.sweeper.direction={name}: trainer.monitor={monitor} needs "
             f"hydra.sweeper.direction={wanted}"
         )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stockformer.config.schema import TARGET_METRICS, Fill
+from stockformer.config.schema import Fill
+from stockformer.evaluation.metrics import METRICS, MONITORS
 
 # What `_target_` may name: what these rooms define (`experiment.build` sees that it is theirs, not
 # imported there), and exactly these of others.
@@ -105,6 +106,7 @@ RULES: dict[str, Rule] = {
     "graph.scale": ABOVE_0,
     "graph.threshold": (lambda v: -1 <= v < 1, "must be a correlation below 1"),
     "trainer.max_epoch": AT_LEAST_1,
+    "trainer.monitor": one_of(*MONITORS),
     "trainer.batch_size": AT_LEAST_1,
     "trainer.micro_batch_size": MAYBE_AT_LEAST_1,
     "trainer.skip_limit": AT_LEAST_0,
@@ -149,10 +151,10 @@ def check_values(config: DictConfig) -> None:
         if not allowed_target(target):
             raise ValueError(f"{key}={target!r}: not a class this project builds")
     _check_together(values)
-    unknown = [name for name in config.dataset.project_targets if name not in TARGET_METRICS]
+    unknown = [name for name in config.dataset.project_targets if name not in METRICS]
     if unknown:
         raise ValueError(
-            f"dataset.project_targets: {unknown[0]!r} is not one of {', '.join(TARGET_METRICS)}"
+            f"dataset.project_targets: {unknown[0]!r} is not one of {', '.join(METRICS)}"
         )
 
 

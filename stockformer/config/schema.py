@@ -16,18 +16,6 @@ from hydra.core.config_store import ConfigStore
 CONFIG_NAME = "config"
 
 
-class Monitor(Enum):
-    """The validation metric that picks the best epoch."""
-
-    mae = "mae"
-    rank_ic = "rank_ic"
-    loss = "loss"
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self is Monitor.rank_ic
-
-
 class Calendar(Enum):
     """Which two integers a day the model is told."""
 
@@ -74,7 +62,7 @@ class TrainerConfig:
     compile: bool
     deterministic: bool
     gradient_clip_norm: float
-    monitor: Monitor
+    monitor: str
     early_stopping: EarlyStoppingConfig
     on_nonfinite: OnNonfinite
     skip_limit: int
@@ -165,10 +153,6 @@ class Config:
     scheduler: Any
     trainer: TrainerConfig
     backtest: BacktestConfig
-
-
-TARGET_METRICS = ("rank_ic", "mae", "accuracy", "brier")
-"""Test metrics that a project target may be set for."""
 
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -26,9 +26,10 @@ from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import BaselineInputs, all_baselines
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.screening import likely_leaks, screen
-from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import (
     WITHOUT_PRICES,
     BacktestSpec,
@@ -199,7 +200,9 @@ class Data:
             notes=() if priced else (WITHOUT_PRICES,),
         )
 
-    def evaluate(self, predictions: Predictions, validation: Predictions | None = None) -> Summary:
+    def evaluate(
+        self, predictions: Predictions, epoch: int, validation: Predictions | None = None
+    ) -> EvaluationRecord:
         """What is to be said of predictions on these data: baselines, statistics, backtest.
 
         validation: of the days the model was chosen by, where it was chosen here.
@@ -212,6 +215,7 @@ class Data:
         return summarise(
             predictions,
             baselines,
+            epoch=epoch,
             oracle=oracle,
             trading=self.trading(),
             notes=self.notes(),

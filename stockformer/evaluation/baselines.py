@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
 
 RIDGE_ALPHA = 3000.0
 SMALLEST_COEFFICIENT = 1e-6

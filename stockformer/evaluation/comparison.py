@@ -15,21 +15,9 @@ import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.baselines import CONSTANTS, STRONGEST
-from stockformer.evaluation.metrics import Predictions, daily, rank_stability
+from stockformer.evaluation.metrics import COMPARED
+from stockformer.evaluation.predictions import Predictions, daily, rank_stability
 from stockformer.evaluation.statistics import FEWEST_DATES, Estimate, estimate, p_value
-
-BETTER = {"rank_ic": 1, "mae": -1, "accuracy": 1, "brier": -1}
-"""The compared metrics; 1 where more is better, -1 where less is."""
-
-NAMES = {"rank_ic": "rank IC", "mae": "MAE", "accuracy": "accuracy", "brier": "Brier score"}
-FORMATS = {"rank_ic": "+.4f", "mae": ".5f", "accuracy": ".3f", "brier": ".4f"}
-
-OWN_CONSTANTS = {
-    "mae": ("zero_return", "training_mean"),
-    "accuracy": ("always_up", "majority_class"),
-    "brier": ("training_mean",),
-}
-"""The constants that each level metric is compared with, beside the best in hindsight."""
 
 HINDSIGHT = "best_constant"
 LABELS = {
@@ -51,7 +39,7 @@ FEWEST_RANKINGS = 3
 class Comparison:
     """A model and its baselines on the same dates and cells.
 
-    values: mean over dates of each of `BETTER`, a row a contestant: "model", the baselines, and
+    values: mean over dates of each of `COMPARED`, a row a contestant: "model", the baselines, and
     `HINDSIGHT`; NaN where a contestant ranks nothing. own: the model's rank IC against zero.
     leads: by metric and baseline, the paired daily lead of the model; none in rank IC over a
     baseline that ranks nothing. n_dates: test dates; n_stocks: valid ones a date, on average.
@@ -110,14 +98,14 @@ def compare_days(
     days = {"model": own, **rivals}
     leads = {
         metric: {
-            name: estimate(sign * (own[metric] - frame[metric]), horizon)
+            name: estimate(quantity.direction * (own[metric] - frame[metric]), horizon)
             for name, frame in days.items()
             if name != "model" and frame[metric].notna().any()
         }
-        for metric, sign in BETTER.items()
+        for metric, quantity in COMPARED.items()
     }
     return Comparison(
-        values=pd.DataFrame({name: frame[list(BETTER)].mean() for name, frame in days.items()}).T,
+        values=pd.DataFrame({name: frame[list(COMPARED)].mean() for name, frame in days.items()}).T,
         own=estimate(own["rank_ic"], horizon),
         leads=leads,
         n_dates=int((own["n_valid"] > 0).sum()),
@@ -158,7 +146,7 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
     own, leads = comparison.own, comparison.leads["rank_ic"]
     if own.n == 0:
         return "The model ranks nothing: on no test date does it tell two stocks apart."
-    value = format(own.mean, FORMATS["rank_ic"])
+    value = COMPARED["rank_ic"].format(own.mean)
     without = ""
     if STRONGEST not in leads and lightgbm_missing:
         without = f" LightGBM, usually the strongest baseline, was not run ({lightgbm_missing})."
@@ -210,7 +198,7 @@ def levels(comparison: Comparison) -> str:
     """
     if comparison.n_dates < FEWEST_DATES:
         return ""
-    told = [_level(comparison, metric, names) for metric, names in OWN_CONSTANTS.items()]
+    told = [_level(comparison, name) for name, metric in COMPARED.items() if metric.compared_with]
     return f"As level forecasts: {'; '.join(told)}."
 
 
@@ -257,19 +245,19 @@ def label(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
-def _level(comparison: Comparison, metric: str, names: Sequence[str]) -> str:
+def _level(comparison: Comparison, metric: str) -> str:
+    quantity = COMPARED[metric]
     leads, values = comparison.leads[metric], comparison.values[metric]
-    before = [name for name in names if name in leads]
+    before = [name for name in quantity.compared_with or () if name in leads]
     if all(leads[name].sign == 1 for name in (*before, HINDSIGHT)):
         best, relation = HINDSIGHT, "beats"
     else:
         unbeaten = [name for name in before if leads[name].sign < 1] or [HINDSIGHT]
-        best = max(unbeaten, key=lambda name: BETTER[metric] * values[name])
+        best = max(unbeaten, key=lambda name: quantity.direction * values[name])
         relation = "is significantly worse than" if leads[best].sign < 0 else "does not beat"
-    form = FORMATS[metric]
-    value, other = (format(values[name], form) for name in ("model", best))
+    value, other = (quantity.format(values[name]) for name in ("model", best))
     return (
-        f"{NAMES[metric]} {value} {relation} {other} of {_article(best)}{label(best)} "
+        f"{quantity.title} {value} {relation} {other} of {_article(best)}{label(best)} "
         f"({p_value(leads[best].p)})"
     )
 
@@ -280,10 +268,11 @@ def _article(name: str) -> str:
 
 def _lead(comparison: Comparison, metric: str, name: str) -> str:
     """A rival with its value, and the model's lead over it."""
-    lead, form = comparison.leads[metric][name], FORMATS[metric]
+    lead, quantity = comparison.leads[metric][name], COMPARED[metric]
+    form = quantity.spec
     mean, lower, upper = (_signed(x, form) for x in (lead.mean, lead.lower, lead.upper))
     return (
-        f"{label(name)} with {format(comparison.values[metric][name], form)} (lead {mean}, 95 % "
+        f"{label(name)} with {quantity.format(comparison.values[metric][name])} (lead {mean}, 95 % "
         f"interval {lower} to {upper}, {p_value(lead.p)})"
     )
 

@@ -54,18 +54,29 @@ def newey_west(series: np.ndarray | pd.Series, horizon: int) -> MeanTest:
     if n < 2:
         mean = float(values.mean()) if n else np.nan
         return MeanTest(mean, n, 0, np.nan, np.nan, np.nan)
-    lag = min(max(horizon - 1, int(4 * (n / 100) ** (2 / 9))), n - 1)
-    centred = values - values.mean()
-    variance = centred @ centred
-    for distance in range(1, lag + 1):
-        variance += 2 * (1 - distance / (lag + 1)) * (centred[distance:] @ centred[:-distance])
-    standard_error = float(np.sqrt(variance / n / (n - 1)))
+    standard_error, lag = newey_west_errors(values[:, None], horizon)
     mean = float(values.mean())
-    if np.ptp(values) == 0:
-        standard_error = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = float(np.divide(mean, standard_error))
-    return MeanTest(mean, n, lag, standard_error, t, float(2 * stats.t.sf(abs(t), n - 1)))
+        t = float(np.divide(mean, standard_error[0]))
+    p = float(2 * stats.t.sf(abs(t), n - 1))
+    return MeanTest(mean, n, lag, float(standard_error[0]), t, p)
+
+
+def newey_west_errors(values: np.ndarray, horizon: int) -> tuple[np.ndarray, int]:
+    """The standard errors (K,) of the means of K series, values (n, K) without NaN, and the lag.
+
+    As in `newey_west`; zero where all days of a series hold the same number.
+    """
+    n = len(values)
+    lag = min(max(horizon - 1, int(4 * (n / 100) ** (2 / 9))), n - 1)
+    centred = values - values.mean(axis=0)
+    variance = np.einsum("nk,nk->k", centred, centred)
+    for distance in range(1, lag + 1):
+        overlap = np.einsum("nk,nk->k", centred[distance:], centred[:-distance])
+        variance += 2 * (1 - distance / (lag + 1)) * overlap
+    errors = np.sqrt(variance / n / (n - 1))
+    errors[np.ptp(values, axis=0) == 0] = 0.0
+    return errors, lag
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ S signal dates, H steps of the horizon, T dates of the market, N stocks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.backtest import (
     BASIS_POINT,
-    TRADING_DAYS,
     Backtest,
     Market,
     Settings,
@@ -28,7 +27,8 @@ from stockformer.evaluation.backtest import (
     topk_dropout,
     tradable,
 )
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import BacktestResult
 from stockformer.evaluation.statistics import Estimate, estimate, p_value
 
 FEWEST_SIGNALS = 4  # below, there are no two days of returns for every figure
@@ -55,27 +55,6 @@ class BacktestSpec:
     participation_rate: float = 0.05
     sectors: np.ndarray | None = None
     notes: Sequence[str] = field(default=())
-
-
-@dataclass(frozen=True)
-class BacktestResult:
-    """A ledger, and what it and its variants earned.
-
-    figures: of `backtest.figures` by variant, base, one_day_later and doubled_costs. excess:
-    likewise, of the daily return after costs less the universe's. benchmarks: of
-    `backtest.return_figures`, universe and, where there is one, index. offsets: `backtest.figures`,
-    a row a start date within the rebalancing period; None where that is a day.
-    sectors: mean share of the account by sector. capacity: of `backtest.capacity`. Each of the last
-    two is None where nobody knows.
-    """
-
-    ledger: Backtest
-    figures: Mapping[str, Mapping[str, float]]
-    excess: Mapping[str, Estimate]
-    benchmarks: Mapping[str, Mapping[str, float]]
-    offsets: pd.DataFrame | None
-    sectors: Mapping[str, float] | None
-    capacity: Mapping[str, float] | None
 
 
 def market_of_prices(
@@ -196,13 +175,15 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
     if ledger.equity["index"].notna().all():
         benchmarks["index"] = return_figures(ledger.equity["index"])
     return BacktestResult(
-        ledger=ledger,
-        figures={name: figures(each.equity) for name, each in ledgers.items()},
+        settings=settings,
+        figures=pd.DataFrame({name: figures(each.equity) for name, each in ledgers.items()}).T,
         excess={name: estimate(excess_returns(each)) for name, each in ledgers.items()},
-        benchmarks=benchmarks,
-        offsets=_over_offsets(signal, predictions, trading),
+        benchmarks=pd.DataFrame(benchmarks).T,
+        start_offsets=_over_offsets(signal, predictions, trading),
         sectors=_sector_shares(ledger, trading),
         capacity=_capacity(ledger, trading),
+        returns=ledger.equity[["net_return", "benchmark"]],
+        ledger=ledger,
     )
 
 
@@ -265,9 +246,9 @@ def _over_offsets(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("offset")
 
 
-def gaps_of_index(traded: BacktestResult, trading: BacktestSpec) -> list[str]:
-    """What is to be said of an index that was given, and is not known on every day."""
-    market, days = trading.market, traded.ledger.equity.index
+def gaps_of_index(days: pd.Index, trading: BacktestSpec) -> list[str]:
+    """What is to be said of an index that was given, and is not known on all of `days`."""
+    market = trading.market
     if market.index is None:
         return []
     unknown = days[np.isnan(market.index[np.searchsorted(market.dates, days.to_numpy())])]
@@ -283,25 +264,6 @@ def doubled_costs(settings: Settings) -> Settings:
     """Twice the costs of both sides and twice the slippage."""
     names = ("buy_cost", "sell_cost", "slippage_basis_points")
     return replace(settings, **{name: 2 * getattr(settings, name) for name in names})
-
-
-def as_json(traded: BacktestResult) -> dict[str, object]:
-    """What evaluation.json holds of it, but for numbers that are none."""
-    equity, offsets = traded.ledger.equity, traded.offsets
-    return {
-        "settings": asdict(traded.ledger.settings),
-        "figures": traded.figures,
-        "excess": {name: asdict(each) for name, each in traded.excess.items()},
-        "benchmarks": traded.benchmarks,
-        "start_offsets": None if offsets is None else offsets.reset_index().to_dict("records"),
-        "sectors": traded.sectors,
-        "capacity": traded.capacity,
-        "daily": {
-            "date": [f"{date:%Y-%m-%d}" for date in equity.index],
-            "net_return": equity["net_return"].tolist(),
-            "benchmark": equity["benchmark"].tolist(),
-        },
-    }
 
 
 def excess_verdict(excess: Estimate) -> str:
@@ -324,28 +286,6 @@ def excess_verdict(excess: Estimate) -> str:
         f"{told} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "
         f"{excess.n} days): {found}{smallest}."
     )
-
-
-def lines(settings: Settings, figures: pd.DataFrame, offsets: pd.DataFrame | None) -> list[str]:
-    """The backtest for a terminal: what was earned, and how little it takes to lose it.
-
-    figures: a row a variant, offsets: a row a start date, as in `BacktestResult`.
-    """
-    base = figures.loc["base"]
-    told = figures["total_return"].map("{:+.1%}".format)
-    said = [
-        f"backtest, top {settings.top_k}, {base['n_dates']:.0f} days, after costs: {told['base']}; "
-        f"equal-weight universe {base['benchmark_total_return']:+.1%}",
-        f"  one day later {told['one_day_later']}, costs doubled {told['doubled_costs']}, "
-        f"turnover {base['turnover']:.0%} a day",
-    ]
-    if offsets is not None:
-        spread = offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
-        said.append(
-            f"  begun on {len(offsets)} days of a rebalancing period: daily excess "
-            f"{spread.min():+.1f} to {spread.max():+.1f} basis points"
-        )
-    return said
 
 
 def _sector_shares(ledger: Backtest, trading: BacktestSpec) -> dict[str, float] | None:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from stockformer.reporting.quantities import METRICS, Quantity
+from stockformer.evaluation.metrics import METRICS
+from stockformer.evaluation.quantities import Quantity
 
 TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
 QUANTILES = ("#c05a32", "#dd9a5c", "#8c8c8c", "#5fa3b8", "#2b6cb0")

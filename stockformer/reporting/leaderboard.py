@@ -8,35 +8,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from stockformer.reporting import trial_figures
-from stockformer.reporting.page import Page, Plot, Section, address, require_html
-from stockformer.reporting.quantities import (
-    CURVES,
-    METRICS,
+from stockformer.evaluation.metrics import METRICS, MONITORS
+from stockformer.evaluation.quantities import (
     MISSING,
+    TRAINING_TIME,
     Quantity,
     format_count,
     format_p,
     format_t,
 )
-from stockformer.reporting.run_reader import RecordedRun
-from stockformer.reporting.tables import Table
-from stockformer.reporting.trials import (
+from stockformer.evaluation.selection import (
     FEWEST_TRIALS,
     UNRELIABLE_TRIALS,
-    Group,
-    Trials,
     importance,
     paired_tests,
-    selection_bias,
-    tried,
 )
+from stockformer.reporting import trial_figures
+from stockformer.reporting.page import Page, Plot, Section, address, require_html
+from stockformer.reporting.tables import Table
 from stockformer.runs.folder import RunDir
+from stockformer.runs.recorded_run import RecordedRun
+from stockformer.sweeps.trials import Group, Trials, selection_bias, tried
 
 FILE = "leaderboard.html"
 NOT_FOR_CHOOSING = "test, not for choosing"
-VALIDATION_COLUMNS = ("rank_ic", "mae", "accuracy", "loss")
-TEST_COLUMNS = ("rank_ic", "rank_ic_t", "mae", "accuracy", "top_minus_bottom")
+BRIEF = [name for name, metric in METRICS.items() if metric.brief]
+VALIDATION_COLUMNS = (*BRIEF, "loss")
+TEST_COLUMNS = ("rank_ic", "rank_ic_t", *BRIEF[1:])
 MOST_CHOICES = 12
 """A setting of more values has no list to filter by."""
 REM_AN_AXIS = 7
@@ -44,7 +42,7 @@ REM_AN_AXIS = 7
 MOST_PAIRED = 300
 MOST_DRAWN = 300
 T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
-SCORES = CURVES | METRICS | {"rank_ic_t": T_STATISTIC}
+SCORES = MONITORS | {"rank_ic_t": T_STATISTIC}
 
 
 def write_leaderboard(trials: Trials, output: Path | None) -> Path:
@@ -287,7 +285,7 @@ def _effort(run: RecordedRun) -> tuple[str, str]:
     if run.metrics is None or run.evaluation.epoch is None:
         return "ensemble", MISSING
     seconds = run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
-    return str(run.evaluation.epoch), CURVES["seconds"].format(seconds)
+    return str(run.evaluation.epoch), TRAINING_TIME.format(seconds)
 
 
 def _probability(value: float) -> str:

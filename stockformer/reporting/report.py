@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from stockformer.evaluation.metrics import calibration, daily, rank_stability
+from stockformer.evaluation import forecasts
+from stockformer.evaluation.metrics import LOSSES, METRICS
+from stockformer.evaluation.predictions import calibration, daily, rank_stability
+from stockformer.evaluation.quantities import TRAINING_TIME, Quantity, format_count
 from stockformer.evaluation.statistics import FEW_DATES
-from stockformer.reporting import figures, forecasts, tables
+from stockformer.reporting import figures, tables
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
-from stockformer.reporting.quantities import CURVES, METRICS, format_count
-from stockformer.reporting.run_reader import RecordedRun, read_run
 from stockformer.reporting.trading_section import backtest
 from stockformer.runs.folder import RunDir
+from stockformer.runs.recorded_run import RecordedRun, read_run
 
 log = logging.getLogger(__name__)
 
@@ -173,12 +175,18 @@ def training(run: RecordedRun) -> Section:
     tested = None if run.evaluation is None else run.evaluation.epoch
     plots = [
         Plot(quantity.title[0].upper() + quantity.title[1:], curve)
-        for name, quantity in CURVES.items()
+        for name, quantity in _curves().items()
         for curve in [figures.training_curve(metrics, name, quantity, tested)]
     ]
     plots.insert(-1, Plot("Learning rate", figures.learning_rate(metrics)))
     marked = "" if tested is None else f" Dotted: epoch {tested}, the one that was tested."
     return Section(title, f"{format_count(len(metrics), 'epoch')}.{marked}", plots=plots)
+
+
+def _curves() -> dict[str, Quantity]:
+    """What is shown of each epoch: names of metrics.csv without the part of the split."""
+    brief = {name: metric for name, metric in METRICS.items() if metric.brief}
+    return LOSSES | brief | {"seconds": TRAINING_TIME}
 
 
 def data_quality(run: RecordedRun, beside: Path) -> Section:

@@ -10,19 +10,18 @@ import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.comparison import label
-from stockformer.evaluation.metrics import Predictions, daily, score
-from stockformer.evaluation.statistics import summary
-from stockformer.reporting.evaluation_reader import FinalEvaluation
-from stockformer.reporting.quantities import (
-    COMPARED,
-    METRICS,
+from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
+from stockformer.evaluation.predictions import Predictions, daily, score
+from stockformer.evaluation.quantities import (
     Quantity,
     format_count,
     format_interval,
     format_p,
     format_t,
 )
-from stockformer.reporting.run_reader import Manifest, RecordedRun
+from stockformer.evaluation.record import EvaluationRecord
+from stockformer.evaluation.statistics import summary
+from stockformer.runs.recorded_run import Manifest, RecordedRun
 
 HOW_TO_READ_COMPARISON = (
     "Lead: of the model over the row, a positive one is better for the model whatever the metric; "
@@ -32,7 +31,6 @@ HOW_TO_READ_COMPARISON = (
 )
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-DAY_COLUMNS = ("rank_ic", "ic", "mae", "accuracy", "top_minus_bottom")
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ def subtitle(run: RecordedRun) -> str:
 
 def comparison(table: pd.DataFrame) -> list[Table]:
     """The model beside what ranks, then beside all as level forecasts: figure, lead, test."""
-    ranking, levels = COMPARED[:1], COMPARED[1:]
+    ranking = [name for name, metric in COMPARED.items() if not metric.compared_with]
+    levels = [name for name in COMPARED if name not in ranking]
     ranks = table[table["rank_ic"].notna() | (table.index == "model")]
     return [
         _comparison(ranks, ranking, "Ranking"),
@@ -121,13 +120,13 @@ def _compared(
     )
 
 
-def targets(evaluation: FinalEvaluation) -> Table:
+def targets(evaluation: EvaluationRecord) -> Table:
     """The figures that were hoped for."""
     rows = [(t.name, "met" if t.met else "not met", f"{t.value:.4f}") for t in evaluation.targets]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
-def remarks(evaluation: FinalEvaluation) -> list[str]:
+def remarks(evaluation: EvaluationRecord) -> list[str]:
     """What to bear in mind: how much of the possible was reached, where known, and the notes."""
     oracle = evaluation.oracle_rank_ic
     if oracle is None:
@@ -145,7 +144,7 @@ def scores(predictions: Predictions) -> Table:
     means = score(predictions)
     tests = summary(daily(predictions), predictions.horizon).to_dict("index")
     rows = []
-    for name, quantity in METRICS.items():
+    for name, quantity in (METRICS | OVER_DATES).items():
         interval, t, p = "", "", ""
         if name in tests:
             test = tests[name]
@@ -180,7 +179,7 @@ def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
 
 def days_by(days: pd.DataFrame, name: str, title: str, shown: int = 5) -> list[Table]:
     """The best and the worst signal dates by one metric. days: `metrics.daily`."""
-    columns = [column for column in DAY_COLUMNS if column in days]
+    columns = [name for name, metric in METRICS.items() if metric.brief]
     told = days[days[name].notna()].sort_values(name, ascending=False, kind="stable")
     header = ("signal date", *(METRICS[column].title for column in columns), "stocks")
 

@@ -14,13 +14,12 @@ from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from stockformer.evaluation import trading
-from stockformer.evaluation.summary import closing_table
+from stockformer.evaluation.record import closing_table
 from stockformer.reporting import leaderboard, report, tables
-from stockformer.reporting.run_reader import RecordedRun, is_run, read_run
 from stockformer.reporting.tables import Table
-from stockformer.reporting.trials import Trials, read_trials
 from stockformer.runs.console import printable
+from stockformer.runs.recorded_run import RecordedRun, is_run, read_run
+from stockformer.sweeps.trials import Trials, read_trials
 
 SHOWN_RUNS = 10
 """So many of a ranking; the page has all."""
@@ -74,13 +73,7 @@ def summary(run: RecordedRun) -> Iterator[RenderableType]:
             yield _text(line, style="bold" if line.startswith("model ") else "")
         yield Text()
     if run.evaluation is not None:
-        yield from (_text(sentence) for sentence in run.evaluation.sentences)
-        for name, met, value in tables.targets(run.evaluation).rows:
-            yield _text(f"project target, {name}: {met} ({value})")
-        traded = run.evaluation.traded
-        if traded is not None:
-            yield from map(_text, trading.lines(traded.settings, traded.figures, traded.offsets))
-        yield from (_text(f"note: {note}") for note in run.evaluation.notes)
+        yield from map(_text, run.evaluation.conclusions())
 
 
 def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:

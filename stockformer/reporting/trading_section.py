@@ -6,12 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from stockformer.evaluation import returns
 from stockformer.evaluation.backtest import BASIS_POINT, Backtest, largest_imbalance
-from stockformer.evaluation.trading import excess_verdict
-from stockformer.reporting import returns, tables, trading_figures
-from stockformer.reporting.evaluation_reader import RecordedTrading
-from stockformer.reporting.page import Plot, Section
-from stockformer.reporting.quantities import (
+from stockformer.evaluation.quantities import (
     EARNED,
     Quantity,
     format_count,
@@ -19,8 +16,12 @@ from stockformer.reporting.quantities import (
     format_p,
     format_t,
 )
-from stockformer.reporting.run_reader import RecordedRun
+from stockformer.evaluation.record import BacktestResult
+from stockformer.evaluation.trading import excess_verdict
+from stockformer.reporting import tables, trading_figures
+from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.tables import Table
+from stockformer.runs.recorded_run import RecordedRun
 
 TITLE = "Backtest"
 PERCENT = Quantity("return", "%", 1, around_zero=True, percent=True)
@@ -34,7 +35,7 @@ def backtest(run: RecordedRun) -> Section:
     """Figures beside their variants and benchmarks, the course by day, the ledger's detail."""
     if run.evaluation is None:
         return Section(TITLE, "The run has not been tested.")
-    traded = run.evaluation.traded
+    traded = run.evaluation.backtest
     if traded is None:
         return Section(TITLE, "There were too few test dates to trade on.")
     plots, remarks = equity_curve(traded, run.ledger), caveats(traded)
@@ -46,12 +47,12 @@ def backtest(run: RecordedRun) -> Section:
             "Cash and holdings recomputed from the trades agree with the account to "
             f"{largest_imbalance(run.ledger):.0e} of the capital."
         )
-    if traded.offsets is not None:
+    if traded.start_offsets is not None:
         plots.append(
             Plot(
                 "Excess return by start date",
                 trading_figures.by_start_date(
-                    traded.offsets, "annual_excess_return", "annual excess (%)"
+                    traded.start_offsets, "annual_excess_return", "annual excess (%)"
                 ),
                 "Over the universe, of the same strategy begun on each signal date of its first "
                 "rebalancing period. Dashed: the median. Bars of both signs: the result hangs on "
@@ -66,7 +67,7 @@ def backtest(run: RecordedRun) -> Section:
     )
 
 
-def lead(traded: RecordedTrading) -> str:
+def lead(traded: BacktestResult) -> str:
     """What trading the forecasts came to, and how they were traded."""
     s = traded.settings
     said = (
@@ -84,7 +85,7 @@ def lead(traded: RecordedTrading) -> str:
     return said
 
 
-def earned(traded: RecordedTrading) -> Table:
+def earned(traded: BacktestResult) -> Table:
     """A row a figure; the run, its variants, the benchmarks."""
     columns = pd.concat([traded.figures, traded.benchmarks]).to_dict("index")
     rows = []
@@ -95,7 +96,7 @@ def earned(traded: RecordedTrading) -> Table:
     return Table(("figure", *names, "unit"), rows, words=(0, len(names) + 1))
 
 
-def excess(traded: RecordedTrading) -> Table:
+def excess(traded: BacktestResult) -> Table:
     """The daily excess over the universe after costs, tested."""
     rows = [
         (
@@ -110,7 +111,7 @@ def excess(traded: RecordedTrading) -> Table:
     return Table(header, rows, title=title)
 
 
-def caveats(traded: RecordedTrading) -> list[str]:
+def caveats(traded: BacktestResult) -> list[str]:
     """What trading at scale would run into."""
     if not traded.capacity:
         return []
@@ -121,7 +122,7 @@ def caveats(traded: RecordedTrading) -> list[str]:
     ]
 
 
-def equity_curve(traded: RecordedTrading, ledger: Backtest | None) -> list[Plot]:
+def equity_curve(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
     """By day, from evaluation.json; the index, if any, from the ledger."""
     net, universe = traded.returns["net_return"], traded.returns["benchmark"]
     both = {"after costs": net, "universe": universe}

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from stockformer.evaluation.quantities import Quantity
+from stockformer.evaluation.selection import levels
 from stockformer.reporting.figures import REFERENCE, TEST, TRAIN, VALIDATION, base, plain
-from stockformer.reporting.quantities import Quantity
-from stockformer.reporting.trials import levels
 
 FEW_LEVELS = 8
 """So many values of a setting stand evenly apart, each with its name."""

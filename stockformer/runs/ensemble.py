@@ -21,12 +21,12 @@ import pandas as pd
 from stockformer.config.quoting import pasteable
 from stockformer.data.dataset import Data
 from stockformer.evaluation.baselines import all_baselines
-from stockformer.evaluation.metrics import Predictions, join
+from stockformer.evaluation.predictions import Predictions, join
 from stockformer.evaluation.summary import summarise
 from stockformer.experiment import git_commit, record_evaluation
-from stockformer.reporting.run_reader import read_run
 from stockformer.runs.folder import RunDir, runs_under
 from stockformer.runs.logs import start_log
+from stockformer.runs.recorded_run import read_run
 from stockformer.runs.reevaluation import configuration, same_data
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
     )
     with RunDir.claim(into or _new_folder()) as run:
         run.write_manifest(_manifest(folds, whole))
-        record_evaluation(run, None, whole, summary)
+        record_evaluation(run, whole, summary)
     return run.path
 
 

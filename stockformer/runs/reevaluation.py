@@ -25,9 +25,9 @@ from stockformer.config.recorded import current_overrides, recorded_nodes
 from stockformer.config.rules import check_values
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Data, FittedPreprocessing, read_panel
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import plain
 from stockformer.evaluation.stored import read_parquet
-from stockformer.evaluation.summary import plain
 from stockformer.experiment import Experiment, record_evaluation
 from stockformer.runs.folder import RunDir
 from stockformer.runs.logs import start_log
@@ -94,14 +94,14 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
             | {"command": f"python analyze.py {command}"}
         )
         place.write_config(OmegaConf.to_yaml(config), overrides)
-        summary = data.evaluate(evaluation.predictions)
+        summary = data.evaluate(evaluation.predictions, facts["epoch"])
         known = overlap(manifest["split"], evaluation.predictions)
         if known:
             log.warning("%s", known)
             summary = replace(summary, verdict=f"{known}. {summary.verdict}")
-        notes = [f"evaluated elsewhere: {' '.join(overrides)}", *summary.notes]
+        notes = (f"evaluated elsewhere: {' '.join(overrides)}", *summary.notes)
         summary = replace(summary, notes=notes)
-        record_evaluation(place, facts["epoch"], evaluation.predictions, summary)
+        record_evaluation(place, evaluation.predictions, summary)
     log.info("evaluated elsewhere: %s; the run's own evaluation is as it was", folder)
     return folder
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
-from stockformer.evaluation.metrics import Predictions, score
+from stockformer.evaluation.predictions import Predictions, score
 from stockformer.interface import Batch, Forecast
 from stockformer.training.losses import Loss
 from stockformer.training.memory import oom_advice

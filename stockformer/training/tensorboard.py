@@ -12,11 +12,9 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from stockformer.evaluation.metrics import Predictions, daily
+from stockformer.evaluation.metrics import LOSSES, METRICS
+from stockformer.evaluation.predictions import Predictions, daily
 from stockformer.runs import atomic
-
-TOGETHER = ("loss", "regression_loss", "classification_loss")
-DAILY = ("rank_ic", "ic", "mae", "accuracy")
 
 
 class TensorBoard:
@@ -34,7 +32,7 @@ class TensorBoard:
         writer = SummaryWriter(str(self.folder))
         figures = {
             name.replace("_", " "): ["Multiline", [f"train/{name}", f"validation/{name}"]]
-            for name in TOGETHER
+            for name in LOSSES
         }
         writer.add_custom_scalars({"by task": figures})
         return writer
@@ -78,7 +76,7 @@ class TensorBoard:
         the rank IC; precision and recall of "up"."""
         days = daily(predictions)
         with self.named():
-            for name in DAILY:
+            for name in METRICS:
                 for number, value in enumerate(days[name]):
                     self.writer.add_scalar(f"test/{name}", value, number)
             rank_ic = days["rank_ic"]

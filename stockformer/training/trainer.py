@@ -15,18 +15,14 @@ from torch.utils.data import DataLoader
 
 from stockformer.config.quoting import pasteable
 from stockformer.data.windows import Windows
+from stockformer.evaluation.metrics import MONITORS
 from stockformer.interface import Batch
 from stockformer.training import postmortem
 from stockformer.training.checkpoint_manager import CheckpointManager, TrainState
 from stockformer.training.early_stopping import EarlyStopping
 from stockformer.training.evaluate import Evaluation, Evaluator, NotFinite
 from stockformer.training.losses import Loss
-from stockformer.training.memory import (
-    advice,
-    is_out_of_memory,
-    oom_advice,
-    peak_memory_mib,
-)
+from stockformer.training.memory import advice, is_out_of_memory, oom_advice, peak_memory_mib
 from stockformer.training.processes import Processes
 from stockformer.training.progress import human_time, progress
 from stockformer.training.sampler import EpochSampler
@@ -35,16 +31,6 @@ from stockformer.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
-LOGGED = (
-    "loss",
-    "regression_loss",
-    "classification_loss",
-    "mae",
-    "rmse",
-    "accuracy",
-    "ic",
-    "rank_ic",
-)
 UNCHECKED = 16
 """Steps taken before Python looks whether they were finite, on a device that runs ahead of it."""
 
@@ -321,7 +307,7 @@ class Trainer:
     def row(self, training: dict[str, float], evaluation: Evaluation) -> dict[str, float]:
         return (
             training
-            | {f"validation_{name}": evaluation.metrics[name] for name in LOGGED}
+            | {f"validation_{name}": evaluation.metrics[name] for name in MONITORS}
             | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
             | {"skipped_steps": self.state.skipped}
             | {"micro_batch_size": self.state.micro_batch_size}

@@ -39,7 +39,7 @@ from stockformer.data.windows import Windows
 from stockformer.evaluation import backtest, baselines
 from stockformer.evaluation import trading as evaluated
 from stockformer.evaluation.backtest import Market
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
 from stockformer.experiment import Experiment
 from stockformer.models.stockformer import Stockformer
 from stockformer.runs import ensemble

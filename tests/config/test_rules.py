@@ -48,7 +48,7 @@ REFUSED = {
     "datset=x": "Did you mean 'dataset'?",
     "trainer.max_epoch=abc": "trainer.max_epoch: Value 'abc'",
     "trainer.early_stopping.patience=1.5": "trainer.early_stopping.patience: Value '1.5'",
-    "trainer.monitor=sharpe": "expected one of [mae, rank_ic, loss]",
+    "trainer.monitor=sharpe": "trainer.monitor='sharpe': must be one of loss, ",
     "trainer.batch_size=0": "trainer.batch_size=0: must be at least 1",
     "trainer.device=gpu": "trainer.device='gpu': must be auto, cpu, mps, cuda or cuda:N",
     "model.width=abc": "model.width='abc': must be a whole number, as in 16",

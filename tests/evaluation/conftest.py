@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
 
 
 @pytest.fixture

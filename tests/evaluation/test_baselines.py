@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from stockformer.evaluation import baselines
 from stockformer.evaluation.baselines import RIDGE_ALPHA, BaselineInputs, all_baselines
-from stockformer.evaluation.metrics import Predictions, daily, join, score
+from stockformer.evaluation.predictions import Predictions, daily, join, score
 
 HORIZON = 2
 

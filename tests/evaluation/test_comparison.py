@@ -18,7 +18,7 @@ from stockformer.evaluation.comparison import (
     levels,
     verdict,
 )
-from stockformer.evaluation.metrics import Predictions, daily, score
+from stockformer.evaluation.predictions import Predictions, daily, score
 from stockformer.evaluation.statistics import bootstrap_interval, newey_west
 
 DATES, STOCKS = 60, 40
@@ -111,7 +111,7 @@ def test_a_lead_is_positive_where_the_model_is_better(market):
     dates = market()
     better = forecast(dates, 0.3 * dates.label)
     table = compare(better, rivals(dates)).table()
-    for metric in comparison.BETTER:
+    for metric in comparison.COMPARED:
         leads = table[f"{metric}_lead"].drop("model").dropna()
         assert (leads > 0).all(), metric
     assert table["rank_ic_lead"].dropna().index.tolist() == ["ridge", "lightgbm"]

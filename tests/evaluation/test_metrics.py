@@ -12,7 +12,14 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from stockformer.evaluation.metrics import by_date, calibration, daily, join, rank_stability, score
+from stockformer.evaluation.predictions import (
+    by_date,
+    calibration,
+    daily,
+    join,
+    rank_stability,
+    score,
+)
 
 
 def test_hand_worked_date(predictions):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stockformer.evaluation.metrics import daily
+from stockformer.evaluation.predictions import daily
 from stockformer.evaluation.statistics import (
     bootstrap_interval,
     deflated_sharpe_ratio,

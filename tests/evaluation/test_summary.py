@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +10,11 @@ from scipy import stats
 
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import BaselineInputs, all_baselines
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.metrics import METRICS
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.statistics import bootstrap_interval, newey_west
-from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.summary import project_targets, summarise
 from stockformer.evaluation.trading import BacktestSpec, market_of_returns
 
 TRAIN, TEST, STOCKS = 60, 60, 30
@@ -40,7 +41,7 @@ def market() -> BaselineInputs:
 
 def evaluated(
     market: BaselineInputs, forecast: np.ndarray, oracle: np.ndarray | None = None
-) -> Summary:
+) -> EvaluationRecord:
     """A whole evaluation of forecasts (S, N), on the days after the training."""
     rows = TRAIN + np.arange(len(forecast))
     predictions = Predictions(
@@ -99,7 +100,7 @@ def test_the_oracle_of_a_simulated_market_is_the_limit(market):
 def test_what_ranks_nothing_is_not_traded(market):
     found = evaluated(market, np.full((TEST, STOCKS), 0.0005))
     assert found.verdict.startswith("The model ranks nothing")
-    assert found.traded is None
+    assert found.backtest is None
     assert "no backtest: the forecasts rank nothing" in found.notes
 
 
@@ -112,11 +113,11 @@ def test_dates_on_which_it_ranks_nothing_are_counted(market):
 
 def test_project_targets_are_told_where_there_are_some(market):
     found = evaluated(market, noise(2))
-    assert found.targets_met() == []
+    assert found.targets == ()
     assert not any("project target" in line for line in found.lines())
     limits = {"mae": 1.0, "accuracy": 0.99, "rank_ic": -1.0}
-    met = replace(found, targets=limits).targets_met()
-    assert [(t["name"], t["met"]) for t in met] == [
+    met = project_targets(limits, found.scores)
+    assert [(t.name, t.met) for t in met] == [
         ("test MAE < 1", True),
         ("test accuracy > 0.99", False),
         ("test rank IC > -1", True),
@@ -133,15 +134,15 @@ def test_the_closing_lines_fit_a_terminal_and_name_the_baselines(market):
 
 def test_json_holds_the_tests_beside_the_means_and_the_days(market):
     found = evaluated(market, noise(2))
-    read = json.loads(json.dumps({"epoch": 1} | found.as_json(), allow_nan=False))
+    read = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert list(read) == [
-        *("epoch", "version", "model", "table", "verdict", "sentences", "targets"),
+        *("version", "epoch", "model", "table", "verdict", "sentences", "targets"),
         *("oracle_rank_ic", "first_step_rank_ic", "notes", "statistics", "daily", "backtest"),
         "validation",
     ]
-    assert read["version"] == 3
+    assert read["version"] == 4
     days = found.daily
-    for name in ("rank_ic", "ic", "mae", "accuracy"):
+    for name in METRICS:
         assert read["daily"][name] == days[name].tolist()
         test, expected = read["statistics"][name], newey_west(days[name], 1)
         assert test["mean"] == pytest.approx(read["model"][name])
@@ -157,11 +158,11 @@ def test_json_holds_the_tests_beside_the_means_and_the_days(market):
 
 
 def test_without_a_number_there_is_null_and_few_dates_are_not_traded(market):
-    read = evaluated(market, np.zeros((3, STOCKS))).as_json()
+    read = evaluated(market, np.zeros((3, STOCKS))).to_json()
     assert read["model"]["rank_ic"] is None
     assert read["statistics"]["rank_ic"]["t"] is None
     assert read["daily"]["rank_ic"] == [None, None, None]
-    few = evaluated(market, noise(1)[:3]).as_json()
+    few = evaluated(market, noise(1)[:3]).to_json()
     assert few["backtest"] is None
     assert "no backtest: too few test dates" in few["notes"]
     assert few["verdict"].startswith("Too few dates to tell: rank IC ")

@@ -16,18 +16,16 @@ from stockformer.evaluation.backtest import (
     largest_imbalance,
     topk_dropout,
 )
-from stockformer.evaluation.metrics import Predictions
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import plain
 from stockformer.evaluation.statistics import estimate
-from stockformer.evaluation.summary import plain
 from stockformer.evaluation.trading import (
     BacktestSpec,
-    as_json,
     daily_returns,
     doubled_costs,
     excess_verdict,
     gaps_of_index,
     holes,
-    lines,
     market_of_prices,
     market_of_returns,
     signal_of,
@@ -71,11 +69,13 @@ def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
         ),
     }
     assert doubled_costs(SETTINGS) == expected["doubled_costs"]
-    assert list(traded.figures) == list(expected)
+    assert list(traded.figures.index) == list(expected)
     for name, settings in expected.items():
         run = topk_dropout(signal, predictions.signal_dates, where.market, settings)
-        assert traded.figures[name] == pytest.approx(figures(run.equity), nan_ok=True), name
-    assert traded.figures["doubled_costs"]["cost"] > 1.9 * traded.figures["base"]["cost"]
+        assert traded.figures.loc[name].to_dict() == pytest.approx(
+            figures(run.equity), nan_ok=True
+        ), name
+    assert traded.figures.loc["doubled_costs", "cost"] > 1.9 * traded.figures.loc["base", "cost"]
     assert largest_imbalance(traded.ledger) < 1e-9
     assert traded.capacity == capacity(traded.ledger, where.market, 0.05)
     assert set(traded.sectors) == {"bank", "oil", "unknown"}
@@ -85,9 +85,11 @@ def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
 
 def test_start_dates_are_those_of_a_rebalancing_period(trading):
     predictions, where = trading
-    assert trade(predictions, where).offsets is None  # each day is a start: nothing to compare
+    assert (
+        trade(predictions, where).start_offsets is None
+    )  # each day is a start: nothing to compare
     slow = replace(where, settings=replace(SETTINGS, rebalance_days=3), start_offsets=20)
-    offsets = trade(predictions, slow).offsets
+    offsets = trade(predictions, slow).start_offsets
     assert offsets.index.tolist() == [0, 1, 2]
     for offset in (0, 2):
         run = topk_dropout(
@@ -98,10 +100,8 @@ def test_start_dates_are_those_of_a_rebalancing_period(trading):
             offset=offset,
         )
         assert offsets.loc[offset].to_dict() == pytest.approx(figures(run.equity), nan_ok=True)
-    assert len(trade(predictions, replace(slow, start_offsets=2)).offsets) == 2
-    assert "begun on 3 days of a rebalancing period" in "".join(
-        lines(slow.settings, pd.DataFrame(trade(predictions, slow).figures).T, offsets)
-    )
+    assert len(trade(predictions, replace(slow, start_offsets=2)).start_offsets) == 2
+    assert "begun on 3 days of a rebalancing period" in "".join(trade(predictions, slow).lines())
 
 
 def test_the_excess_over_the_universe_is_tested_by_date(trading):
@@ -188,7 +188,9 @@ def test_a_market_of_returns_earns_them(trading):
     market = market_of_returns(where.market.dates, predictions.tickers, returns, fill="close")
     ours = trade(predictions, replace(where, market=market))
     theirs = trade(predictions, where)
-    assert ours.figures["base"] == pytest.approx(theirs.figures["base"], nan_ok=True)
+    assert ours.figures.loc["base"].to_dict() == pytest.approx(
+        theirs.figures.loc["base"].to_dict(), nan_ok=True
+    )
     assert ours.capacity is None
     returns[9, 4] = np.nan
     gap = market_of_returns(where.market.dates, predictions.tickers, returns, fill="close")
@@ -239,36 +241,44 @@ def test_sizes_that_do_not_fit_are_refused():
 def test_an_index_is_compared_with_where_it_is_known(trading):
     predictions, where = trading
     index = 100 * 1.01 ** np.arange(25)
-    known = trade(predictions, replace(where, market=replace(where.market, index=index)))
-    assert known.benchmarks["index"]["total_return"] == pytest.approx(1.01**11 - 1)
-    assert gaps_of_index(known, replace(where, market=replace(where.market, index=index))) == []
+    where = replace(where, market=replace(where.market, index=index))
+    known = trade(predictions, where)
+    assert known.benchmarks.loc["index", "total_return"] == pytest.approx(1.01**11 - 1)
+    assert (
+        gaps_of_index(
+            known.returns.index, replace(where, market=replace(where.market, index=index))
+        )
+        == []
+    )
     index[:9] = np.nan
-    unknown = trade(predictions, replace(where, market=replace(where.market, index=index)))
-    assert list(unknown.benchmarks) == ["universe"]
-    said = gaps_of_index(unknown, replace(where, market=replace(where.market, index=index)))
+    unknown = trade(predictions, where)
+    assert list(unknown.benchmarks.index) == ["universe"]
+    said = gaps_of_index(
+        unknown.returns.index, replace(where, market=replace(where.market, index=index))
+    )
     assert said == [
         "backtest: no index to compare with, its file lacks 3 of 12 days, first 2024-01-02"
     ]
-    assert np.isnan(unknown.figures["base"]["index_total_return"])
+    assert np.isnan(unknown.figures.loc["base", "index_total_return"])
 
 
 def test_what_json_holds_is_what_was_traded(trading):
     predictions, where = trading
     traded = trade(predictions, where)
-    read = json.loads(json.dumps(plain(as_json(traded)), allow_nan=False))
+    read = json.loads(json.dumps(plain(traded.to_json()), allow_nan=False))
     assert list(read) == [
         *("settings", "figures", "excess", "benchmarks", "start_offsets", "sectors", "capacity"),
         "daily",
     ]
     assert read["settings"]["top_k"] == 5
     assert read["figures"]["base"]["index_total_return"] is None
-    assert read["figures"]["base"]["annual_return"] == traded.figures["base"]["annual_return"]
+    assert read["figures"]["base"]["annual_return"] == traded.figures.loc["base", "annual_return"]
     assert read["daily"]["net_return"] == traded.ledger.equity["net_return"].tolist()
     assert read["daily"]["date"][0] == str(predictions.signal_dates[0] + 1)
     assert read["start_offsets"] is None
     assert read["excess"]["base"]["mean"] == traded.excess["base"].mean
-    said = lines(SETTINGS, pd.DataFrame(traded.figures).T, traded.offsets)
-    assert f"{traded.figures['base']['total_return']:+.1%}; equal-weight universe" in said[0]
+    said = traded.lines()
+    assert f"{traded.figures.loc['base', 'total_return']:+.1%}; equal-weight universe" in said[0]
     assert all(len(line) <= 80 for line in said)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from stockformer.evaluation.backtest import Settings
-from stockformer.evaluation.metrics import Predictions
-from stockformer.evaluation.summary import Summary, summarise
+from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.record import EvaluationRecord
+from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import BacktestSpec, market_of_returns
 from stockformer.runs import folder as run_folder
 from stockformer.runs.folder import RunDir
@@ -59,7 +60,7 @@ def validation_of(predictions: Predictions) -> Predictions:
     )
 
 
-def summary(predictions: Predictions) -> Summary:
+def summary(predictions: Predictions) -> EvaluationRecord:
     """The run's judgement, with two baselines, a market to trade on and an oracle."""
     baselines = {
         "zero_return": replace(predictions, prediction=np.zeros_like(predictions.prediction)),
@@ -81,8 +82,9 @@ def summary(predictions: Predictions) -> Summary:
         notes=notes,
         validation=validation_of(predictions),
         targets={"mae": 0.015, "accuracy": 0.52},
+        epoch=2,
     )
-    return replace(judged, oracle_rank_ic=0.5, first_step_rank_ic=0.01, notes=notes)
+    return replace(judged, oracle_rank_ic=0.5, first_step_rank_ic=0.01, notes=tuple(notes))
 
 
 def write_epochs(run: RunDir, epochs: int = 3, rank_ic: float = np.nan) -> None:
@@ -135,10 +137,11 @@ def finished_run(
         predictions = some_predictions(dates, seed)
         run.write_predictions(predictions.frame())
         judged = summary(predictions)
-        assert judged.traded is not None
-        ledger = judged.traded.ledger
+        assert judged.backtest is not None
+        ledger = judged.backtest.ledger
+        assert ledger is not None
         run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
-        run.write_evaluation({"epoch": 2} | judged.as_json())
+        run.write_evaluation(judged.to_json())
     written = run.status_file.stat().st_mtime - age
     os.utime(run.status_file, (written, written))
     return path

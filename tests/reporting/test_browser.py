@@ -16,8 +16,8 @@ from reporting.run_folder import failed_run, finished_run, sweep
 
 from stockformer.evaluation.statistics import paired_comparison
 from stockformer.reporting import leaderboard, report
-from stockformer.reporting.run_reader import read_run
-from stockformer.reporting.trials import read_trials
+from stockformer.runs.recorded_run import read_run
+from stockformer.sweeps.trials import read_trials
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 import pytest
 from reporting.run_folder import some_predictions
 
-from stockformer.evaluation.metrics import calibration, daily
+from stockformer.evaluation.metrics import METRICS
+from stockformer.evaluation.predictions import calibration, daily
 from stockformer.reporting import figures, trading_figures, trial_figures
-from stockformer.reporting.quantities import METRICS
 
 EPOCHS = pd.DataFrame(
     {"train_loss": [3.0, 2.0], "validation_loss": [4.0, np.nan], "learning_rate": [1e-3, 1e-4]},

@@ -10,8 +10,9 @@ import pytest
 from reporting.run_folder import failed_run, sweep
 from reporting.test_report import Page
 
-from stockformer.reporting import leaderboard, report, run_reader
-from stockformer.reporting.trials import read_trials
+from stockformer.reporting import leaderboard, report
+from stockformer.runs import recorded_run as run_reader
+from stockformer.sweeps.trials import read_trials
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
 
 
 def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
-    section = leaderboard.picking(read_trials(folder))
+    section = leaderboard.selection_bias_section(read_trials(folder))
     (row,) = section.tables[0].rows
     assert row[1:3] == ("3", "1")
     assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-1])

@@ -12,7 +12,8 @@ from subprocess import run as call
 import pytest
 from reporting.run_folder import TICKERS, failed_run, finished_run, leave_out
 
-from stockformer.reporting import report, run_reader
+from stockformer.reporting import report
+from stockformer.runs import recorded_run as run_reader
 
 
 class Page(HTMLParser):
@@ -101,7 +102,7 @@ def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> Non
 
 def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
     drawn = [json.loads(s) for s in page.texts["script"] if s.startswith('{"data"')]
-    assert len(drawn) == 28
+    assert len(drawn) == 30
     for figure in drawn:
         for axis in ("xaxis", "yaxis"):
             assert re.fullmatch(r".+ \(.+\)", figure["layout"][axis]["title"]["text"])

@@ -9,7 +9,8 @@ import pytest
 from reporting.run_folder import failed_run, finished_run
 from rich.console import Console
 
-from stockformer.reporting import run_reader, terminal
+from stockformer.reporting import terminal
+from stockformer.runs import recorded_run as run_reader
 
 
 def shown(path: Path, color: bool = False) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stockformer.evaluation.metrics import by_date
-from stockformer.reporting.run_reader import predictions_from, read_run
+from stockformer.evaluation.predictions import by_date
+from stockformer.runs.recorded_run import predictions_from, read_run
 
 Command = Callable[..., tuple[int, str]]
 ONE_EPOCH = ("trainer.max_epoch=1", "target=next_day")

@@ -25,14 +25,14 @@ from stockformer.config.plain_yaml import parse_yaml
 from stockformer.config.recorded import read_config
 from stockformer.data.reading.files import Folder
 from stockformer.reporting import leaderboard, report, terminal
-from stockformer.reporting.run_reader import read_run
-from stockformer.reporting.trials import read_trials
 from stockformer.runs import atomic
 from stockformer.runs.console import printable
 from stockformer.runs.ensemble import members
 from stockformer.runs.folder import RunDir
+from stockformer.runs.recorded_run import read_run
 from stockformer.runs.reevaluation import reevaluate
 from stockformer.runs.resume import continued
+from stockformer.sweeps.trials import read_trials
 from stockformer.training.checkpoint import read_checkpoint, save_checkpoint
 
 READ_BY_A_PAGE = (

@@ -16,7 +16,7 @@ from stockformer.data.panel import Panel
 from stockformer.data.sources import demo
 from stockformer.data.targets import next_returns
 from stockformer.evaluation.baselines import BaselineInputs, all_baselines
-from stockformer.evaluation.metrics import Predictions, score
+from stockformer.evaluation.predictions import Predictions, score
 
 TEST_DAYS = 112  # as split=ratio cuts them
 

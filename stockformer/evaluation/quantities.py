@@ -1,4 +1,4 @@
-"""What each number is called, its unit, and how precisely it is told: the same in every report."""
+"""What each number is called, its unit, and how precisely it is shown: the same everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Quantity:
     """A number's name, its unit, and the decimals that mean something.
 
     around_zero: zero is "nothing there", so the sign is shown and a test against zero makes sense.
-    percent: a fraction that is told in percent.
+    percent: a fraction that is shown in percent. higher_is_better: None where neither is.
     """
 
     title: str
@@ -21,6 +21,14 @@ class Quantity:
     decimals: int
     around_zero: bool = False
     percent: bool = False
+    higher_is_better: bool | None = None
+
+    @property
+    def direction(self) -> int:
+        """1 where more is better, -1 where less is. Raises ValueError where neither is."""
+        if self.higher_is_better is None:
+            raise ValueError(f"{self.title}: neither more nor less of it is better")
+        return 1 if self.higher_is_better else -1
 
     @property
     def axis(self) -> str:
@@ -34,39 +42,6 @@ class Quantity:
     def format(self, value: float) -> str:
         return MISSING if math.isnan(value) else format(value, self.spec)
 
-
-METRICS = {
-    "rank_ic": Quantity("rank IC", "correlation", 4, around_zero=True),
-    "ic": Quantity("IC", "correlation", 4, around_zero=True),
-    "mae": Quantity("MAE", "return, fraction", 5),
-    "rmse": Quantity("RMSE", "return, fraction", 5),
-    "accuracy": Quantity("accuracy", "share of stocks", 3),
-    "balanced_accuracy": Quantity("balanced accuracy", "share of stocks", 3),
-    "brier": Quantity("Brier score", "squared probability", 4),
-    "precision_at_k": Quantity("precision at 10", "share of stocks", 3),
-    "top_k_excess": Quantity(
-        "mean of the top 10 less the universe", "return, fraction", 5, around_zero=True
-    ),
-    "top_minus_bottom": Quantity("top minus bottom fifth", "return, fraction", 5, around_zero=True),
-    "rank_ic_std": Quantity("deviation of the rank IC", "over dates", 4),
-    "rank_icir": Quantity("rank ICIR", "mean / deviation, not annualised", 3, around_zero=True),
-    "ic_std": Quantity("deviation of the IC", "over dates", 4),
-    "icir": Quantity("ICIR", "mean / deviation, not annualised", 3, around_zero=True),
-    "n_dates": Quantity("test dates", "number", 0),
-    "n_ranked_dates": Quantity("test dates with a rank IC", "number", 0),
-}
-"""Names of `evaluation.metrics.score`, in the order in which they are told."""
-
-CURVES = {
-    "loss": Quantity("total loss", "no unit", 4),
-    "regression_loss": Quantity("regression loss", "no unit", 5),
-    "classification_loss": Quantity("classification loss", "nats", 4),
-    "mae": METRICS["mae"],
-    "accuracy": METRICS["accuracy"],
-    "rank_ic": METRICS["rank_ic"],
-    "seconds": Quantity("training time", "seconds", 1),
-}
-"""What is told of each epoch: names of metrics.csv, there with the part of the split in front."""
 
 EARNED = {
     "total_return": Quantity("total return", "%", 1, around_zero=True, percent=True),
@@ -86,10 +61,10 @@ EARNED = {
     "cost": Quantity("costs a day", "%, with slippage", 3, percent=True),
     "n_dates": Quantity("days", "number", 0),
 }
-"""Names of `evaluation.backtest.figures`, in the order in which they are told."""
+"""Names of `evaluation.backtest.figures`, in the order in which they are shown."""
 
-COMPARED = ("rank_ic", "mae", "accuracy", "brier")
-"""Metrics that a model is compared with its baselines by, in the order in which they are told."""
+
+TRAINING_TIME = Quantity("training time", "seconds", 1)
 
 
 def format_count(n: int, what: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,14 +16,9 @@ import pandas as pd
 
 from stockformer.config.quoting import pasteable
 from stockformer.evaluation.backtest import Backtest
-from stockformer.evaluation.metrics import Predictions, calibration, score
+from stockformer.evaluation.predictions import Predictions, calibration, score
+from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.stored import read_parquet
-from stockformer.reporting.evaluation_reader import (
-    FinalEvaluation,
-    final_evaluation,
-    read_ledger,
-    require_keys,
-)
 from stockformer.runs import atomic
 from stockformer.runs.folder import TREES, RunDir, runs_under
 from stockformer.runs.typed_json import parse_json, require
@@ -38,6 +33,16 @@ PREDICTION_COLUMNS = (
 MANIFEST_KEYS = (
     *("git_commit", "versions", "warnings", "split", "tickers", "factor_names", "files"),
 )
+
+
+LEDGER = {
+    "trades": ("date", "ticker", "side", "shares", "price", "value", "cost"),
+    "positions": ("date", "ticker", "shares", "close", "value"),
+    "equity": (
+        *("date", "cash", "value", "account", "net_return", "gross_return", "turnover", "cost"),
+        *("slippage", "n_held", "benchmark", "index"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class RecordedRun:
     overrides: tuple[str, ...] | None
     manifest: Manifest | None
     metrics: pd.DataFrame | None
-    evaluation: FinalEvaluation | None
+    evaluation: EvaluationRecord | None
     predictions: Predictions | None
     ledger: Backtest | None
 
@@ -186,6 +191,32 @@ def read_run(path: Path, large_files: bool = True) -> RecordedRun:
     )
 
 
+def read_ledger(content: bytes, table: str) -> pd.DataFrame:
+    """A table of the ledger, by its name in LEDGER; its tickers are text, whatever they look like.
+
+    Raises ValueError or TypeError for anything else.
+    """
+    frame = pd.read_csv(
+        io.BytesIO(content),
+        dtype={"ticker": str},
+        keep_default_na=False,
+        na_values=[""],
+        parse_dates=["date"],
+        date_format="%Y-%m-%d",
+    )
+    require_keys(frame.columns, LEDGER[table])
+    if frame["date"].isna().any() or not pd.api.types.is_datetime64_dtype(frame["date"]):
+        raise ValueError("a date that is none")
+    numbers = frame.columns.difference(["date", "ticker", "side"])
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+def require_keys(given: Collection[str], keys: Collection[str]) -> None:
+    missing = [key for key in keys if key not in given]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+
+
 def predictions_from(frame: pd.DataFrame) -> Predictions:
     """The inverse of `Predictions.frame`. Raises ValueError where a cell is missing or doubled."""
     require_keys(frame.columns, PREDICTION_COLUMNS)
@@ -237,11 +268,11 @@ def _read(run: RunDir, path: Path, parse: Callable[[bytes], Content]) -> Content
         ) from error
 
 
-def _ledger(run: RunDir, evaluation: FinalEvaluation | None) -> Backtest | None:
+def _ledger(run: RunDir, evaluation: EvaluationRecord | None) -> Backtest | None:
     """The backtest's ledger; None without all of its files, or the settings they were made with."""
-    if evaluation is None or evaluation.traded is None or not run.equity_file.exists():
+    if evaluation is None or evaluation.backtest is None or not run.equity_file.exists():
         return None
-    settings = evaluation.traded.settings
+    settings = evaluation.backtest.settings
     trades, positions, equity = (
         _read(run, file, partial(read_ledger, table=file.stem))
         for file in (run.trades_file, run.positions_file, run.equity_file)
@@ -265,8 +296,8 @@ def _overrides(content: bytes) -> tuple[str, ...]:
     return tuple(parse_json(content, [str], "overrides"))
 
 
-def _evaluation(content: bytes) -> FinalEvaluation:
-    return final_evaluation(parse_json(content, {"version": int}, "evaluation"))
+def _evaluation(content: bytes) -> EvaluationRecord:
+    return EvaluationRecord.from_json(parse_json(content, {"version": int}, "evaluation"))
 
 
 def _manifest(run: RunDir) -> Manifest:

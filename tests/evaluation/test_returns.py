@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from reporting.run_folder import some_predictions, summary
 
+from stockformer.evaluation import returns
 from stockformer.evaluation.backtest import largest_imbalance
-from stockformer.reporting import returns
 
 DAYS = pd.DatetimeIndex(["2023-12-28", "2023-12-29", "2024-01-02", "2024-01-03", "2024-03-01"])
 NET = pd.Series([-0.5, 1.0, 0.2, -0.1, -0.1], index=DAYS)
@@ -47,8 +47,8 @@ def test_a_rolling_sharpe_ratio_is_that_of_its_days() -> None:
 
 def test_the_stocks_profits_are_the_accounts() -> None:
     judged = summary(some_predictions())
-    assert judged.traded is not None
-    ledger = judged.traded.ledger
+    assert judged.backtest is not None
+    ledger = judged.backtest.ledger
     assert largest_imbalance(ledger) < 1e-9
     stocks = returns.profit_by_stock(ledger)
     grown = ledger.equity["account"].iloc[-1] / ledger.settings.capital - 1

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from reporting.run_folder import some_predictions
 
-from stockformer.evaluation.metrics import daily, score
-from stockformer.reporting import forecasts
+from stockformer.evaluation import forecasts
+from stockformer.evaluation.predictions import daily, score
 
 
 def cells(predictions: list[list[float]], labels: list[list[float]]) -> pd.DataFrame:

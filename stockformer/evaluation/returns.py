@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import empyrical
 import numpy as np
 import pandas as pd
 
-from stockformer.evaluation.backtest import TRADING_DAYS, Backtest
+from stockformer.evaluation.backtest import Backtest
 
 
 def wealth(returns: pd.Series) -> pd.Series:
@@ -46,9 +47,8 @@ def by_month(returns: pd.Series) -> pd.DataFrame:
 
 def rolling_sharpe(returns: pd.Series, window: int) -> pd.Series:
     """Annualised Sharpe ratio, without a risk-free rate, of the last `window` days."""
-    days = returns.rolling(window)
-    deviation = days.std()
-    return days.mean() / deviation.where(deviation > 0) * np.sqrt(TRADING_DAYS)
+    rolling: pd.Series = empyrical.roll_sharpe_ratio(returns, window=window)
+    return rolling.reindex(returns.index).where(np.isfinite)
 
 
 def invested(ledger: Backtest) -> pd.Series:

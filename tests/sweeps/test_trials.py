@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
+from stockformer.evaluation import selection
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, paired_comparison, sharpe_ratio
-from stockformer.reporting import leaderboard, trials
+from stockformer.reporting import leaderboard
+from stockformer.sweeps import trials
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_all_pairs_at_once_are_the_pairs_one_by_one(horizon: int) -> None:
     daily = pd.DataFrame(random.normal(0, 0.1, (40, 6)).cumsum(axis=0))
     daily[4] = daily[3]  # no difference at all
     daily.loc[7, 5] = np.nan
-    tests = trials.paired_tests(daily, horizon)
+    tests = selection.paired_tests(daily, horizon)
     pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
     assert len(tests) == len(pairs)
     for (i, j), test in zip(pairs, tests.to_dict("records")):
@@ -186,14 +188,14 @@ def test_importance_finds_the_setting_that_matters_and_no_other() -> None:
         }
     )
     score = settings["optimizer.lr"].astype(float) * 10 + random.normal(0, 0.005, 60)
-    found = trials.importance(settings, score)
+    found = selection.importance(settings, score)
     assert found is not None
     assert found.drop.index[0] == "optimizer.lr"
     assert found.drop.iloc[0] > 1
     assert found.drop.iloc[1:].abs().max() < 0.1
     assert found.explained > 0.9
-    noise = trials.importance(settings, pd.Series(random.normal(size=60)))
+    noise = selection.importance(settings, pd.Series(random.normal(size=60)))
     assert noise is not None
     assert noise.explained < 0.1
-    assert trials.importance(settings[:7], score[:7]) is None
-    assert trials.importance(settings.assign(seed="0")[["seed"]], score) is None
+    assert selection.importance(settings[:7], score[:7]) is None
+    assert selection.importance(settings.assign(seed="0")[["seed"]], score) is None

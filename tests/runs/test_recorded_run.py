@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from reporting.run_folder import failed_run, finished_run, rewrite, some_predictions, summary
 
-from stockformer.reporting import evaluation_reader, run_reader
+from stockformer.evaluation.record import EvaluationRecord
+from stockformer.runs import recorded_run as run_reader
 
 
 def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -19,15 +20,15 @@ def test_a_finished_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     written = summary(some_predictions())
     assert run.evaluation is not None
     assert run.evaluation.verdict == run.headline == written.verdict
-    assert run.evaluation.model["mae"] == written.scores["mae"]
+    assert run.evaluation.scores["mae"] == written.scores["mae"]
     assert list(run.evaluation.table.index) == [
         *("model", "zero_return", "reversal_1_day", "best_constant"),
     ]
     assert math.isnan(run.evaluation.table.loc["zero_return", "rank_ic"])
     assert run.evaluation.sentences == tuple(written.sentences)
-    assert run.evaluation.traded is not None
-    assert written.traded is not None
-    assert run.evaluation.traded.excess == written.traded.excess
+    assert run.evaluation.backtest is not None
+    assert written.backtest is not None
+    assert run.evaluation.backtest.excess == written.backtest.excess
     pd.testing.assert_frame_equal(
         run.evaluation.validation, written.validation, check_freq=False, check_index_type=False
     )
@@ -70,10 +71,10 @@ def test_predictions_with_a_cell_missing_or_doubled_are_refused(rows: slice | li
 
 
 def test_columns_nobody_knows_are_passed_over() -> None:
-    data = {"epoch": 1} | summary(some_predictions()).as_json()
+    data = summary(some_predictions()).to_json()
     for row in data["table"]:
         row["mood"] = "sunny"
-    assert "mood" not in evaluation_reader.final_evaluation(data).table
+    assert "mood" not in EvaluationRecord.from_json(data).table
 
 
 @pytest.mark.parametrize(
@@ -114,12 +115,25 @@ def test_a_damaged_file_is_named_with_what_is_wrong_and_what_to_do(
     assert "\n" not in said
 
 
+def test_an_evaluation_of_version_3_is_read_as_one_of_today() -> None:
+    data = summary(some_predictions()).to_json()
+    settings = data["backtest"]["settings"]
+    older = {
+        name: value for name, value in settings.items() if name not in ("top_k", "risk_degree")
+    }
+    older |= {"k": settings["top_k"], "cash_share": settings["risk_degree"]}
+    backtest = {name: value for name, value in data["backtest"].items() if name != "start_offsets"}
+    backtest |= {"settings": older, "offsets": data["backtest"]["start_offsets"]}
+    read = EvaluationRecord.from_json(data | {"version": 3, "backtest": backtest})
+    assert read.to_json() == data
+
+
 def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) -> None:
     folder = finished_run(tmp_path / "run")
     file = folder / "evaluation.json"
     data = json.loads(file.read_text())
     for change, reason in (
-        ({"version": 2}, "version 2, but this code reads 3"),
+        ({"version": 2}, "version 2, but this code reads 4"),
         ({"table": [{"mae": 1}]}, r"without table\[0\]\.name"),
         ({"targets": [{"value": 1}]}, r"without targets\[0\]\.name"),
         ({"model": {"mae": "low"}}, r"model\.mae is 'low', expected a finite number"),

@@ -9,31 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.inspection import permutation_importance
-from sklearn.model_selection import KFold
 
 from stockformer.config.plain_yaml import parse_yaml
+from stockformer.evaluation.metrics import MONITORS
+from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.statistics import (
     deflated_sharpe_ratio,
     expected_maximum_sharpe,
-    paired_comparison,
     sharpe_ratio,
 )
-from stockformer.reporting.evaluation_reader import FinalEvaluation
-from stockformer.reporting.quantities import CURVES
-from stockformer.reporting.run_reader import RecordedRun, folders_under, read_run
+from stockformer.runs.recorded_run import RecordedRun, folders_under, read_run
 
 UNSET = "default"
-LOWER_IS_BETTER = ("loss", "regression_loss", "classification_loss", "mae", "rmse")
-UNRELIABLE_TRIALS = 30
-"""Below so many trials an importance is said to be unreliable."""
-FEWEST_TRIALS = 8
-"""Below so many there is none."""
-FOLDS = 5
 SAME_TARGET = ("horizon", "offset", "excess", "median_class")
 
 
@@ -97,16 +85,6 @@ class SelectionBias:
     deflated: float
 
 
-@dataclass(frozen=True)
-class Importance:
-    """By setting: how much less of the variance of the validation metric a forest explains on
-    trials it has not seen when that setting is shuffled; explained: how much it explains (R2)."""
-
-    trials: int
-    explained: float
-    drop: pd.Series
-
-
 def read_trials(folder: Path) -> Trials:
     """Every run under the folder; what cannot be read is named and passed over.
 
@@ -138,7 +116,7 @@ def read_trials(folder: Path) -> Trials:
         validation[monitor] = math.nan
     if completed:
         order = validation[monitor].sort_values(
-            ascending=monitor in LOWER_IS_BETTER, kind="stable", na_position="last"
+            ascending=not MONITORS[monitor].higher_is_better, kind="stable", na_position="last"
         )
         completed = {str(name): completed[str(name)] for name in order.index}
     return Trials(
@@ -179,7 +157,7 @@ def settings_of(run: RecordedRun) -> dict[str, str]:
 def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
     """The validation metric that most runs were picked by."""
     named = Counter(values.get("trainer.monitor", "") for values in configs.values())
-    named = Counter({name: count for name, count in named.items() if name in CURVES})
+    named = Counter({name: count for name, count in named.items() if name in MONITORS})
     return min(named, key=lambda name: (-named[name], name)) if named else "mae"
 
 
@@ -197,8 +175,8 @@ def test_figures(run: RecordedRun) -> dict[str, float]:
     """The model's metrics, the t of its rank IC, and its backtest's figures where it has one."""
     judged = _judged(run)
     t = float(judged.table["rank_ic_t"].iloc[0]) if "rank_ic_t" in judged.table else math.nan
-    earned = {} if judged.traded is None else judged.traded.figures.loc["base"].to_dict()
-    return judged.model | {"rank_ic_t": t} | {str(name): earned[name] for name in earned}
+    earned = {} if judged.backtest is None else judged.backtest.figures.loc["base"].to_dict()
+    return dict(judged.scores) | {"rank_ic_t": t} | {str(name): earned[name] for name in earned}
 
 
 def differing(
@@ -271,87 +249,6 @@ def tried(trials: Trials, group: Group) -> pd.Series:
     return trials.score.loc[names]
 
 
-def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
-    """Permutation importance in a random forest (Breiman 2001), on trials left out of the fit.
-
-    None below `FEWEST_TRIALS` with a score, or where neither settings nor scores vary.
-    """
-    known = np.isfinite(score)
-    settings, score = settings[known], score[known]
-    codes = settings.apply(levels).rank(method="dense")  # a tree asks for the order alone
-    codes = codes.loc[:, codes.nunique() > 1]
-    if len(score) < FEWEST_TRIALS or codes.empty or score.nunique() < 2:
-        return None
-    target = score.to_numpy()
-    drops, residual = [], np.zeros_like(target)
-    for fit, held_out in KFold(FOLDS, shuffle=True, random_state=0).split(codes):
-        forest = RandomForestRegressor(100, random_state=0, max_features=0.5)
-        forest.fit(codes.to_numpy()[fit], target[fit])
-        inputs = codes.to_numpy()[held_out]
-        residual[held_out] = target[held_out] - forest.predict(inputs)
-        shuffled = permutation_importance(
-            forest,
-            inputs,
-            target[held_out],
-            scoring="neg_mean_squared_error",
-            n_repeats=10,
-            random_state=0,
-        )
-        drops.append(shuffled.importances_mean * len(held_out))
-    variance = target.var()
-    drop = np.sum(drops, axis=0) / len(target) / variance
-    return Importance(
-        trials=len(target),
-        explained=float(1 - np.mean(residual**2) / variance),
-        drop=pd.Series(drop, index=codes.columns).sort_values(ascending=False),
-    )
-
-
-def levels(column: pd.Series) -> pd.Series:
-    """A setting as numbers: its own where all of them are, else the place among its values."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.notna().all():
-        return numbers.astype(float)
-    order = {value: place for place, value in enumerate(sorted(set(column)))}
-    return column.map(order).astype(float)
-
-
-def paired_tests(rank_ic: pd.DataFrame, horizon: int) -> pd.DataFrame:
-    """`paired_comparison` of every two columns: mean, n, t, p, a row a pair (i < j, row by row).
-
-    Newey-West of all pairs at once, because 200 runs make 19,900 of them.
-    """
-    values = rank_ic.to_numpy()
-    first, second = np.triu_indices(values.shape[1], k=1)
-    tests = np.full((len(first), 4), np.nan)
-    whole = np.isfinite(values).all(axis=0)
-    fast = whole[first] & whole[second] & (len(values) > 1)
-    if fast.any():
-        tests[fast] = _newey_west(values[:, first[fast]] - values[:, second[fast]], horizon)
-    for pair in np.flatnonzero(~fast):
-        a, b = rank_ic.iloc[:, first[pair]], rank_ic.iloc[:, second[pair]]
-        test = paired_comparison(a, b, horizon)
-        tests[pair] = test.mean, test.n, test.t, test.p
-    return pd.DataFrame(tests, columns=["mean", "n", "t", "p"])
-
-
-def _newey_west(series: np.ndarray, horizon: int) -> np.ndarray:
-    """(series, 4) of mean, n, t, p: `statistics.newey_west` of each column of (n, series)."""
-    n = len(series)
-    lag = min(max(horizon - 1, int(4 * (n / 100) ** (2 / 9))), n - 1)
-    mean = series.mean(axis=0)
-    centred = series - mean
-    variance = (centred**2).sum(axis=0)
-    for distance in range(1, lag + 1):
-        overlap = (centred[distance:] * centred[:-distance]).sum(axis=0)
-        variance += 2 * (1 - distance / (lag + 1)) * overlap
-    error = np.sqrt(variance / n / (n - 1))
-    error[np.ptp(series, axis=0) == 0] = 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = mean / error
-    return np.column_stack([mean, np.full_like(mean, n), t, 2 * stats.t.sf(np.abs(t), n - 1)])
-
-
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in node.items():
         if isinstance(value, dict):
@@ -373,7 +270,7 @@ def _tested_on(run: RecordedRun, settings: Mapping[str, str]) -> tuple[str, ...]
     )
 
 
-def _judged(run: RecordedRun) -> FinalEvaluation:
+def _judged(run: RecordedRun) -> EvaluationRecord:
     assert run.evaluation is not None
     return run.evaluation
 

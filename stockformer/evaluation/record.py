@@ -1,0 +1,352 @@
+"""evaluation.json: what is concluded of a model, in the one form that is written and read back.
+
+docs/evaluation.md describes every key. `null` stands for a number that is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stockformer.evaluation.backtest import BASIS_POINT, TRADING_DAYS, Backtest, Settings
+from stockformer.evaluation.comparison import HINDSIGHT, label
+from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
+from stockformer.evaluation.statistics import Estimate
+from stockformer.runs.typed_json import NUMBER, Form, require
+
+VERSION = 4
+"""A reader brings version 3 up to date and refuses others."""
+
+SCORES = METRICS | OVER_DATES
+TABLE_COLUMNS = (
+    *COMPARED,
+    *(f"{m}_{column}" for m in COMPARED for column in ("lead", "lower", "upper", "t", "p")),
+)
+RETURNS = ("net_return", "benchmark")
+VARIANTS = ("base", "one_day_later", "doubled_costs")
+SETTINGS_OF_VERSION_3 = {"k": "top_k", "cash_share": "risk_degree"}
+
+_ESTIMATE = {
+    "n": int,
+    "lag": int,
+    **dict.fromkeys(("mean", "standard_error", "t", "p", "lower", "upper"), NUMBER),
+}
+_RETURNS: Form = {"date": [str], **{name: [NUMBER] for name in RETURNS}}
+_BASE = ("n_dates", "total_return", "benchmark_total_return", "turnover")
+BACKTEST: Form = {
+    "settings": {f"{f.name}?": {"int": int, "float": float}[str(f.type)] for f in fields(Settings)},
+    "figures": {name: {"total_return": NUMBER} for name in VARIANTS}
+    | {"base": dict.fromkeys(_BASE, NUMBER)},
+    "excess": dict.fromkeys(VARIANTS, _ESTIMATE),
+    "benchmarks": {str: {str: NUMBER}},
+    "start_offsets": ([{"offset": int, "annual_excess_return": NUMBER}], None),
+    "sectors": ({str: float}, None),
+    "capacity": ({str: NUMBER}, None),
+    "daily": _RETURNS,
+}
+EVALUATION: Form = {
+    "version": int,
+    "epoch": (int, None),
+    "model": {f"{name}?": NUMBER for name in SCORES},
+    "table": [
+        {f"{name}?": NUMBER for name in TABLE_COLUMNS}
+        | {"name": str, "rank_ic": NUMBER, "mae": NUMBER, "accuracy": NUMBER}
+    ],
+    "verdict": str,
+    "sentences": [str],
+    "targets": [{"name": str, "value": NUMBER, "met": bool}],
+    "oracle_rank_ic": NUMBER,
+    "first_step_rank_ic": NUMBER,
+    "notes": [str],
+    "statistics": {str: _ESTIMATE},
+    "daily": {f"{name}?": [NUMBER] for name in METRICS}
+    | {"signal_date": [str], "rank_ic": [NUMBER]},
+    "backtest": (BACKTEST, None),
+    "validation": ({"daily": _RETURNS}, None),
+}
+"""Keys beside these are passed over."""
+
+
+@dataclass(frozen=True)
+class ProjectTarget:
+    """A figure that the project aims at, what the model reached, and whether that is enough."""
+
+    name: str
+    value: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class BacktestResult:
+    """What trading a model's forecasts, and its variants, earned.
+
+    figures: of `backtest.figures`, a row a variant: base, one_day_later, doubled_costs. excess: by
+    variant, of the daily return after costs less the universe's. benchmarks: of
+    `backtest.return_figures`, a row each of universe and, where there is one, index. start_offsets:
+    `backtest.figures`, a row a start date within the rebalancing period; None where that is a day.
+    sectors: mean share of the account by sector. capacity: of `backtest.capacity`. Each of the last
+    two is None where it is not known. returns by date: net_return, benchmark. ledger: None where
+    this was read from evaluation.json.
+    """
+
+    settings: Settings
+    figures: pd.DataFrame
+    excess: Mapping[str, Estimate]
+    benchmarks: pd.DataFrame
+    start_offsets: pd.DataFrame | None
+    sectors: Mapping[str, float] | None
+    capacity: Mapping[str, float] | None
+    returns: pd.DataFrame
+    ledger: Backtest | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        starts = self.start_offsets
+        return {
+            "settings": asdict(self.settings),
+            "figures": self.figures.to_dict("index"),
+            "excess": {name: asdict(each) for name, each in self.excess.items()},
+            "benchmarks": self.benchmarks.to_dict("index"),
+            "start_offsets": None if starts is None else starts.reset_index().to_dict("records"),
+            "sectors": self.sectors,
+            "capacity": self.capacity,
+            "daily": _lists(self.returns, "date"),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BacktestResult:
+        starts = data["start_offsets"]
+        return cls(
+            settings=Settings(**data["settings"]),
+            figures=_rows(data["figures"]),
+            excess={name: _estimate(each) for name, each in data["excess"].items()},
+            benchmarks=_rows(data["benchmarks"]),
+            start_offsets=None
+            if starts is None
+            else pd.DataFrame(starts).set_index("offset").astype(float),
+            sectors=data["sectors"],
+            capacity=data["capacity"],
+            returns=_by_date(data["daily"], "date", RETURNS),
+        )
+
+    def lines(self) -> list[str]:
+        """For a terminal: what was earned, and how little it takes to lose it."""
+        base = self.figures.loc["base"]
+        total = self.figures["total_return"].map("{:+.1%}".format)
+        lines = [
+            f"backtest, top {self.settings.top_k}, {base['n_dates']:.0f} days, after costs: "
+            f"{total['base']}; equal-weight universe {base['benchmark_total_return']:+.1%}",
+            f"  one day later {total['one_day_later']}, costs doubled {total['doubled_costs']}, "
+            f"turnover {base['turnover']:.0%} a day",
+        ]
+        if self.start_offsets is not None:
+            spread = self.start_offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
+            lines.append(
+                f"  begun on {len(spread)} days of a rebalancing period: daily excess "
+                f"{spread.min():+.1f} to {spread.max():+.1f} basis points"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """A model on the test dates, beside the baselines.
+
+    epoch: the one that was tested; None for an ensemble. scores: of `predictions.score`. table: a
+    row a contestant, the model first; columns `TABLE_COLUMNS`. verdict: the headline; sentences:
+    what else is concluded, of level forecasts, of trading, and which baselines that was with.
+    oracle_rank_ic: what the best forecaster could reach where first_step_rank_ic is the model's;
+    None unless the market is simulated. statistics: of `statistics.summary`, a row a metric. daily:
+    metrics by test date. backtest: None where there were too few dates, or nothing was ranked.
+    validation: net_return and benchmark by date of the validation forecasts, traded likewise,
+    because picks are made there; None where the model was not chosen there, or dates were too few.
+    """
+
+    epoch: int | None
+    scores: Mapping[str, float]
+    table: pd.DataFrame
+    verdict: str
+    sentences: tuple[str, ...]
+    targets: tuple[ProjectTarget, ...]
+    oracle_rank_ic: float | None
+    first_step_rank_ic: float
+    notes: tuple[str, ...]
+    statistics: pd.DataFrame
+    daily: pd.DataFrame
+    backtest: BacktestResult | None
+    validation: pd.DataFrame | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What evaluation.json holds, of the form that `from_json` reads."""
+        validation = self.validation
+        data: dict[str, Any] = plain(
+            {
+                "version": VERSION,
+                "epoch": self.epoch,
+                "model": self.scores,
+                "table": self.table.rename_axis("name").reset_index().to_dict("records"),
+                "verdict": self.verdict,
+                "sentences": self.sentences,
+                "targets": [asdict(target) for target in self.targets],
+                "oracle_rank_ic": self.oracle_rank_ic,
+                "first_step_rank_ic": self.first_step_rank_ic,
+                "notes": self.notes,
+                "statistics": self.statistics.to_dict("index"),
+                "daily": _lists(self.daily[list(METRICS)], "signal_date"),
+                "backtest": None if self.backtest is None else self.backtest.to_json(),
+                "validation": None if validation is None else {"daily": _lists(validation, "date")},
+            }
+        )
+        require(data, EVALUATION, "evaluation")
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EvaluationRecord:
+        """The content of evaluation.json, checked. Raises ValueError or TypeError."""
+        if data.get("version") == 3:
+            data = _of_version_3(data)
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"version {data.get('version')}, but this code reads {VERSION}: train again, or "
+                "read it with the code that wrote it"
+            )
+        require(data, EVALUATION, "evaluation")
+        if not data["table"]:
+            raise ValueError("an empty table")
+        backtest, validation = data["backtest"], data["validation"]
+        return cls(
+            epoch=data["epoch"],
+            scores=_numbers(data["model"], SCORES),
+            table=pd.DataFrame(
+                [_numbers(row, TABLE_COLUMNS) for row in data["table"]],
+                index=[row["name"] for row in data["table"]],
+            ),
+            verdict=data["verdict"],
+            sentences=tuple(data["sentences"]),
+            targets=tuple(
+                ProjectTarget(t["name"], _number(t["value"]), t["met"]) for t in data["targets"]
+            ),
+            oracle_rank_ic=float(data["oracle_rank_ic"]) if data["oracle_rank_ic"] else None,
+            first_step_rank_ic=_number(data["first_step_rank_ic"]),
+            notes=tuple(data["notes"]),
+            statistics=_rows(data["statistics"]),
+            daily=_by_date(data["daily"], "signal_date", METRICS),
+            backtest=None if backtest is None else BacktestResult.from_json(backtest),
+            validation=None
+            if validation is None
+            else _by_date(validation["daily"], "date", RETURNS),
+        )
+
+    def lines(self) -> list[str]:
+        """The closing table and what follows from it, for a terminal or a log."""
+        lines = [
+            f"{self.scores.get('n_dates', math.nan):.0f} test dates:",
+            "",
+            *closing_table(self.table, self.oracle_rank_ic, self.first_step_rank_ic),
+            "",
+            self.verdict,
+        ]
+        return [*lines, *self.conclusions()]
+
+    def conclusions(self) -> list[str]:
+        """What follows from the table beside the verdict."""
+        targets = [
+            f"project target, {t.name}: {'met' if t.met else 'not met'} ({t.value:.4f})"
+            for t in self.targets
+        ]
+        backtest = [] if self.backtest is None else self.backtest.lines()
+        return [*self.sentences, *targets, *backtest, *(f"note: {note}" for note in self.notes)]
+
+
+def closing_table(
+    table: pd.DataFrame, oracle_rank_ic: float | None, first_step_rank_ic: float
+) -> list[str]:
+    """The model beside the baselines and the oracle, if there is one: lines of 79 characters."""
+    lines = [
+        f"{'':31}{'lead of the model in rank IC':^31}",
+        f"{'':22}{'rank IC':>9}{'lead':>9}{'95 % interval':>17}{'p':>7}{'MAE':>8}{'acc.':>7}",
+    ]
+    for name, row in table.iterrows():
+        cells = {key: _cell(row.get(key)) for key in ("rank_ic", "rank_ic_lead")}
+        interval = "-"
+        if math.isfinite(row.get("rank_ic_lower", math.nan)):
+            interval = f"{row['rank_ic_lower']:+.3f} to {row['rank_ic_upper']:+.3f}"
+        p = row.get("rank_ic_p", math.nan)
+        p_cell = "-" if not math.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+        called = "best constant (after)" if name == HINDSIGHT else label(str(name))
+        lines.append(
+            f"{called:22}{cells['rank_ic']:>9}{cells['rank_ic_lead']:>9}"
+            f"{interval:>17}{p_cell:>7}{row['mae']:8.5f}{row['accuracy']:7.3f}"
+        )
+    if oracle_rank_ic:
+        share = first_step_rank_ic / oracle_rank_ic
+        reached = f"{share:.0%}" if share > 0 else "none of it"
+        lines.append(f"{'oracle':22}{oracle_rank_ic:+9.4f}   the model reaches {reached}")
+    how = "lead: above zero is better for the model; its own row: its rank IC against zero"
+    return [*lines, how]
+
+
+def plain(value: Any) -> Any:
+    """As JSON knows it: NumPy's numbers as Python's, what is no number as None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _of_version_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 called a few settings of the backtest otherwise."""
+    backtest = data.get("backtest")
+    if isinstance(backtest, dict) and isinstance(backtest.get("settings"), dict):
+        settings = {
+            SETTINGS_OF_VERSION_3.get(name, name): value
+            for name, value in backtest["settings"].items()
+        }
+        backtest = backtest | {"settings": settings, "start_offsets": backtest.get("offsets")}
+    return data | {"version": VERSION, "backtest": backtest}
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:+.4f}"
+
+
+def _estimate(data: dict[str, Any]) -> Estimate:
+    numbers: dict[str, Any] = {
+        name: value if name in ("n", "lag") else _number(value) for name, value in data.items()
+    }
+    return Estimate(**{name: numbers[name] for name in _ESTIMATE})
+
+
+def _rows(rows: dict[str, dict[str, float | None]]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float)
+
+
+def _lists(frame: pd.DataFrame, dates: str) -> dict[str, list[Any]]:
+    """The columns of a frame by date as lists, the dates first, as ISO text."""
+    columns = {str(name): frame[name].tolist() for name in frame}
+    return {dates: [f"{date:%Y-%m-%d}" for date in frame.index], **columns}
+
+
+def _by_date(columns: dict[str, Any], dates: str, names: Collection[str]) -> pd.DataFrame:
+    """The inverse of `_lists`: of one length, indexed by the one that holds dates."""
+    index = pd.DatetimeIndex(pd.to_datetime(columns[dates], format="%Y-%m-%d"), name=dates)
+    if not len(index) or not index.is_monotonic_increasing or not index.is_unique:
+        raise ValueError(f"{dates}: empty, or not strictly increasing")
+    known = {name: columns[name] for name in names if name in columns}
+    return pd.DataFrame(known, dtype=float).set_index(index)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(given: dict[str, Any], known: Collection[str]) -> dict[str, float]:
+    """Those of the given numbers that have a name here."""
+    return {name: _number(given[name]) for name in known if name in given}

@@ -1,0 +1,46 @@
+"""Every benchmark starts and finishes on small input; its figures are not judged here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+DATA = "DATA"  # stands for the folder of reference data
+# Arguments beside --quick, and how the last line printed begins.
+SCRIPTS = {
+    "data": (["--data", DATA], "windows over"),
+    "demo": ([], "float32: mean share"),
+    "evaluation": ([], "quick"),
+    "factors": ([], "80 x 5 x 158"),
+    "nifty_wf": ([DATA], "ridge"),
+    "noise": ([DATA, "2"], "mean, any"),
+    "report": ([], "leaderboard"),
+}
+
+
+def test_every_benchmark_is_tested() -> None:
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
+    assert scripts == {*SCRIPTS, "speed"}  # speed: test_speed.py
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_quick_form_finishes(
+    script: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    arguments, last_line = SCRIPTS[script]
+    if DATA in arguments:
+        data = request.getfixturevalue("shared") / "data"  # skips where there is none
+        arguments = [str(data) if word == DATA else word for word in arguments]
+    monkeypatch.chdir(tmp_path)  # the cache of prepared data is made where one stands
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments, "--quick"])
+    importlib.import_module(f"benchmarks.{script}").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(last_line), lines
