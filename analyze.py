@@ -4,44 +4,24 @@
     python analyze.py run=FOLDER         that run; of a sweep's folder or outputs the leaderboard
     python analyze.py output=FILE.html   the page there, not in report.html or leaderboard.html
 
-    python analyze.py run=FOLDER evaluate=true               its model again: the same to the bit?
-    python analyze.py run=FOLDER evaluate=true split.fold=1  elsewhere (dataset=, split=, ...)
-    python analyze.py ensemble=FOLDER,FOLDER                 runs, or those of a sweep, as one
-    ... into=FOLDER                                          where that goes
-
-The page opens in any browser and needs no network.
+The page opens in any browser and needs no network. evaluate.py evaluates a model again.
 """
 
-import sys
+from collections.abc import Iterable
+from typing import Any
 
-from stockformer.runs.console import animates, make_console, make_streams_last
+from stockformer.commands.plain_command import Words, plain_command
+
+VALID = {"run": "FOLDER", "output": "FILE.html"}
 
 
-def main() -> None:
-    make_streams_last()
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        sys.stdout.write(__doc__)
-        return
-    if "--version" in sys.argv[1:]:
-        from stockformer.commands.command import version  # noqa: PLC0415
+def analyze(words: Words, overrides: list[str]) -> Iterable[Any]:
+    from stockformer.commands import analyze as command  # noqa: PLC0415 (pandas, after the checks)
 
-        sys.stdout.write(version())
-        return
-    # Help and a mistyped argument are answered before the libraries are there.
-    from stockformer.commands.arguments import parse  # noqa: PLC0415
+    return command.analyze(words)
 
-    try:
-        asked = parse(sys.argv[1:])
-        from stockformer.commands.analysis import analyse  # noqa: PLC0415
 
-        console = make_console()
-        for piece in analyse(asked):
-            console.print(piece, soft_wrap=not animates())
-    except (ValueError, OSError, FloatingPointError) as error:
-        from stockformer.runs.console import printable  # noqa: PLC0415
-
-        sys.exit(printable(f"error: {error}"))
-
+main = plain_command(__doc__, VALID, analyze)
 
 if __name__ == "__main__":
     main()

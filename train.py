@@ -20,10 +20,9 @@ def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
             is_main_process() and not run.resumed
         ):  # a resumed run's are replaced once its data are known
             run.write_config(recorded(config), overrides)
-        from stockformer.data.dataset import Data  # noqa: PLC0415 (torch, after checks)
-        from stockformer.experiment import Experiment  # noqa: PLC0415 (torch, after checks)
+        from stockformer.experiment import Experiment, read_dataset  # noqa: PLC0415 (torch, after checks)
 
-        best = Experiment(config, Data.read(config)).train(run, overrides)
+        best = Experiment(config, read_dataset(config)).train(run, overrides)
     if config.report and is_main_process() and HydraConfig.get().mode is RunMode.RUN:
         from stockformer.reporting.report import try_report  # noqa: PLC0415 (plotly, after all)
 

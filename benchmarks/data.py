@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +23,21 @@ from hydra import compose, initialize_config_dir
 
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import real_calendar
-from stockformer.data.dataset import Data
 from stockformer.data.panel import Panel
 from stockformer.data.targets import next_returns
 from stockformer.data.windows import Windows
+from stockformer.experiment import read_dataset
 from stockformer.training.allocator import keep_freed_memory
+from stockformer.training.loader import make_loader
 from stockformer.training.processes import Processes
 
 TARGETS = {"nifty200": (6.0, 1.0), "features": (8.0, 1.0)}  # seconds, cold and cached
 FOLDERS = {"nifty200": "nifty200", "features": "nasdaq1026"}
 TARGET_BATCH, TARGET_WINDOWS = 1.5, 0.01
 BATCH, LOOKBACK = 12, 20
+TARGET: Any = {"horizon": 2, "offset": 0, "excess": False, "median_class": False} | {
+    "limit_threshold": 0.04
+}
 
 
 def first_batch(name: str, data_dir: str, cache: str) -> tuple[float, int]:
@@ -41,7 +46,18 @@ def first_batch(name: str, data_dir: str, cache: str) -> tuple[float, int]:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose(CONFIG_NAME, overrides)
     started = time.perf_counter()
-    loader = Data.read(config).loader("train", torch.device("cpu"), Processes())
+    data, settings = read_dataset(config), config.trainer
+    loader = make_loader(
+        data.windows,
+        data.split.train,
+        shuffle=True,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.batch_size,
+        num_workers=0,
+        seed=0,
+        device=torch.device("cpu"),
+        processes=Processes(),
+    )
     size = next(iter(loader)).factors.nbytes
     return time.perf_counter() - started, size
 
@@ -58,7 +74,9 @@ def random_panel(days: int, stocks: int, factors: int, random: np.random.Generat
 
 def windows_of(panel: Panel) -> Windows:
     """Every window that has a past and a target."""
-    targets = next_returns(panel, horizon=2, offset=0, excess=False, median_class=False)
+    targets = next_returns(
+        panel, horizon=2, offset=0, excess=False, median_class=False, limit_threshold=0.04
+    )
     windows = Windows(panel, targets, real_calendar(panel.dates), LOOKBACK)
     return windows.part(np.arange(LOOKBACK, len(panel.dates) - 2))
 
@@ -101,7 +119,9 @@ def windows_share(days: int, stocks: int, factors: int) -> tuple[float, float]:
         small = random_panel(days, stocks, 0, np.random.default_rng(0))
         names = tuple(f"F{i}" for i in range(factors))
         panel = small.with_factors(np.load(path, mmap_mode="c"), names)
-        targets = next_returns(panel, horizon=2, offset=0, excess=False, median_class=False)
+        targets = next_returns(
+            panel, horizon=2, offset=0, excess=False, median_class=False, limit_threshold=0.04
+        )
         size = panel.factors.nbytes + panel.returns.nbytes
         before = resident_bytes()
         windows = Windows(panel, targets, real_calendar(panel.dates), LOOKBACK)

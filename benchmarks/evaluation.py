@@ -69,7 +69,7 @@ def material(
     close[np.isnan(returns)] = np.nan
     prices = {"close": close, "high": close * 1.01, "low": close * 0.99}
     prices["volume"] = np.full_like(close, 1e6)
-    market = market_of_prices(dates, tickers, prices, fill="close", limit_threshold=0.04)
+    market = market_of_prices(dates, tickers, prices, fill="close", tradable=np.isfinite(close))
     sectors = np.array([f"sector {stock % 12}" for stock in range(stocks)])
     return predictions, history, BacktestSpec(market, Settings(), sectors=sectors)
 

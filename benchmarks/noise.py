@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from omegaconf import DictConfig
 from scipy.stats import norm
 
 from benchmarks.nifty_wf import FOLDS, constant_predictions, read, read_fold
-from stockformer.data.dataset import Data
+from stockformer.data.dataset import Dataset
 from stockformer.evaluation.backtest import topk_dropout
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.comparison import (
@@ -30,9 +31,11 @@ from stockformer.evaluation.comparison import (
     levels,
     verdict,
 )
+from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions, daily, join, rank_stability
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, estimate, sharpe_ratio
 from stockformer.evaluation.trading import BacktestSpec, excess_returns, excess_verdict, signal_of
+from stockformer.experiment import backtest_spec
 
 SPREAD = 0.005  # of forecasts across stocks: a fraction, as the models here have it
 DRIFT = 0.001  # standard deviation of the drift that a set of forecasts shares
@@ -89,10 +92,11 @@ KINDS: dict[str, Forecast] = {
 }
 
 
-def window(name: str, data: Data, quick: bool) -> Window:
+def window(name: str, read: tuple[DictConfig, Dataset], quick: bool) -> Window:
+    config, data = read
     empty = constant_predictions(data)
-    baselines = all_baselines(empty, data.history(), with_lightgbm=not quick)
-    return Window(name, empty, baselines, data.trading())
+    baselines = all_baselines(empty, baseline_inputs(data), with_lightgbm=not quick)
+    return Window(name, empty, baselines, backtest_spec(config, data))
 
 
 def windows(folder: str, quick: bool) -> Iterator[Window]:

@@ -1,68 +1,227 @@
-"""A run's objects, built from its configuration: past this file no config object travels."""
+"""One run from its configuration to its result; past this file no config object travels.
+
+Built here: the dataset, the model, the loss, the loop. `Experiment.train` is the whole run.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import logging
-import platform
-import subprocess
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stockformer.config.build import build
+from stockformer.config.build import build, input_paths
 from stockformer.config.recorded import recorded
 from stockformer.config.rules import flat
-from stockformer.data.dataset import Data, training_days
+from stockformer.data.calendar import CALENDARS
+from stockformer.data.dataset import Dataset, FittedPreprocessing, require_known, training_days
+from stockformer.data.factors import alpha158
 from stockformer.data.graph import Embedding
+from stockformer.data.panel import Panel
 from stockformer.data.reading import quality
+from stockformer.data.reading.cache import prepare, unread_files
+from stockformer.data.splits import Split
+from stockformer.data.targets import next_returns, standardise
+from stockformer.data.windows import Windows
+from stockformer.evaluation import inputs
+from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.metrics import MONITORS
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
+from stockformer.evaluation.summary import summarise
+from stockformer.evaluation.trading import BacktestSpec, sizes
 from stockformer.interface import Batch
-from stockformer.reporting import quality_page as quality_report
+from stockformer.reporting import quality_page
+from stockformer.runs.description import log_description, manifest, require_same_data
 from stockformer.runs.folder import RunDir
 from stockformer.training import devices
+from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.checkpoint_manager import CheckpointManager
 from stockformer.training.early_stopping import EarlyStopping
-from stockformer.training.estimate import Estimate, data_bytes, gib, machine_memory, training_bytes
+from stockformer.training.estimate import Estimate, data_bytes, machine_memory, training_bytes
 from stockformer.training.evaluate import Evaluation, Evaluator
+from stockformer.training.loader import make_loader
 from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
-from stockformer.training.progress import progress
+from stockformer.training.progress import progress, working
 from stockformer.training.state import seed
 from stockformer.training.tensorboard import TensorBoard
 from stockformer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-OVERFIT_ACCURACY = 0.9  # accuracy on its one batch from which a debug run says "yes"
+OVERFIT_ACCURACY = 0.9  # on its one batch, from which a debug run says "yes"
+NAMED = 8  # files that are not read, in a message
+
+
+def read_dataset(config: DictConfig, fitted: FittedPreprocessing | None = None) -> Dataset:
+    """Read and prepare the data set. Raises ValueError for anything wrong with it."""
+    keep_freed_memory()  # before the large arrays are made
+    with working("reading the data"):
+        panel = read_panel(config)
+    with working("preparing the data for the model"):
+        return prepare_dataset(config, panel, fitted=fitted)
+
+
+def read_panel(config: DictConfig) -> Panel:
+    """The source's panel with its factors, from the cache if these files were prepared before."""
+    source, names = config.dataset.source, alpha158.expand(config.dataset.factors)
+    settings = cast(dict[str, Any], OmegaConf.to_container(source, resolve=True))
+    paths = input_paths(source, settings)
+    if not paths:  # a simulated market
+        panel: Panel = build(source)
+        return panel
+
+    def fill(panel: Panel, out: np.ndarray) -> None:
+        with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
+            alpha158.compute(panel.prices, names, out=out)
+
+    panel = prepare(
+        lambda: build(source),
+        settings=settings,
+        inputs=paths,
+        cache=Path(config.paths.cache_dir),
+        factor_names=names,
+        fill_factors=fill if names else None,
+    )
+    graph = config.graph.get("path") or ""
+    if strays := unread_files(paths, panel, [Path(graph)] if graph else []):
+        more = f" and {len(strays) - NAMED} more" if len(strays) > NAMED else ""
+        log.warning("not read, beside the data: %s%s", ", ".join(strays[:NAMED]), more)
+    return panel
+
+
+def prepare_dataset(
+    config: DictConfig,
+    panel: Panel,
+    split: Split | None = None,
+    fitted: FittedPreprocessing | None = None,
+) -> Dataset:
+    """What is made of a source's panel: factors, targets, split (if not given) and windows.
+
+    With `fitted` nothing is fitted on these days: processors and targets are as a run had them.
+    """
+    dataset, target = config.dataset, config.target
+    names = alpha158.expand(dataset.factors)
+    if names and panel.factor_names != names:
+        with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
+            panel = panel.with_factors(*alpha158.compute(panel.prices, names))
+    if not panel.factor_names:
+        raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
+    size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+    Estimate(data=size).require(machine_memory())
+    unprocessed = panel
+    targets = next_returns(
+        panel,
+        horizon=target.horizon,
+        offset=target.offset,
+        excess=target.excess,
+        median_class=target.median_class,
+        limit_threshold=dataset.limit_threshold,
+    )
+    split = split or build(
+        config.split, dates=panel.dates, lookback=dataset.lookback, target_span=targets.span
+    )
+    assert split is not None
+    split = split.without(panel.session_gaps, dataset.lookback, targets.span)
+    targets = standardise(targets, target.transform.value, split.train)
+    if fitted is not None:
+        targets = replace(targets, scale=fitted.target_scale)
+    states = {}
+    for name, node in config.processors.items():
+        processor = build(node)
+        states[name] = processor.fit(panel, targets, training_days(split, targets))
+        if fitted is not None:
+            states[name] = fitted.state(name, states[name], panel.factor_names)
+        panel = processor.apply(panel, states[name])
+    require_known(panel)
+    calendar = CALENDARS[dataset.calendar.value](panel.dates)
+    waived = dataset.waived_factors
+    trusted = [f"not screened for look-ahead, waived: {', '.join(waived)}"] if waived else []
+    return Dataset(
+        name=dataset.name,
+        panel=panel,
+        targets=targets,
+        split=split,
+        windows=Windows(panel, targets, calendar, dataset.lookback),
+        states=states,
+        unprocessed=unprocessed,
+        prepared_factors=not names,
+        notes=(*dataset.warnings, *trusted, *panel.notes),
+    )
+
+
+def backtest_spec(config: DictConfig, data: Dataset) -> BacktestSpec:
+    """Where and how forecasts are traded. Raises ValueError where a setting does not fit."""
+    wanted = config.backtest
+    held, dropped = sizes(wanted.top_k, wanted.n_drop, len(data.panel.tickers))
+    costs = ("risk_degree", "buy_cost", "sell_cost", "slippage_basis_points")
+    names = ("rebalance_days", "delay", "capital", *costs)
+    return inputs.backtest_spec(
+        data,
+        Settings(top_k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
+        fill=wanted.fill.value,
+        limit_threshold=config.dataset.limit_threshold,
+        index_file=wanted.index_file,
+        start_offsets=wanted.start_offsets,
+        participation_rate=wanted.participation_rate,
+    )
+
+
+def evaluate(
+    config: DictConfig,
+    data: Dataset,
+    predictions: Predictions,
+    *,
+    epoch: int | None = None,
+    validation: Predictions | None = None,
+    baselines: dict[str, Predictions] | None = None,
+) -> EvaluationRecord:
+    """What is concluded of predictions on these data: baselines, statistics, backtest.
+
+    validation: of the days the model was chosen by, where it was chosen here. baselines: those that
+    were fitted before, by name.
+    """
+    if baselines is None:
+        with working("fitting the baselines"):
+            baselines = all_baselines(predictions, inputs.baseline_inputs(data))
+    return summarise(
+        predictions,
+        baselines,
+        epoch=epoch,
+        oracle=inputs.oracle_of(data, predictions),
+        trading=backtest_spec(config, data),
+        notes=data.notes,
+        validation=validation,
+        targets=config.dataset.project_targets,
+        suspects=inputs.suspect_factors(data, config.dataset.waived_factors),
+    )
 
 
 class Experiment:
     """Everything one run needs, built and consistent; nothing is trained before `train`."""
 
-    def __init__(self, config: DictConfig, data: Data) -> None:
+    def __init__(self, config: DictConfig, data: Dataset) -> None:
         """Raises ValueError for anything a user can mend."""
         self.config, self.data = config, data
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)
         self.loss = self.build_loss().to(self.device)
-        self.needed = self.require_memory()  # before any of it is taken
+        self.memory = self.require_memory()  # before any of it is taken
         self.embedding, self.model = self.build_model()
         # Of several processes the first alone judges the best epoch.
         self.evaluator = Evaluator(data.panel, data.targets, self.device, Processes())
-        self.data.trading()  # what does not fit is refused now, not after hours of training
+        backtest_spec(config, data)  # what does not fit is refused now, not after hours of training
 
     def require_memory(self) -> Estimate:
         """What the run will need. Raises ValueError where that is clearly more than there is."""
@@ -125,8 +284,8 @@ class Experiment:
         """
         if self.processes.is_main:
             if self.manifest_stands(run):
-                self.require_same_data(run.read_manifest())
-            self.write_down(run, overrides)
+                require_same_data(run.read_manifest(), manifest(self))
+            self.record_start(run, overrides)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
             trainer = self.trainer(run, tensorboard)
             if self.processes.is_main:
@@ -144,38 +303,22 @@ class Experiment:
                 log.info("run folder: %s", run.path)
         return best
 
-    def write_down(self, run: RunDir, overrides: list[str]) -> None:
-        """What is about to be trained, in the run folder and on the terminal."""
-        manifest = self.manifest() | {"run": run.id}
+    def record_start(self, run: RunDir, overrides: list[str]) -> None:
+        """What is about to be trained, in the run folder and in the log."""
+        facts = manifest(self) | {"run": run.id}
         if self.manifest_stands(run):
             before = run.read_manifest()
-            again = {name: manifest[name] for name in ("versions", "git_commit", "threads")}
-            manifest = before | {"resumed": [*before.get("resumed", []), again]}
+            again = {name: facts[name] for name in ("versions", "git_commit", "threads")}
+            facts = before | {"resumed": [*before.get("resumed", []), again]}
         run.write_config(recorded(self.config), overrides)
-        run.write_manifest(manifest)
-        report = quality.report(self.data.panel, self.config.dataset.name)
-        run.write_quality(quality_report.html(report))
-        self.describe(report)
+        run.write_manifest(facts)
+        report = quality.report(self.data.panel, self.data.name)
+        run.write_quality(quality_page.html(report))
+        log_description(self, report)
 
     def manifest_stands(self, run: RunDir) -> bool:
         """Whether what was trained so far is described: not if it was killed while reading data."""
         return run.resumed and (run.trained() or run.manifest_file.exists())
-
-    def require_same_data(self, recorded: dict[str, Any]) -> None:
-        """Going on with other data would be neither run."""
-        now = self.manifest()
-        for name, digest in recorded["files"].items():
-            if now["files"].get(name) != digest:
-                raise ValueError(f"{name}: not the file this run was begun with; start a new run")
-        for key in ("data_hash", "split", "factor_names", "tickers"):
-            if now[key] != recorded[key]:
-                raise ValueError(f"{key} is not what this run was begun with; start a new run")
-        for key in ("threads", "versions"):
-            if now[key] != recorded[key]:
-                log.warning(
-                    "%s: %s when the run began, now %s: it goes on, but not to the bit",
-                    *(key, recorded[key], now[key]),
-                )
 
     def trainer(self, run: RunDir, tensorboard: TensorBoard) -> Trainer:
         """The loop with its optimizer, scheduler and stopping, as configured."""
@@ -221,7 +364,13 @@ class Experiment:
         names = self.data.panel.factor_names
         facts = load_checkpoint(run.checkpoint("best"), self.model, names)
         validation, evaluation = (self.evaluate_part(part) for part in ("validation", "test"))
-        record = self.data.evaluate(evaluation.predictions, facts["epoch"], validation.predictions)
+        record = evaluate(
+            self.config,
+            self.data,
+            evaluation.predictions,
+            epoch=facts["epoch"],
+            validation=validation.predictions,
+        )
         record_evaluation(run, evaluation.predictions, record)
         log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(record.lines()))
         return evaluation
@@ -233,41 +382,33 @@ class Experiment:
         return self.evaluator.evaluate(self.model, self.loss, shown)
 
     def log_overfit_result(self, run: RunDir) -> None:
-        """Say whether the best epoch knows its one batch by heart."""
+        """Log whether the best epoch has overfitted its one batch."""
         load_checkpoint(run.checkpoint("best"), self.model, self.data.panel.factor_names)
         metrics = self.evaluator.evaluate(self.model, self.loss, self.loader("train")).metrics
-        learnt = metrics["accuracy"] >= OVERFIT_ACCURACY
+        overfitted = metrics["accuracy"] >= OVERFIT_ACCURACY
         log.info(
-            "one batch of %d windows: accuracy %.3f; learnt by heart (at least %.2f): %s",
+            "one batch of %d windows: accuracy %.3f; overfitted (at least %.2f): %s",
             *(self.config.trainer.batch_size, metrics["accuracy"], OVERFIT_ACCURACY),
-            "yes" if learnt else "NO: train longer, or look for what is broken",
+            "yes" if overfitted else "NO: train longer, or look for what is broken",
         )
 
     def loader(self, part: str, alone: bool = False) -> DataLoader[Batch]:
         """This process's batches of `train`, `validation` or `test`; all of them with `alone`."""
-        return self.data.loader(part, self.device, Processes() if alone else self.processes)
-
-    def describe(self, report: quality.Report) -> None:
-        """Say what is about to be trained, as a person would want to check it."""
-        panel, settings, dates = self.data.panel, self.config.trainer, self.data.panel.dates
-        days, stocks, factors = panel.factors.shape
-        log.info(
-            "%s: %d stocks, %d factors, %d days, %s to %s",
-            *(self.config.dataset.name, stocks, factors, days, dates[0], dates[-1]),
+        settings, split = self.config.trainer, self.data.split
+        signals = split.parts()[part]
+        if settings.overfit_one_batch:
+            signals = split.train[: settings.batch_size]
+        return make_loader(
+            self.data.windows,
+            signals,
+            shuffle=part == "train",
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size or settings.batch_size,
+            num_workers=settings.num_workers,
+            seed=self.config.seed,
+            device=self.device,
+            processes=Processes() if alone else self.processes,
         )
-        self.data.log_findings(report)
-        for name, signals in self.data.split.parts().items():
-            first, last = dates[signals[0]], dates[signals[-1]]
-            log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
-        parameters = sum(p.numel() for p in self.model.parameters())
-        log.info("model: %s parameters on %s", f"{parameters:,}", self.device)
-        log.info("memory: %s; this machine has %s", self.needed, gib(machine_memory()))
-        patience = {"early stopping": settings.early_stopping.patience}
-        if "patience" in self.config.scheduler:
-            patience["the learning-rate plateau"] = self.config.scheduler.patience
-        idle = [f"{name} (patience {n})" for name, n in patience.items() if n >= settings.max_epoch]
-        if idle:
-            log.info("with %d epochs %s cannot fire", settings.max_epoch, " and ".join(idle))
 
     def checkpoint_facts(self) -> dict[str, Any]:
         """What the weights need to be used again."""
@@ -282,40 +423,6 @@ class Experiment:
             },
         }
 
-    def manifest(self) -> dict[str, Any]:
-        """Where this run comes from: enough to know whether another is comparable."""
-        panel, span = self.data.panel, self.data.targets.span
-        files = {**panel.sources, **self.embedding.sources}
-        # A simulated market has no files: its settings are what it is.
-        identity = json.dumps(files, sort_keys=True) + OmegaConf.to_yaml(
-            self.config.dataset.source if not files else {}
-        )
-        packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
-        return {
-            "kind": "run",  # an evaluation elsewhere and an ensemble leave folders like a run's
-            "versions": {name: importlib.metadata.version(name) for name in packages}
-            | {"python": platform.python_version()},
-            "platform": platform.platform(),
-            "dataset": self.config.dataset.name,
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "git_commit": git_commit(),
-            "seed": self.config.seed,
-            "tags": list(self.config.tags),
-            "data_hash": hashlib.sha256(identity.encode()).hexdigest(),
-            "files": files,
-            "warnings": self.data.notes(),
-            "split": {
-                name: {
-                    "samples": len(signals),
-                    "first_signal_date": str(panel.dates[signals[0]]),
-                    "last_signal_date": str(panel.dates[signals[-1]]),
-                    "last_target_date": str(panel.dates[signals[-1] + span]),
-                }
-                for name, signals in self.data.split.parts().items()
-            },
-        } | self.checkpoint_facts()
-
 
 def record_evaluation(run: RunDir, predictions: Predictions, evaluation: EvaluationRecord) -> None:
     """Leave predictions, their ledger and last, since it is what readers look for, the verdict."""
@@ -324,22 +431,6 @@ def record_evaluation(run: RunDir, predictions: Predictions, evaluation: Evaluat
         ledger = evaluation.backtest.ledger
         run.write_ledger(ledger.trades, ledger.positions, ledger.equity)
     run.write_evaluation(evaluation.to_json())
-
-
-def git_commit() -> str:
-    """The commit the code was at, with `+changes` if it was not clean."""
-    folder = Path(__file__).parent
-    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-    try:
-        commit, changes = (
-            subprocess.run(["git", *c], cwd=folder, capture_output=True, check=True).stdout.decode(
-                errors="replace"
-            )
-            for c in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
-    return commit.strip() + ("+changes" if changes.strip() else "")
 
 
 def flat_settings(config: DictConfig) -> dict[str, str | float | bool]:

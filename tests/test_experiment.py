@@ -17,8 +17,7 @@ from torch import Tensor
 
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar, real_calendar
-from stockformer.data.dataset import Data
-from stockformer.experiment import Experiment
+from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
@@ -34,7 +33,7 @@ def config_of(files: Phase5Files, *lines: str) -> DictConfig:
 
 def experiment_of(files: Phase5Files, *lines: str) -> Experiment:
     config = config_of(files, *lines)
-    return Experiment(config, Data.read(config))
+    return Experiment(config, read_dataset(config))
 
 
 def test_evaluating_the_best_checkpoint_again_gives_the_recorded_numbers(
@@ -152,7 +151,7 @@ def test_predictions_that_are_not_finite_name_their_date(phase5_files: Phase5Fil
 def test_the_calendar_is_the_configured_one(
     phase5_files: Phase5Files, name: str, calendar: Any
 ) -> None:
-    data = Data.read(config_of(phase5_files, f"dataset.calendar={name}"))
+    data = read_dataset(config_of(phase5_files, f"dataset.calendar={name}"))
     assert np.array_equal(data.windows.calendar.numpy(), calendar(data.panel.dates))
 
 
@@ -175,7 +174,7 @@ def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.Mon
     monkeypatch.setattr(room, "Mine", Mine, raising=False)
     config = config_of(phase5_files)
     config.model = {"_target_": f"{room.__name__}.Mine", "width": 4, "horizon": 2}
-    experiment = Experiment(config, Data.read(config))
+    experiment = Experiment(config, read_dataset(config))
     batch = next(iter(experiment.loader("train")))
     assert experiment.model(batch).returns.shape == batch.target.shape
     config.model = {**config.model, "typo": 1}

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.data.dataset import Data, read_panel
+from stockformer.data.dataset import Dataset
 from stockformer.data.panel import Panel
-from stockformer.experiment import Experiment
+from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.runs.folder import RunDir
 
 
@@ -32,7 +32,7 @@ def simulated(config: DictConfig) -> Panel:
     return replace(panel.with_factors(nothing, ("FIRST", "SECOND")), oracle=None)
 
 
-def verdict(config: DictConfig, data: Data, folder: Path) -> str:
+def verdict(config: DictConfig, data: Dataset, folder: Path) -> str:
     with RunDir.claim(folder) as run:
         Experiment(config, data).train(run, [])
     return str(json.loads(run.evaluation_file.read_text())["verdict"])
@@ -41,7 +41,7 @@ def verdict(config: DictConfig, data: Data, folder: Path) -> str:
 def test_a_model_fed_shuffled_targets_shows_no_skill(config: DictConfig, tmp_path: Path) -> None:
     panel = simulated(config)
     shuffled = np.random.default_rng(1).permuted(panel.returns, axis=1)
-    data = Data.prepare(config, replace(panel, returns=shuffled))
+    data = prepare_dataset(config, replace(panel, returns=shuffled))
     said = verdict(config, data, tmp_path / "run")
     assert said.startswith("The model shows no skill in ranking (rank IC ")
 
@@ -49,7 +49,7 @@ def test_a_model_fed_shuffled_targets_shows_no_skill(config: DictConfig, tmp_pat
 def test_a_model_fed_the_label_is_too_good_to_be_true(config: DictConfig, tmp_path: Path) -> None:
     panel = simulated(config)
     panel.factors[:-1, :, 0] = np.nan_to_num(panel.returns[1:])  # tomorrow's return
-    said = verdict(config, Data.prepare(config, panel), tmp_path / "run")
+    said = verdict(config, prepare_dataset(config, panel), tmp_path / "run")
     assert said.startswith("Too good to be true: a rank IC of 0.")
     assert "leaked label" in said
     assert "Likely leak in the data: ridge alone has a rank IC of 1.000" in said

@@ -26,6 +26,7 @@ MAY: dict[str, set[str]] = {
     "data": {"data", "interface", *BASE},
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "data", "evaluation", "runs.folder", *BASE},
+    "evaluation.inputs": {"evaluation", "data"},
     "evaluation": {"evaluation", "runs.typed_json"},
     "runs.recorded_run": {"evaluation", "runs.folder", *BASE},
     "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.recorded_run", *BASE},
@@ -33,7 +34,6 @@ MAY: dict[str, set[str]] = {
         *("reporting", "evaluation", "data", "sweeps", "runs.folder", "runs.recorded_run"),
         *BASE,
     },
-    "data.dataset": {"config", "data", "training", "evaluation", "interface"},
     "experiment": {"config", "data", "models", "training", "evaluation", "reporting", "runs"}
     | {"interface"},
     "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"},
@@ -49,7 +49,6 @@ MUST_NOT: dict[str, set[str]] = {
     "evaluation.quantities": HEAVY,
     "interface": {"hydra", "omegaconf", "pandas"},
     "data": {"hydra", "omegaconf"},
-    "data.dataset": set(),
     "models": {"hydra", "omegaconf", "pandas", "sklearn"},
     "training": {"hydra", "omegaconf", "sklearn"},
     "evaluation": {"torch", "hydra", "omegaconf"},
@@ -94,10 +93,10 @@ def test_a_room_reaches_only_where_it_may(path: Path) -> None:
     assert not {name.split(".")[0] for name in names} & rules(path, MUST_NOT)
 
 
-def test_of_the_data_only_windows_and_datasets_know_torch() -> None:
+def test_of_the_data_only_windows_know_torch() -> None:
     data = sorted((PACKAGE / "data").rglob("*.py"))
     with_torch = {p.name for p in data if "torch" in imports(p)}
-    assert with_torch == {"windows.py", "dataset.py"}
+    assert with_torch == {"windows.py"}
 
 
 BANNED = (

@@ -31,14 +31,16 @@ from stockformer.audit.files import source_faults
 from stockformer.audit.trading import trading_faults
 from stockformer.config.build import build
 from stockformer.config.recorded import read_config
-from stockformer.data.dataset import EVALUATED_AT_ONCE, Data, training_days
+from stockformer.data.dataset import Dataset, training_days
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split
 from stockformer.evaluation import baselines
+from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions
-from stockformer.experiment import Experiment
+from stockformer.experiment import Experiment, prepare_dataset
 from stockformer.runs import ensemble, reevaluation
 from stockformer.runs.folder import RunDir
+from stockformer.training.loader import EVALUATED_AT_ONCE
 
 TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that no two runs share
 ONE_DATE = 1e-4  # relative to the spread: a batch of one is multiplied by other kernels
@@ -152,7 +154,7 @@ def _observed(request: Request) -> Observation:
     with _noting_files(opened):
         source: Panel = build(config.dataset.source)
         panel = variants.after(source, request.cut, request.variant)
-        data = Data.prepare(config, panel, request.split)
+        data = prepare_dataset(config, panel, request.split)
         experiment = Experiment(config, data)
         seen = Observation(
             dates=source.dates,
@@ -161,7 +163,7 @@ def _observed(request: Request) -> Observation:
             cuts=_cuts(data, request.cuts) if request.split is None else np.array([request.cut]),
             span=data.targets.span,
             factor_names=data.panel.factor_names,
-            prepared=data.prepared,
+            prepared=data.prepared_factors,
         )
         _note_inputs(seen, data, experiment)
         if request.variant != variants.DROPPED:  # shorter batches would round otherwise
@@ -169,8 +171,8 @@ def _observed(request: Request) -> Observation:
     seen.faults += _undeclared(opened, config, data, experiment)
     whole = request.variant == variants.WHOLE
     if whole:
-        seen.faults += [*_split_faults(data), *_loader_faults(experiment)]
-        seen.faults += trading_faults(data)
+        seen.faults += [*_split_faults(experiment), *_loader_faults(experiment)]
+        seen.faults += trading_faults(experiment)
         seen.faults += _ensemble_faults(experiment)
         seen.faults += _batch_faults(experiment, seen.cuts)
         if request.factors:
@@ -187,20 +189,20 @@ def _observed(request: Request) -> Observation:
     return seen
 
 
-def _cuts(data: Data, count: int) -> np.ndarray:
+def _cuts(data: Dataset, count: int) -> np.ndarray:
     """Rows to cut after: from the last training day to the last signal day, evenly."""
     first = training_days(data.split, data.targets).stop - 1
     last = int(data.split.test[-1])
     return np.unique(np.linspace(first, last, count).round().astype(int))
 
 
-def _note_inputs(seen: Observation, data: Data, experiment: Experiment) -> None:
+def _note_inputs(seen: Observation, data: Dataset, experiment: Experiment) -> None:
     """Factors, windows, calendar, targets, and everything fitted."""
     rows = np.arange(len(data.panel.dates))
     for i, name in enumerate(data.panel.factor_names):
         seen.dated[f"factor {name}"] = rows, data.panel.factors[..., i]
     seen.dated["calendar"] = rows, data.windows.calendar.numpy()
-    lookback = data.config.dataset.lookback
+    lookback = experiment.config.dataset.lookback
     days = rows[lookback - 1 : len(rows) - data.targets.span]
     for name in ("returns", "trend"):
         batch = data.windows.part(days)[list(range(len(days)))]
@@ -273,11 +275,12 @@ def _batch_faults(experiment: Experiment, cuts: np.ndarray) -> Iterator[str]:
             )
 
 
-def _split_faults(data: Data) -> Iterator[str]:
+def _split_faults(experiment: Experiment) -> Iterator[str]:
     """Parts in order, and no target that reaches the next part's days, from the targets' ends."""
+    data = experiment.data
     parts, ends = data.split.parts(), int(max(data.targets.end))
     # Counted by target, a part's first signal lies a day before its first target.
-    early = int(data.config.split.get("counted_by") == "target")
+    early = int(experiment.config.split.get("counted_by") == "target")
     names, dates = list(parts), data.panel.dates
     for name, following in pairwise(names):
         last, first = int(parts[name].max()), int(parts[following].min())
@@ -339,7 +342,7 @@ def _note_baselines(seen: Observation, experiment: Experiment) -> None:
     data, rows = experiment.data, experiment.data.split.test
     empty = _empty(experiment, rows)
     for name, baseline in baselines.all_baselines(
-        empty, data.history(), with_lightgbm=False
+        empty, baseline_inputs(data), with_lightgbm=False
     ).items():
         seen.dated[f"baseline {name}"] = rows, baseline.prediction[:, 0]
 
@@ -362,7 +365,7 @@ def _train(
     few = FEW_BATCHES * config.trainer.batch_size
     config.trainer.max_epoch, config.report = 2, False
     short = Split(split.train[-few:], split.validation[:few], split.test[:few])
-    data = replace(experiment.data, config=config, split=short)
+    data = replace(experiment.data, split=short)
     with RunDir.claim(folder) as run:
         small = Experiment(config, data)
         small.train(run, list(overrides))
@@ -410,7 +413,7 @@ def _noting_files(opened: set[str]) -> Iterator[None]:
 
 
 def _undeclared(
-    opened: set[str], config: DictConfig, data: Data, experiment: Experiment
+    opened: set[str], config: DictConfig, data: Dataset, experiment: Experiment
 ) -> list[str]:
     """Files that the preparation read and nobody named: what they know cannot be checked."""
     settings = OmegaConf.to_container(config, resolve=True)

@@ -14,13 +14,11 @@ from torch.nn.utils import clip_grad_norm_
 
 from stockformer.audit.lookahead import run_audit
 from stockformer.config.build import build
-from stockformer.data.dataset import Data
 from stockformer.data.reading import quality
 from stockformer.data.reading.findings import REST, WARNING
-from stockformer.experiment import Experiment
+from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.training.memory import peak_memory_mib
-from stockformer.training.processes import Processes
 from stockformer.training.progress import human_time
 
 log = logging.getLogger(__name__)
@@ -45,21 +43,21 @@ class Preflight:
         config = self.config
         log.info("ok  1  the configuration composes and is consistent")
         with self.check("the data: files, shapes, dates and tickers") as say:
-            data = Data.read(config)
+            data = read_dataset(config)
             days, stocks, factors = data.panel.factors.shape
             say(f"{days} days, {stocks} stocks, {factors} factors")
         data.log_findings(quality.report(data.panel, config.dataset.name))
         found = (f for f in data.panel.findings if f.level == WARNING)
         self.warnings = sum(f.count if f.message == REST else 1 for f in found)
-        with self.check("a batch loads") as say:
-            batch: Batch = next(iter(data.loader("train", torch.device("cpu"), Processes())))
-            say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
-            if not batch.valid.any():
-                raise ValueError("the first batch has no valid target: look at the prices")
         with self.check("the model builds and reaches the device") as say:
             experiment = Experiment(config, data)
             parameters = sum(p.numel() for p in experiment.model.parameters())
             say(f"{parameters:,} parameters on {experiment.device}")
+        with self.check("a batch loads") as say:
+            batch: Batch = next(iter(experiment.loader("train", alone=True)))
+            say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
+            if not batch.valid.any():
+                raise ValueError("the first batch has no valid target: look at the prices")
         with self.check("forward: shapes and finite values"):
             forecast = self.forward(experiment, batch)
         with self.check("backward: every parameter that should learn does"):

@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stockformer.data.dataset import Data
 from stockformer.evaluation import trading as evaluated
 from stockformer.evaluation.backtest import BASIS_POINT, Market, Settings, topk_dropout
+from stockformer.experiment import Experiment, backtest_spec
 from stockformer.training.evaluate import Evaluator
 from stockformer.training.processes import Processes
 
 
-def trading_faults(data: Data) -> Iterator[str]:
+def trading_faults(experiment: Experiment) -> Iterator[str]:
     """Sentences; none where random signals on the test days are traded as they should be."""
-    trading, rows = data.trading(), data.split.test
+    data = experiment.data
+    trading, rows = backtest_spec(experiment.config, data), data.split.test
     market, settings = trading.market, trading.settings
     rows = rows[rows + settings.delay < len(market.dates)]
     if len(rows) < 4:
@@ -53,15 +54,18 @@ def trading_faults(data: Data) -> Iterator[str]:
     garbled = _other_future(market, int(rows[middle] + settings.delay), random)
     if not _before(base, later).equals(_before(trades(signal, garbled), later)):
         yield "backtest: trades change with prices of later days"
-    yield from _price_faults(data, base, settings)
-    yield from _signal_faults(data, rows)
+    yield from _price_faults(experiment, base, settings)
+    yield from _signal_faults(experiment, rows)
 
 
-def _price_faults(data: Data, trades: pd.DataFrame, settings: Settings) -> Iterator[str]:
+def _price_faults(
+    experiment: Experiment, trades: pd.DataFrame, settings: Settings
+) -> Iterator[str]:
     """Each trade is at the configured price of its own date, from the panel's own prices."""
+    data, fill = experiment.data, experiment.config.backtest.fill.value
     if not data.panel.prices:
         return
-    prices = data.panel.prices[data.config.backtest.fill.value]
+    prices = data.panel.prices[fill]
     rows = np.searchsorted(data.panel.dates, trades["date"].to_numpy().astype("datetime64[D]"))
     stocks = pd.Index(data.panel.tickers).get_indexer(pd.Index(trades["ticker"]))
     side = np.where(trades["side"] == "buy", 1.0, -1.0)
@@ -71,19 +75,21 @@ def _price_faults(data: Data, trades: pd.DataFrame, settings: Settings) -> Itera
         first = trades.iloc[int(np.argmax(wrong))]
         yield (
             f"backtest: {first['ticker']} is traded on {first['date']:%Y-%m-%d} at "
-            f"{first['price']:.6g}, not at that day's {data.config.backtest.fill.value}"
+            f"{first['price']:.6g}, not at that day's {fill}"
         )
 
 
-def _signal_faults(data: Data, rows: np.ndarray) -> Iterator[str]:
+def _signal_faults(experiment: Experiment, rows: np.ndarray) -> Iterator[str]:
     """What is traded on does not move with what happened."""
+    data = experiment.data
+    trading = backtest_spec(experiment.config, data)
     random, shape = np.random.default_rng(1), data.targets.valid[rows].shape
     evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
     said = evaluator.predictions(rows, random.normal(size=shape), np.full(shape, 0.5))
 
     def signal(label: np.ndarray, valid: np.ndarray) -> np.ndarray:
         happened = replace(said, label=label, up=label > 0, valid=valid)
-        return evaluated.signal_of(happened, data.trading())
+        return evaluated.signal_of(happened, trading)
 
     one, other = (signal(random.normal(size=shape), random.random(shape) < 0.5) for _ in range(2))
     if not np.array_equal(one, other):

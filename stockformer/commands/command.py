@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 # They would compose another configuration than the one that is checked, or unpickle one.
 REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
+DEFAULT_EXPERIMENT = "experiment=demo"
 WIDEST = 110  # characters of a line of the configuration's tree
 UNBROKEN = "\0"  # a space within a value, at which no line is broken
 MULTIRUN = {"-m", "--multirun"}
@@ -109,11 +110,15 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
 
 def checked_arguments(run_folder: bool) -> argparse.Namespace:
     """What Hydra's parser makes of the command line. Raises ValueError for what is refused."""
+    demo = needs_default_experiment(sys.argv[1:])
     sys.argv[1:] = as_hydra_reads(sys.argv[1:])
     arguments = get_args_parser().parse_args()
     for name in REFUSED_OPTIONS:
         if getattr(arguments, name):
             raise ValueError(f"--{name.replace('_', '-')} is not supported")
+    if demo and not arguments.shell_completion:
+        sys.argv.append(DEFAULT_EXPERIMENT)
+        arguments.overrides.append(DEFAULT_EXPERIMENT)
     if arguments.multirun and not run_folder:
         raise ValueError("-m: this command checks one configuration at a time")
     if arguments.help or arguments.hydra_help or arguments.info or arguments.cfg:
@@ -123,6 +128,12 @@ def checked_arguments(run_folder: bool) -> argparse.Namespace:
         if not arguments.shell_completion:
             check_command_line(arguments.overrides, multirun=arguments.multirun)
     return arguments
+
+
+def needs_default_experiment(words: Sequence[str]) -> bool:
+    """Whether a command line names neither a dataset nor an experiment, and resumes no run."""
+    named = {word.lstrip("+~").partition("=")[0] for word in words}
+    return not named & {"dataset", "experiment", "resume"}
 
 
 def version() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -10,6 +12,22 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from stockformer.config.rules import allowed_target
+
+
+def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
+    """The files and folders a source reads, as the function `input_paths` of its module says."""
+    name = source._target_
+    if not allowed_target(name):
+        raise ValueError(f"_target_={name!r}: not a class this project builds")
+    module = name.rpartition(".")[0]
+    try:
+        paths: list[Path] = get_object(f"{module}.input_paths")(settings)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"{module}: a source declares the files it reads: a function input_paths(settings) "
+            "beside the one that loads them"
+        ) from error
+    return paths
 
 
 def build(node: DictConfig, **facts: Any) -> Any:
@@ -26,8 +44,10 @@ def build(node: DictConfig, **facts: Any) -> Any:
     except (ImportError, ValueError) as error:
         raise ValueError(f"{refusal}: {' '.join(str(error).split())}") from error
     module = name.rpartition(".")[0]
-    if name.startswith("stockformer.") and getattr(target, "__module__", None) != module:
-        raise ValueError(refusal)  # only imported there, e.g. pathlib.Path
+    # Not what is only imported there, e.g. pathlib.Path; torch.optim's lie in modules of it.
+    home = getattr(target, "__module__", None) or ""
+    if home != module and not (name.startswith("torch.optim.") and home.startswith("torch.optim.")):
+        raise ValueError(refusal)
     signature = inspect.signature(target)
     wanted = {key: fact for key, fact in facts.items() if key in signature.parameters}
     try:

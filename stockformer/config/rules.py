@@ -12,18 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.config.schema import Fill
 from stockformer.evaluation.metrics import METRICS, MONITORS
 
-# What `_target_` may name: what these rooms define (`experiment.build` sees that it is theirs, not
-# imported there), and exactly these of others.
+# What `_target_` may name: what these rooms define, and torch's optimizers and schedulers;
+# `build` sees that it is theirs, not only imported there.
 OUR_TARGETS = re.compile(
     r"stockformer\.(data\.(sources\.\w+|splits|factors\.processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
-OTHER_TARGETS = {
-    "torch.optim.Adam",
-    "torch.optim.AdamW",
-    "torch.optim.lr_scheduler.ReduceLROnPlateau",
-    "torch.optim.lr_scheduler.CosineAnnealingLR",
-    "torch.optim.lr_scheduler.ConstantLR",
-}
+OTHER_TARGETS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w+")
 
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -47,7 +41,7 @@ RENAMED_KEYS = {
     "backtest.cash_share": "backtest.risk_degree",
     "backtest.share_of_volume": "backtest.participation_rate",
     "backtest.offsets": "backtest.start_offsets",
-    "backtest.locked_move": "backtest.limit_threshold",
+    "backtest.locked_move": "dataset.limit_threshold",
     "loss.wavelet": "model.wavelet",
     "processors.scale.widest": "processors.scale.clip",
 }
@@ -64,6 +58,7 @@ DERIVED_KEYS = {
 RULES: dict[str, Rule] = {
     "seed": (lambda v: 0 <= v < 2**32, "must be from 0 to 2**32 - 1"),
     "dataset.lookback": (lambda v: v >= 2, "must be at least 2 days"),
+    "dataset.limit_threshold": ABOVE_0,
     "target.horizon": AT_LEAST_1,
     "target.offset": AT_LEAST_0,
     "model.width": (lambda v: 1 <= v <= 2**16, "must be from 1 to 65,536"),
@@ -125,7 +120,6 @@ RULES: dict[str, Rule] = {
     "backtest.buy_cost": COST,  # below 0.5: they are also doubled
     "backtest.sell_cost": COST,
     "backtest.slippage_basis_points": (lambda v: 0 <= v < 5000, "must be from 0 to below 5000"),
-    "backtest.limit_threshold": ABOVE_0,
     "backtest.start_offsets": AT_LEAST_1,
     "backtest.participation_rate": SHARE,
     "trainer.device": (
@@ -203,7 +197,7 @@ def _check_backtest(values: Mapping[str, Any]) -> None:
 def allowed_target(name: Any) -> bool:
     """Whether a `_target_` may be built: nothing else is ever imported or called."""
     return isinstance(name, str) and (
-        name in OTHER_TARGETS or OUR_TARGETS.fullmatch(name) is not None
+        OTHER_TARGETS.fullmatch(name) is not None or OUR_TARGETS.fullmatch(name) is not None
     )
 
 

@@ -108,7 +108,6 @@ class BacktestConfig:
     buy_cost: float
     sell_cost: float
     slippage_basis_points: float
-    limit_threshold: float
     start_offsets: int
     participation_rate: float
     index_file: str
@@ -120,6 +119,7 @@ class DatasetConfig:
     lookback: int
     calendar: Calendar
     graph_file: str
+    limit_threshold: float
     factors: list[str]
     warnings: list[str]
     waived_factors: list[str]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 
 from stockformer.data.reading.findings import Finding
 
@@ -62,6 +63,25 @@ class Panel:
         for what, names in (("tickers", self.tickers), ("factor names", self.factor_names)):
             if len(set(names)) != len(names):
                 raise ValueError(f"panel: {what} are not unique")
+
+    def locked(self, limit_threshold: float) -> np.ndarray:
+        """(T, N) bool: at a price limit, where nobody can be sure to trade.
+
+        A day without a range (high = low) whose close is over limit_threshold, a fraction, away
+        from the last known one. Without high and low nothing is known to be locked.
+        """
+        if not {"high", "low", "close"} <= set(self.prices):
+            return np.zeros(self.returns.shape, dtype=bool)
+        close = self.prices["close"]
+        last = pd.DataFrame(close).ffill().shift().to_numpy()
+        move = np.abs(close / last - 1)
+        locked: np.ndarray = (self.prices["high"] == self.prices["low"]) & (move > limit_threshold)
+        return locked
+
+    def tradable(self, limit_threshold: float) -> np.ndarray:
+        """(T, N) bool: traded that day, and not locked at a price limit."""
+        known = np.isfinite(self.prices.get("close", self.returns))
+        return known & ~self.locked(limit_threshold)
 
     def with_factors(self, factors: np.ndarray, names: tuple[str, ...]) -> Panel:
         """The same panel with other factors (T, N, F)."""

@@ -11,7 +11,6 @@ from stockformer.data.factors.cross_section import cross_sectional
 from stockformer.data.panel import Panel
 
 CLIP = 3.0  # z-scores of targets are cut there: one jump is not worth ten other stocks
-LIMIT_THRESHOLD = 0.04  # a day without a range and with a larger move is locked at its limit
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,13 @@ class Targets:
 
 
 def next_returns(
-    panel: Panel, *, horizon: int, offset: int, excess: bool, median_class: bool
+    panel: Panel,
+    *,
+    horizon: int,
+    offset: int,
+    excess: bool,
+    median_class: bool,
+    limit_threshold: float,
 ) -> Targets:
     """The daily returns of the `horizon` days that begin `offset` days after the signal's close.
 
@@ -58,7 +63,7 @@ def next_returns(
         raise ValueError(
             f"target.horizon={horizon}, target.offset={offset}: the data set has only {days} days"
         )
-    locked = _locked(panel)
+    locked = panel.locked(limit_threshold)
     returns = np.full((days, horizon, stocks), np.nan)
     for step, first in enumerate(start):
         known = panel.returns[first + 1 :]
@@ -89,14 +94,6 @@ def standardise(targets: Targets, transform: str, training_days: np.ndarray) -> 
     power = float((seen_values**2).sum())
     scale = float((seen_values * seen_returns).sum()) / power if power else 1.0
     return replace(targets, values=values, scale=scale)
-
-
-def _locked(panel: Panel) -> np.ndarray:
-    """(T, N) whether a stock traded at one price only, far from the day before's."""
-    if not {"high", "low"} <= set(panel.prices):
-        return np.zeros(panel.returns.shape, dtype=bool)
-    flat = panel.prices["high"] == panel.prices["low"]
-    return flat & (np.abs(np.nan_to_num(panel.returns)) > LIMIT_THRESHOLD)
 
 
 def _over_stocks(

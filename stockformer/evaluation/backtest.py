@@ -27,7 +27,8 @@ class Market:
     """Where and at what price one could trade.
 
     dates (T,) datetime64[D]; tickers (N,); close (T, N), NaN where not traded; fill (T, N): the
-    price of a trade on that date, the close or the open; tradable (T, N) bool, see `tradable`.
+    price of a trade on that date, the close or the open; tradable (T, N) bool: traded
+    that day, and not locked at a price limit.
     volume (T, N): shares traded, for `capacity`. index (T,): closes of a market index, NaN where
     unknown. member (T, N) bool: whether a stock may be bought on a signal of that date, and counts
     in the benchmark; None: always.
@@ -117,19 +118,6 @@ class Backtest:
     trades: pd.DataFrame
     positions: pd.DataFrame
     equity: pd.DataFrame
-
-
-def tradable(
-    close: np.ndarray, high: np.ndarray, low: np.ndarray, limit_threshold: float = 0.04
-) -> np.ndarray:
-    """(T, N) bool: traded that day, and not locked at a price limit.
-
-    Locked is a day without a range (high = low), over limit_threshold away from the last close.
-    """
-    last = _carried_forward(close)
-    previous = np.vstack([np.full((1, close.shape[1]), np.nan), last[:-1]])
-    move = np.abs(close / previous - 1)
-    return np.isfinite(close) & ~((high == low) & (move > limit_threshold))
 
 
 def dropout(

@@ -233,7 +233,7 @@ class EvaluationRecord:
             oracle_rank_ic=float(data["oracle_rank_ic"]) if data["oracle_rank_ic"] else None,
             first_step_rank_ic=_number(data["first_step_rank_ic"]),
             notes=tuple(data["notes"]),
-            statistics=_rows(data["statistics"]),
+            statistics=_rows(data["statistics"]).astype({"n": int, "lag": int}),
             daily=_by_date(data["daily"], "signal_date", METRICS),
             backtest=None if backtest is None else BacktestResult.from_json(backtest),
             validation=None

@@ -25,7 +25,6 @@ from stockformer.evaluation.backtest import (
     return_figures,
     sector_exposure,
     topk_dropout,
-    tradable,
 )
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import BacktestResult
@@ -63,29 +62,25 @@ def market_of_prices(
     prices: Mapping[str, np.ndarray],
     *,
     fill: str,
-    limit_threshold: float,
+    tradable: np.ndarray,
     index: np.ndarray | None = None,
     member: np.ndarray | None = None,
 ) -> Market:
     """A market of prices (T, N) by field; `close` is needed, and `open` where it is the fill.
 
-    Without high and low nobody knows what was locked at a limit. Raises ValueError where the fill's
-    price is missing.
+    tradable (T, N) bool: of `Panel`. Raises ValueError where the fill's price is missing.
     """
     if fill not in prices:
         raise ValueError(
             f"backtest.fill={fill}: the data set has no such price, only {', '.join(prices)}"
         )
     close = prices["close"]
-    unknown = np.full_like(close, np.nan)
-    high, low = (prices.get(name, unknown) for name in ("high", "low"))
-    free = tradable(close, high, low, limit_threshold) & np.isfinite(prices[fill])
     return Market(
         dates=dates,
         tickers=tickers,
         close=close,
         fill=prices[fill],
-        tradable=free,
+        tradable=tradable & np.isfinite(prices[fill]),
         volume=prices.get("volume"),
         index=index,
         member=member,

@@ -1,4 +1,4 @@
-"""Several runs judged as one: those on the same test dates averaged, those on others stitched.
+"""Several runs evaluated as one: those on the same test dates averaged, those on others stitched.
 
 Averaged are the forecasts in the unit of the target, returns, and the probabilities of "up": a run
 whose forecasts spread wider weighs more in the first. Stitched are the folds of a walk forward. The
@@ -19,15 +19,16 @@ import numpy as np
 import pandas as pd
 
 from stockformer.config.quoting import pasteable
-from stockformer.data.dataset import Data
+from stockformer.data.dataset import Dataset
 from stockformer.evaluation.baselines import all_baselines
+from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions, join
-from stockformer.evaluation.summary import summarise
-from stockformer.experiment import git_commit, record_evaluation
+from stockformer.experiment import evaluate, read_dataset, record_evaluation
+from stockformer.runs.description import git_commit, same_data
 from stockformer.runs.folder import RunDir, runs_under
 from stockformer.runs.logs import start_log
 from stockformer.runs.recorded_run import read_run
-from stockformer.runs.reevaluation import configuration, same_data
+from stockformer.runs.reopen import configuration
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Member:
 
 
 def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
-    """Judge the runs in `folders` as one, into a run folder of its own, which is returned.
+    """Evaluate the runs in `folders` as one, into a run folder of its own, which is returned.
 
     Raises ValueError naming the runs that do not go together.
     """
@@ -53,27 +54,21 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
     folds = by_dates(members(folders))
     parts, baselines = [], []
     for fold in folds:
-        data = Data.read(configuration(RunDir(fold[0].path)))
+        config = configuration(RunDir(fold[0].path))
+        data = read_dataset(config)
         part = averaged(fold, data)
-        log.info("%s: %s", _told(part.signal_dates), ", ".join(str(run.path) for run in fold))
+        log.info("%s: %s", _span(part.signal_dates), ", ".join(str(run.path) for run in fold))
         parts.append(part)
-        baselines.append(all_baselines(part, data.history()))
-    whole, panel = join(parts), data.panel
+        baselines.append(all_baselines(part, baseline_inputs(data)))
+    whole = join(parts)
     each = "a run" if len(folds[0]) == 1 else f"the mean of {len(folds[0])} runs"
     how = f"ensemble: {each}" + (f" on each of {len(folds)} folds" if len(folds) > 1 else "")
-    rows = np.searchsorted(panel.dates, whole.signal_dates)
-    summary = summarise(
-        whole,
-        {name: join([each[name] for each in baselines]) for name in baselines[0]},
-        trading=data.trading(),
-        notes=[how, *data.notes()],
-        targets=data.config.dataset.project_targets,
-        suspects=data.suspects(),
-        oracle=None if panel.oracle is None else panel.oracle[rows],
-    )
+    together = {name: join([each[name] for each in baselines]) for name in baselines[0]}
+    record = evaluate(config, data, whole, baselines=together)
+    record = replace(record, notes=(how, *record.notes))
     with RunDir.claim(into or _new_folder()) as run:
         run.write_manifest(_manifest(folds, whole))
-        record_evaluation(run, whole, summary)
+        record_evaluation(run, whole, record)
     return run.path
 
 
@@ -86,7 +81,8 @@ def members(folders: Sequence[Path]) -> list[Member]:
     paths = {path.resolve(): path for folder in folders for path in runs_under(folder)}
     if len(paths) < 2:
         raise ValueError(
-            f"ensemble={','.join(map(str, folders))}: {len(paths)} runs found, two are needed"
+            f"run=[{','.join(map(str, folders))}]: {len(paths)} runs found, two are needed to "
+            "evaluate them as one"
         )
     found, unfit = [], []
     for path in sorted(paths.values()):
@@ -102,7 +98,7 @@ def members(folders: Sequence[Path]) -> list[Member]:
     if unfit:
         raise ValueError(
             f"ensemble: not finished runs: {', '.join(unfit)}; name those to take, "
-            "ensemble=FOLDER,FOLDER"
+            "run=[FOLDER,FOLDER]"
         )
     first = found[0]
     for member in found[1:]:
@@ -127,14 +123,14 @@ def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
         shared = np.intersect1d(dates, others)
         if len(shared):
             raise ValueError(
-                f"ensemble: {one[0].path} ({_told(dates)}) and {other[0].path} ({_told(others)}) "
+                f"ensemble: {one[0].path} ({_span(dates)}) and {other[0].path} ({_span(others)}) "
                 f"share {len(shared)} of their test dates; runs are averaged on the same dates, or "
                 "stitched where they share none"
             )
     ordered = sorted(folds.values(), key=lambda fold: fold[0].predictions.signal_dates[0])
     if len({len(fold) for fold in ordered}) > 1:
         counts = (
-            f"{len(fold)} on {_told(fold[0].predictions.signal_dates)} "
+            f"{len(fold)} on {_span(fold[0].predictions.signal_dates)} "
             f"({', '.join(run.path.name for run in fold)})"
             for fold in ordered
         )
@@ -142,7 +138,7 @@ def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
     return ordered
 
 
-def averaged(fold: Sequence[Member], data: Data) -> Predictions:
+def averaged(fold: Sequence[Member], data: Dataset) -> Predictions:
     """The mean forecast and probability of runs on the same dates, in the panel's order of stocks.
 
     Raises ValueError where a run's targets are not those of `data`.
@@ -184,11 +180,11 @@ def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str
         "runs": len(runs),
         "git_commit": git_commit(),
         "split": {"test": test},
-        "command": f"python analyze.py {pasteable('ensemble', *paths)}",
+        "command": f"python evaluate.py {pasteable('run', *paths)}",
     }
 
 
-def _told(dates: np.ndarray) -> str:
+def _span(dates: np.ndarray) -> str:
     return f"{dates[0]} to {dates[-1]}"
 
 

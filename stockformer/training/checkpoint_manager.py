@@ -71,12 +71,14 @@ class TrainState:
     counts: Tensor = field(default_factory=lambda: torch.zeros(1))
     random: dict[str, Tensor] = field(default_factory=random_state)
 
-    def add(self, sums: Tensor, counts: Tensor) -> None:
-        """A step's sums and counts; those so far may still be elsewhere than where it was taken."""
+    def add_step(self, sums: Tensor, counts: Tensor) -> None:
+        """Count a step taken, with its sums and counts; those so far may be on another device."""
         if self.sums.shape not in ((1,), sums.shape):
             raise ValueError("the checkpoint gone on from holds the sums of another loss")
         self.sums = self.sums.to(sums.device) + sums
         self.counts = self.counts.to(counts.device) + counts
+        self.step += 1
+        self.random = random_state()
 
     def next_epoch(self) -> None:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0

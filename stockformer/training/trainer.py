@@ -37,13 +37,13 @@ UNCHECKED = 16
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step nobody has looked at yet: where it began, of which days, and how it went."""
+    """A step not yet checked: the state before it, its signal dates, and how it went."""
 
     start: TrainState
     signal: Tensor
     loss: Tensor
     norm: Tensor
-    broken: Tensor
+    nonfinite: Tensor
 
     def describe(self, evaluator: Evaluator) -> str:
         number = ("loss", self.loss) if not self.loss.isfinite() else ("gradient norm", self.norm)
@@ -169,19 +169,28 @@ class Trainer:
         sums = self.gradient(batch, counts)
         norm = clip_grad_norm_(self.model.parameters(), self.gradient_clip_norm)
         loss = self.loss.parts(sums, counts).total
-        broken = ~(loss.isfinite() & norm.isfinite())
-        if self.unchecked and self.on_nonfinite == "stop":
-            broken |= self.unchecked[-1].broken  # nothing may follow a broken step
+        nonfinite = self.nonfinite(loss, norm)
         start = dataclasses.replace(self.state)
         with self.changing:
-            # Fused optimizers read this on the device: Python need not wait for it.
-            self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
-            with oom_advice(f"in epoch {start.epoch}, step {start.step + 1}"):
+            self.apply_gradient(nonfinite)
+            self.state.add_step(*(torch.where(nonfinite, 0.0, each) for each in (sums, counts)))
+            self.unchecked.append(StepResult(start, batch.signal, loss, norm, nonfinite))
+
+    def nonfinite(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """() bool, left on the device: whether this step must not change the weights."""
+        nonfinite = ~(loss.isfinite() & norm.isfinite())
+        if self.unchecked and self.on_nonfinite == "stop":
+            nonfinite |= self.unchecked[-1].nonfinite  # nothing may follow such a step
+        return nonfinite
+
+    def apply_gradient(self, nonfinite: Tensor) -> None:
+        """Let the optimizer take the step, unless it is not finite."""
+        fused = self.optimizer.defaults.get("fused")
+        if fused:  # read on the device: Python need not wait for it
+            self.optimizer.found_inf = nonfinite.float()  # type: ignore[attr-defined]
+        with oom_advice(f"in epoch {self.state.epoch}, step {self.state.step + 1}"):
+            if fused or not nonfinite:
                 self.optimizer.step()
-            self.state.add(*(torch.where(broken, 0.0, each) for each in (sums, counts)))
-            self.state.step += 1
-            self.state.random = random_state()
-            self.unchecked.append(StepResult(start, batch.signal, loss, norm, broken))
 
     def gradient(self, batch: Batch, counts: Tensor) -> Tensor:
         """Leave the gradient of all processes' batch in the parameters; (K,) the loss's sums."""
@@ -232,11 +241,11 @@ class Trainer:
     def check(self, batches: DataLoader[Batch]) -> None:
         """Look at the steps taken: stop at the first that was not finite, or count them."""
         with self.changing:
-            broken = self.flush_checks()
-        for taken in broken:
-            message = taken.describe(self.evaluator)
+            nonfinite = self.flush_checks()
+        for step in nonfinite:
+            message = step.describe(self.evaluator)
             if self.on_nonfinite == "stop" or self.state.skipped > self.skip_limit:
-                known = self.post_mortem(taken.signal, batches, message)
+                known = self.post_mortem(step.signal, batches, message)
                 raise FloatingPointError(
                     f"{message}; lower optimizer.lr, or look at the inputs of these dates{known}"
                 )
@@ -245,13 +254,13 @@ class Trainer:
     def flush_checks(self) -> list[StepResult]:
         """The steps not looked at that were not finite: counted, or the first of them undone."""
         unchecked, self.unchecked = self.unchecked, []
-        flags = torch.stack([taken.broken for taken in unchecked]).tolist() if unchecked else []
-        broken = [taken for taken, is_broken in zip(unchecked, flags) if is_broken]
+        flags = torch.stack([step.nonfinite for step in unchecked]).tolist() if unchecked else []
+        nonfinite = [step for step, flag in zip(unchecked, flags) if flag]
         if self.on_nonfinite == "skip":
-            self.state.skipped += len(broken)
-        elif broken:
-            self.state = broken[0].start  # the weights are still those before it
-        return broken
+            self.state.skipped += len(nonfinite)
+        elif nonfinite:
+            self.state = nonfinite[0].start  # the weights are still those before it
+        return nonfinite
 
     def validate(self, batches: DataLoader[Batch]) -> Evaluation:
         """Raises FloatingPointError, naming epoch and dates, where a prediction is not finite."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data import dataset
-from stockformer.data.dataset import Data, FittedPreprocessing
+from stockformer.data.dataset import Dataset, FittedPreprocessing
 from stockformer.data.panel import Panel
 from stockformer.data.sources import ohlcv
 from stockformer.data.splits import Split
@@ -201,10 +202,12 @@ def best_on_test(clean: Any, self: Any, part: str, alone: bool = False) -> Any:
     return clean(self, "test" if part == "validation" else part, alone)
 
 
-def trained_on_test(clean: Any, self: Any, part: str, *rest: Any) -> Any:
+def trained_on_test(clean: Any, self: Any, part: str, *rest: Any, **named: Any) -> Any:
     if part != "train":
-        return clean(self, part, *rest)
-    return clean(replace(self, split=replace(self.split, train=self.split.test)), part, *rest)
+        return clean(self, part, *rest, **named)
+    other = copy.copy(self)
+    other.data = replace(self.data, split=replace(self.data.split, train=self.data.split.test))
+    return clean(other, part, *rest, **named)
 
 
 def ridge_on_test(clean: Any, learner: Any, rank: Any, history: Any, step: int, rows: Any) -> Any:
@@ -245,7 +248,7 @@ def refitted(clean: Any, self: Any, name: str, fitted_here: Any, names: Any) -> 
     return fitted_here
 
 
-def weighted_by_test(clean: Any, fold: Any, data: Data) -> Predictions:
+def weighted_by_test(clean: Any, fold: Any, data: Dataset) -> Predictions:
     together = clean(fold, data)
     worth = [np.nansum(m.predictions.prediction * m.predictions.label) ** 2 + 1e-9 for m in fold]
     mean = np.average([m.predictions.prediction for m in fold], axis=0, weights=worth)
@@ -329,7 +332,7 @@ LEAKS = {
         patched(Evaluator, "predictions", yesterdays_target), "scored label known already"
     ),
     "training on test windows": Planted(
-        patched(Data, "loader", trained_on_test), "loader: train windows are not those"
+        patched(Experiment, "loader", trained_on_test), "loader: train windows are not those"
     ),
     "re-evaluation refits": Planted(
         patched(FittedPreprocessing, "state", refitted),

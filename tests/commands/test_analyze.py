@@ -159,6 +159,9 @@ def test_help_is_for_people(command: Command) -> None:
     [
         (["rum=x"], "argument 'rum=x' not understood; valid are, each once: run=FOLDER, output="),
         (["outputs"], "argument 'outputs' not understood"),
+        (["evaluate=true"], "evaluated again by python evaluate.py run=FOLDER"),
+        (["ensemble=a,b"], "evaluated as one by python evaluate.py run=[FOLDER,FOLDER]"),
+        (["outputs=a.html"], "Did you mean 'output'?"),
         (["run="], "argument 'run=' not understood"),
         (["run=a", "run=b"], "argument 'run=b' not understood"),
         ([], "no run found under outputs or multirun; train one with python train.py"),

@@ -28,7 +28,9 @@ def small_panel() -> Panel:
 
 
 def returns_of(panel: Panel, **changes: int | bool) -> Targets:
-    settings = {"horizon": 1, "offset": 0, "excess": False, "median_class": False}
+    settings = {"horizon": 1, "offset": 0, "excess": False, "median_class": False} | {
+        "limit_threshold": 0.04
+    }
     return next_returns(panel, **(settings | changes))  # type: ignore[arg-type]
 
 
@@ -117,11 +119,12 @@ def test_excess_and_median_classes_are_of_the_day() -> None:
 
 def test_a_stock_locked_where_its_target_starts_is_not_valid() -> None:
     panel = small_panel()
-    high = np.ones((5, 2))
-    low = np.full((5, 2), 0.9)
-    low[3, 0] = 1.0  # one price only on a day of +30 %
-    low[2, 0] = 1.0  # likewise on a day without a move
-    targets = returns_of(replace(panel, prices={"high": high, "low": low}))
+    close = np.cumprod(1 + np.nan_to_num(panel.returns), axis=0)
+    low = 0.9 * close
+    low[3, 0] = close[3, 0]  # one price only on a day of +30 %
+    low[2, 0] = close[2, 0]  # likewise on a day without a move
+    prices = {"close": close, "high": close, "low": low}
+    targets = returns_of(replace(panel, prices=prices))
     assert targets.valid[3, 0].tolist() == [False, True]
     assert targets.valid[2, 0, 0]
 

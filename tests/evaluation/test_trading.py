@@ -52,7 +52,7 @@ def trading(random_predictions):
     }
     sectors = np.array(["bank", "oil", ""] * 10)
     market = market_of_prices(
-        dates, predictions.tickers, prices, fill="close", limit_threshold=0.04
+        dates, predictions.tickers, prices, fill="close", tradable=np.isfinite(close)
     )
     return predictions, BacktestSpec(market, SETTINGS, start_offsets=4, sectors=sectors)
 
@@ -205,17 +205,14 @@ def test_a_market_of_prices(trading):
     dates, tickers, close = where.market.dates, where.market.tickers, where.market.close
     prices = {"close": close.copy(), "open": close * 1.01}
     prices["open"][3, 2] = np.nan
-    market = market_of_prices(dates, tickers, prices, fill="open", limit_threshold=0.04)
+    known = np.isfinite(close)
+    market = market_of_prices(dates, tickers, prices, fill="open", tradable=known)
     assert market.fill is prices["open"]
     assert not market.tradable[3, 2]
-    assert market.tradable.sum() == close.size - 1  # without high and low nothing is locked
+    assert market.tradable.sum() == close.size - 1
     assert market.volume is None
     with pytest.raises(ValueError, match=r"backtest\.fill=open: .* only close"):
-        market_of_prices(dates, tickers, {"close": close}, fill="open", limit_threshold=0.04)
-    flat = {"close": close, "high": close, "low": close}
-    moved = np.abs(close[1:] / close[:-1] - 1) > 0.03
-    locked = market_of_prices(dates, tickers, flat, fill="close", limit_threshold=0.03)
-    np.testing.assert_array_equal(~locked.tradable[1:], moved)
+        market_of_prices(dates, tickers, {"close": close}, fill="open", tradable=known)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 from small_data import Phase5Files
 
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.experiment import Data, Experiment
+from stockformer.data.dataset import Dataset
+from stockformer.experiment import Experiment, read_dataset
 from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import load_checkpoint, read_checkpoint
 from stockformer.training.trainer import Trainer
@@ -56,8 +57,8 @@ class SmallRuns:
             return compose(CONFIG_NAME, self.words(*changes))
 
     @cached_property
-    def data(self) -> Data:
-        return Data.read(self.config())
+    def data(self) -> Dataset:
+        return read_dataset(self.config())
 
     def experiment(self, *changes: str) -> Experiment:
         """`changes` of anything but the data."""

@@ -1,4 +1,4 @@
-"""`python analyze.py ensemble=...`: runs on the same dates averaged, folds stitched."""
+"""`python evaluate.py run=[RUN,RUN]`: runs on the same dates averaged, folds stitched."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_seeds_and_folds_are_averaged_then_stitched(
 ) -> None:
     settings = (*ONE_EPOCH, *FOLDS, "split.fold=0,1", "seed=0,1", "hydra.sweep.dir=sweep")
     assert train("-m", *settings)[0] == 0
-    status, output = command("analyze", "ensemble=sweep", "into=whole")
+    status, output = command("evaluate", "run=sweep", "into=whole")
     assert status == 0, output
     runs = [predictions(tmp_path / "sweep" / name) for name in "0123"]
     whole = predictions(tmp_path / "whole")
@@ -62,7 +62,7 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     assert manifest["kind"] == "ensemble"
     assert len(manifest["ensemble_of"]) == manifest["runs"] == 4
     # It is no run to be taken into another ensemble.
-    status, output = command("analyze", "ensemble=whole,sweep/0")
+    status, output = command("evaluate", "run=whole,sweep/0")
     assert (status, "whole (an ensemble)" in output) == (1, True)
 
 
@@ -70,7 +70,7 @@ def test_an_average_is_a_run_that_is_found_as_the_newest(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
     train("-m", *ONE_EPOCH, "seed=0,1", "hydra.sweep.dir=sweep", "target.median_class=true")
-    status, output = command("analyze", "ensemble=sweep/0,sweep/1")
+    status, output = command("evaluate", "run=sweep/0,sweep/1")
     assert status == 0, output
     (folder,) = (tmp_path / "outputs").glob("*/*-ensemble")
     status, output = command("analyze")
@@ -85,7 +85,7 @@ def test_a_hole_between_folds_is_named_and_not_traded_through(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
     train("-m", *ONE_EPOCH, *FOLDS, "split.fold=0,2", "hydra.sweep.dir=sweep")
-    status, output = command("analyze", "ensemble=sweep", "into=whole")
+    status, output = command("evaluate", "run=sweep", "into=whole")
     assert status == 0, output
     folds = [pd.unique(predictions(tmp_path / "sweep" / name)["signal_date"]) for name in "01"]
     last, first = (str(date)[:10] for date in (folds[0][-1], folds[1][0]))
@@ -110,15 +110,15 @@ def test_what_does_not_go_together_is_named(
     run("excess", *FOLDS, "target.excess=true")
     train(*ONE_EPOCH, "optimizer.lr=1e30", "hydra.run.dir=failed")
     for names, reason in (
-        ("a", "ensemble=a: 1 runs found, two are needed"),
-        (f"a,{tmp_path}/a", f"ensemble=a,{tmp_path}/a: 1 runs found, two are needed"),
+        ("a", "run=[a]: 1 runs found, two are needed"),
+        (f"a,{tmp_path}/a", f"run=[a,{tmp_path}/a]: 1 runs found, two are needed"),
         ("a,across", "a (2023-03-13 to 2023-03-24) and across (2023-03-20 to 2023-03-31) share 5"),
         ("a,b,next", "not as many runs on all dates: 2 on 2023-03-13 to 2023-03-24 (a, b); 1 on "),
         ("a,excess", "the targets of excess are not those of a's configuration"),
         ("a,failed", "not finished runs: failed (failed, no test predictions)"),
         ("a,nowhere", "nowhere: no such folder"),
     ):
-        status, output = command("analyze", f"ensemble={names}", "into=whole")
+        status, output = command("evaluate", f"run=[{names}]", "into=whole")
         assert status == 1, names
         assert reason in output, output
         assert "Traceback" not in output
@@ -132,5 +132,5 @@ def test_runs_on_other_data_do_not_go_together(
     phase5_files.returns[5, 5] = 0.01
     phase5_files.write()
     train(*ONE_EPOCH, "hydra.run.dir=b")
-    status, output = command("analyze", "ensemble=a,b")
+    status, output = command("evaluate", "run=a,b")
     assert (status, "b has read other data than a" in output) == (1, True)

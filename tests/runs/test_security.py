@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from runs.small_run import SmallRuns, captured, train_main
 from small_data import Phase5Files
 
-from stockformer.experiment import Data
+from stockformer.experiment import read_dataset
 from stockformer.runs import atomic
 from stockformer.runs.folder import RunDir
 from stockformer.runs.resume import continued
@@ -77,14 +77,14 @@ def test_objects_in_arrays(tmp_path: Path, canary: Path, small: SmallRuns) -> No
         good = (files.root / f"{name}.npz").read_bytes()
         np.savez(files.root / f"{name}.npz", **{key: objects})
         with pytest.raises(ValueError, match=rf"{name}\.npz: cannot be read as a NumPy array"):
-            Data.read(small.config(f"paths.data_dir={files.data_dir}"))
+            read_dataset(small.config(f"paths.data_dir={files.data_dir}"))
         (files.root / f"{name}.npz").write_bytes(good)
     np.save(files.root / "128_corr_struc2vec_adjgat.npy", objects)
     with pytest.raises(ValueError, match=r"adjgat\.npy: "):
         small.experiment(
             "graph=file", f"dataset.graph_file={files.root}/128_corr_struc2vec_adjgat.npy"
         )
-    Data.read(small.config(f"paths.data_dir={files.data_dir}"))  # the others still load
+    read_dataset(small.config(f"paths.data_dir={files.data_dir}"))  # the others still load
 
 
 def edited(run: RunDir, config: str, words: list[str] | None = None) -> None:
@@ -164,7 +164,7 @@ def test_a_factor_that_is_named_like_a_path(tmp_path: Path, small: SmallRuns) ->
     shutil.copy(files.root / "factors/KLEN.csv", files.data_dir / "outside.csv")
     (files.root / "factors/selected_factors.txt").write_text("STD5\n../../outside\nMA60\n")
     with pytest.raises(ValueError, match="outside"):
-        Data.read(small.config(f"paths.data_dir={files.data_dir}"))
+        read_dataset(small.config(f"paths.data_dir={files.data_dir}"))
 
 
 def test_what_is_legitimate_still_loads(small: SmallRuns, run: RunDir) -> None:

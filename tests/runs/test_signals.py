@@ -18,7 +18,8 @@ import pytest
 import torch
 from runs.small_run import SmallRuns, differences, ended, forked, train_main
 
-from stockformer.experiment import Data, Experiment
+from stockformer import experiment
+from stockformer.experiment import Experiment
 from stockformer.runs.folder import RunDir
 from stockformer.runs.interruption import open_run
 from stockformer.training.checkpoint_manager import CheckpointManager
@@ -28,7 +29,7 @@ from stockformer.training.trainer import Trainer
 ROOT = Path(__file__).parents[2]
 LIMIT = 5.0  # seconds from the signal to the end
 PHASES: dict[str, tuple[Any, str, int]] = {  # the n-th call of what the signal comes into
-    "load": (Data, "read", 1),
+    "load": (experiment, "read_dataset", 1),
     "train": (Trainer, "take_step", 6),
     "validate": (Trainer, "validate", 2),
     "evaluate": (Evaluator, "evaluate", 2),

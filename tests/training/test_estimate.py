@@ -12,9 +12,8 @@ from omegaconf import DictConfig
 from stockformer import experiment
 from stockformer.config.build import build
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.data import dataset
-from stockformer.data.dataset import Data
-from stockformer.experiment import Experiment
+from stockformer.data.dataset import Dataset
+from stockformer.experiment import Experiment, read_dataset
 from stockformer.training.estimate import (
     GIB,
     STEP,
@@ -33,12 +32,12 @@ def config(*words: str) -> DictConfig:
 
 
 @pytest.fixture(scope="module")
-def data() -> Data:
-    return Data.read(config())
+def data() -> Dataset:
+    return read_dataset(config())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_a_step_keeps_is_counted_without_any_of_it(data: Data, checkpointing: bool) -> None:
+def test_what_a_step_keeps_is_counted_without_any_of_it(data: Dataset, checkpointing: bool) -> None:
     """As many bytes as a real step keeps, each sample as many as the next."""
     node = config(f"model.activation_checkpointing={checkpointing}").model
     loss: Loss = build(config().loss, wavelet="sym2")
@@ -54,7 +53,7 @@ def test_what_a_step_keeps_is_counted_without_any_of_it(data: Data, checkpointin
     assert real[1] == pytest.approx(3 * real[0], rel=0.2)
 
 
-def test_a_rough_count_is_enough_where_it_is_little(data: Data) -> None:
+def test_a_rough_count_is_enough_where_it_is_little(data: Dataset) -> None:
     node, loss = config().model, build(config().loss, wavelet="sym2")
     facts = {"factors": 12, "stocks": 12, "graph": torch.zeros(12, node.width)}
     counted, rough = (
@@ -67,7 +66,7 @@ def test_a_rough_count_is_enough_where_it_is_little(data: Data) -> None:
     assert 0.3 < rough / counted < 3
 
 
-def test_a_model_that_cannot_do_without_content_is_not_estimated(data: Data) -> None:
+def test_a_model_that_cannot_do_without_content_is_not_estimated(data: Dataset) -> None:
     class Looks(torch.nn.Linear):
         def forward(self, batch: object) -> object:
             return float(self.weight.detach().sum())
@@ -96,19 +95,19 @@ def test_the_refusal_says_what_to_lower(needed: Estimate, advice: str) -> None:
 
 
 def test_too_much_is_refused_before_any_of_it_is_taken(
-    data: Data, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"lower model\.width or model\.layers"):
         Experiment(config("model.width=1000000"), data)
     monkeypatch.setattr(experiment, "machine_memory", lambda: 0.4 * GIB)
     with pytest.raises(ValueError, match=r"of memory, this machine has 0\.4 GiB"):
         Experiment(config(), data)
-    monkeypatch.setattr(dataset, "machine_memory", lambda: 0.4 * GIB)
+    monkeypatch.setattr(experiment, "machine_memory", lambda: 0.4 * GIB)
     with pytest.raises(ValueError, match=r"\(data 0.0 GiB\) of memory.*dataset.factors"):
-        Data.read(config())
+        read_dataset(config())
 
 
-def test_a_split_micro_batch_needs_one_sample_at_once(data: Data) -> None:
+def test_a_split_micro_batch_needs_one_sample_at_once(data: Dataset) -> None:
     whole, split = (
         Experiment(config("trainer.batch_size=64", f"trainer.oom={oom}"), data).needed
         for oom in ("stop", "split")

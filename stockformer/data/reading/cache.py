@@ -100,17 +100,6 @@ def prepare(
     return panel
 
 
-def input_paths(settings: Mapping[str, Any]) -> list[Path]:
-    """The files and folders a source is read from: its keys `path`, `root` and `..._path`."""
-    found = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found += input_paths(value)
-        elif value and (key in ("path", "root") or key.endswith("_path")):
-            found.append(Path(value))
-    return found
-
-
 def _key(settings: Mapping[str, Any], inputs: Sequence[Path], cache: Path) -> str:
     """What names the prepared panel."""
     parts = [json.dumps(settings, sort_keys=True, default=str)]

@@ -49,6 +49,9 @@ class Lists:
     sectors_column: str
     members_path: str
 
+    def paths(self) -> list[Path]:
+        return [Path(path) for path in (self.sectors_path, self.members_path) if path]
+
     def sectors(
         self, tickers: np.ndarray, findings: Findings, hashes: dict[str, str]
     ) -> np.ndarray | None:

@@ -18,6 +18,8 @@ spillover  today's mean z-score of the stock's sector: what the others did.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,11 @@ FLOW_CONSTANT = 0.3
 FEWEST_STOCKS = (
     10  # listed from the start: so few may lack a z-score on a day when many are missing
 )
+
+
+def input_paths(settings: Mapping[str, Any]) -> list[Path]:
+    """None: the market is simulated."""
+    return []
 
 
 def load(

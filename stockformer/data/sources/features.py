@@ -6,6 +6,7 @@ CSV (plain or gzip) or Parquet. docs/data.md tells the layout and every check.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ from stockformer.data.reading.records import Layout
 from stockformer.data.reading.universe import Lists
 
 PRICE, RETURN = "close", "return"  # what a row is judged by: one of them must be named
+
+
+def input_paths(settings: Mapping[str, Any]) -> list[Path]:
+    """The files and folders that `load` reads with these settings."""
+    return [Path(settings["path"]), *Lists(**settings["universe"]).paths()]
 
 
 def load(

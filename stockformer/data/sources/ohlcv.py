@@ -6,6 +6,7 @@ CSV (plain or gzip) or Parquet. docs/data.md tells the layouts and every check.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ from stockformer.data.reading.records import Layout, is_auto
 from stockformer.data.reading.universe import Lists
 
 OPTIONAL = ("vwap", "adjusted", "amount")
+
+
+def input_paths(settings: Mapping[str, Any]) -> list[Path]:
+    """The files and folders that `load` reads with these settings."""
+    return [Path(settings["path"]), *Lists(**settings["universe"]).paths()]
 
 
 def load(

@@ -7,6 +7,7 @@ returns; factor files are matched to it by label.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ from stockformer.data.reading.quality import (
 from stockformer.data.reading.universe import FIXED_LIST, check_tickers
 
 SAME_RETURN = 1e-9  # how far the array and the label file may disagree
+
+
+def input_paths(settings: Mapping[str, Any]) -> list[Path]:
+    """The folder that `load` reads with these settings."""
+    return [Path(settings["root"])]
 
 
 def load(

@@ -44,7 +44,9 @@ def market() -> Panel:
 
 
 def targets_of(panel: Panel) -> Targets:
-    return next_returns(panel, horizon=1, offset=0, excess=False, median_class=False)
+    return next_returns(
+        panel, horizon=1, offset=0, excess=False, median_class=False, limit_threshold=0.04
+    )
 
 
 def run(processor: Any, panel: Panel) -> Panel:

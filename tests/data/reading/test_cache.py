@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from small_data import PriceFiles, source_settings
 
+from stockformer.config.build import input_paths
 from stockformer.data.factors import alpha158
 from stockformer.data.panel import Panel
 from stockformer.data.reading import cache as prepare
@@ -61,7 +63,7 @@ class Prepared:
         return prepare.prepare(
             load or self.load,
             settings=self.settings,
-            inputs=prepare.input_paths(self.settings),
+            inputs=ohlcv.input_paths(self.settings),
             cache=self.cache,
             factor_names=names,
             fill_factors=fill,
@@ -302,10 +304,15 @@ def test_a_process_that_is_killed_leaves_no_lock_and_no_half_panel(
     assert [p for p in prepared.cache.iterdir() if "unfinished" in p.name] == []
 
 
-def test_the_inputs_are_the_keys_that_name_paths() -> None:
-    settings = {"path": "a", "root": "b", "universe": {"members_path": "c", "sectors_path": ""}}
-    unrelated = {"labels_file": "label.csv", "delimiter": ",", "columns": {"close": "close"}}
-    assert prepare.input_paths(settings | unrelated) == [Path("a"), Path("b"), Path("c")]
+def test_a_source_declares_the_files_it_reads(tmp_path: Path) -> None:
+    """Guessed from the names of keys, `folder:` was taken for a simulated market."""
+    lists = {"sectors_path": "", "sectors_ticker": "", "sectors_column": "", "members_path": "c"}
+    assert ohlcv.input_paths({"path": "a", "universe": lists}) == [Path("a"), Path("c")]
+    source = OmegaConf.create({"_target_": "stockformer.data.sources.demo.load"})
+    assert input_paths(source, {}) == []
+    silent = OmegaConf.create({"_target_": "stockformer.data.splits.by_ratio"})
+    with pytest.raises(ValueError, match="a source declares the files it reads"):
+        input_paths(silent, {})
 
 
 @pytest.mark.parametrize("place", ["a file is there", "the disk is full"])

@@ -24,7 +24,7 @@ TEST_DAYS = 112  # as split=ratio cuts them
 @cache
 def settings() -> dict[str, Any]:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose(CONFIG_NAME, ["dataset=demo"])
+        config = compose(CONFIG_NAME, ["experiment=demo"])
     return OmegaConf.to_container(config.dataset, resolve=True)  # type: ignore[return-value]
 
 
@@ -38,7 +38,9 @@ def oracle_and_ridge(seed: int) -> tuple[float, float]:
     """Mean test rank IC of the oracle and of ridge on the demo's factors."""
     panel = market(seed=seed)
     panel = panel.with_factors(*alpha158.compute(panel.prices, settings()["factors"]))
-    targets = next_returns(panel, horizon=1, offset=0, excess=False, median_class=False)
+    targets = next_returns(
+        panel, horizon=1, offset=0, excess=False, median_class=False, limit_threshold=0.04
+    )
     rows = np.arange(len(panel.dates) - TEST_DAYS, len(panel.dates) - 1)
     label = np.where(targets.valid, targets.returns, np.nan)
     oracle = panel.oracle[rows][:, None]  # type: ignore[index]

@@ -29,7 +29,9 @@ def panel(shared: Path) -> Panel:
 
 @pytest.fixture(scope="module")
 def targets(panel: Panel) -> Targets:
-    return next_returns(panel, horizon=HORIZON, offset=0, excess=False, median_class=False)
+    return next_returns(
+        panel, horizon=HORIZON, offset=0, excess=False, median_class=False, limit_threshold=0.04
+    )
 
 
 @pytest.fixture(scope="module")

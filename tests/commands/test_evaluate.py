@@ -1,4 +1,4 @@
-"""`python analyze.py evaluate=true`: the same to the bit, or elsewhere with nothing fitted anew."""
+"""`python evaluate.py run=RUN`: the same to the bit, or elsewhere with nothing fitted anew."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_recorded_metrics_come_out_again(
 ) -> None:
     assert train("hydra.run.dir=run", *(s for s in settings if "hydra" not in s))[0] == 0
     before = contents(tmp_path / "run")
-    status, output = command("analyze", "run=run", "evaluate=true")
+    status, output = command("evaluate", "run=run")
     assert status == 0, output
     assert "reproduced to the bit: all 16 recorded test metrics and" in output
     assert contents(tmp_path / "run") == before
@@ -43,8 +43,8 @@ def test_the_same_data_elsewhere_are_the_same(
 ) -> None:
     assert train("hydra.run.dir=run", "graph=file")[0] == 0
     phase5_files.data_dir.rename(tmp_path / "moved")
-    moved = ("run=run", "evaluate=true", "paths.data_dir=moved", "trainer.device=cpu")
-    status, output = command("analyze", *moved)
+    moved = ("run=run", "paths.data_dir=moved", "trainer.device=cpu")
+    status, output = command("evaluate", *moved)
     assert status == 0, output
     assert "reproduced to the bit" in output
     assert not (tmp_path / "run/evaluations").exists()
@@ -56,7 +56,7 @@ def test_other_numbers_are_said_to_be_other(
     train("hydra.run.dir=run")
     phase5_files.returns[-3, 2] += 1e-9
     phase5_files.write()
-    status, output = command("analyze", "run=run", "evaluate=true")
+    status, output = command("evaluate", "run=run")
     assert status == 1
     assert "run: not reproduced: " in output
     assert "recorded, " in output
@@ -67,18 +67,18 @@ def test_other_numbers_are_said_to_be_other(
     frame = pd.read_parquet(file)
     frame.loc[3, "prediction"] = np.nextafter(frame.loc[3, "prediction"], 1)
     frame.to_parquet(file)
-    output = command("analyze", "run=run", "evaluate=true")[1]
+    output = command("evaluate", "run=run")[1]
     assert "predictions.parquet: damaged or changed: not what SHA256SUMS says" in output
     assert "not reproduced" not in output
     rewrite(file, file.read_bytes())
-    assert "single predictions do not" in command("analyze", "run=run", "evaluate=true")[1]
+    assert "single predictions do not" in command("evaluate", "run=run")[1]
 
 
 def test_elsewhere_nothing_is_fitted_anew(train: Command, command: Command, tmp_path: Path) -> None:
     assert train(*FITTED)[0] == 0
     run, before = tmp_path / "run", contents(tmp_path / "run")
     changes = ("split.train=0.3", "split.test=0.5")
-    status, output = command("analyze", "run=run", "evaluate=true", *changes)
+    status, output = command("evaluate", "run=run", *changes)
     assert status == 0, output
     assert contents(run) == before
     (folder,) = (run / "evaluations").iterdir()
@@ -98,7 +98,7 @@ def test_days_the_model_was_fitted_on_are_told_by_date(
 ) -> None:
     train(*FITTED)
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    _, output = command("analyze", "run=run", "evaluate=true", "split.train=0.3", "split.test=0.5")
+    _, output = command("evaluate", "run=run", "split.train=0.3", "split.test=0.5")
     folder = tmp_path / "run/evaluations/split.train=0.3,split.test=0.5"
     evaluation = json.loads((folder / "evaluation.json").read_text())
     last, dates = manifest["split"]["validation"]["last_target_date"], evaluation["daily"]
@@ -109,10 +109,10 @@ def test_days_the_model_was_fitted_on_are_told_by_date(
     )
     assert evaluation["verdict"].startswith(expected)
     assert expected in output
-    _, output = command("analyze", "run=run", "evaluate=true", "split.test=0.1", "into=later")
+    _, output = command("evaluate", "run=run", "split.test=0.1", "into=later")
     assert "Not out of sample" not in output
     assert (tmp_path / "later/equity.csv").exists()
-    status, output = command("analyze", "run=run", "evaluate=true", "split.test=0.1", "into=later")
+    status, output = command("evaluate", "run=run", "split.test=0.1", "into=later")
     assert (status, "name another folder with into=FOLDER" in output) == (1, True)
 
 
@@ -124,7 +124,7 @@ def test_another_data_set_of_the_same_stocks_and_factors(
     other.returns[60:] *= 1.5
     other.write()
     status, output = command(
-        *("analyze", "run=run", "evaluate=true", "dataset=nifty200_phase5"),
+        *("evaluate", "run=run", "dataset=nifty200_phase5"),
         f"paths.data_dir={other.data_dir}",
     )
     assert status == 0, output
@@ -168,8 +168,8 @@ def test_a_model_is_not_judged_on_what_it_does_not_fit(
     train(*FITTED)
     other = Phase5Files(tmp_path / "elsewhere")
     reason = break_it(other)
-    arguments = ("run=run", "evaluate=true", f"paths.data_dir={other.data_dir}")
-    status, output = command("analyze", *arguments)
+    arguments = ("run=run", f"paths.data_dir={other.data_dir}")
+    status, output = command("evaluate", *arguments)
     assert status == 1
     assert reason in output
     assert "Traceback" not in output
@@ -179,22 +179,25 @@ def test_a_model_is_not_judged_on_what_it_does_not_fit(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["model.width=16"], "model.width: a trained model is judged as it was trained"),
-        (["dataset.lookback=9"], "dataset.lookback: a trained model is judged as it was trained"),
+        (["model.width=16"], "model.width: a trained model is evaluated as it was trained"),
+        (
+            ["dataset.lookback=9"],
+            "dataset.lookback: a trained model is evaluated as it was trained",
+        ),
         (["trainer.max_epoch=1"], "trainer.max_epoch: a trained model"),
         (["split.fold=1"], "unknown key 'split.fold'"),
         (["split=rato"], "rato"),
         (["split.test=0.9"], "must leave days for validation"),
         (["backtest.top_k=7"], "together at most the 7 stocks"),
         (["split.test"], "argument 'split.test' not understood"),
-        (["ensemble=run"], "leave run= and evaluate= out"),
+        (["run=run"], "argument 'run=run' not understood"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(
     train: Command, command: Command, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
     train(*FITTED, "trainer.max_epoch=1")
-    status, output = command("analyze", "run=run", "evaluate=true", *arguments)
+    status, output = command("evaluate", "run=run", *arguments)
     assert status == 1
     assert reason in output
     assert "Traceback" not in output
@@ -209,13 +212,13 @@ def test_a_run_that_was_not_finished_or_is_damaged_is_named(
     good = config.read_text()
     for bad in (good.replace("seed: 0", "seeds: 0"), "[1, 2]", good.replace("data.splits", "os")):
         config.write_text(bad)
-        status, output = command("analyze", "run=run", "evaluate=true")
+        status, output = command("evaluate", "run=run")
         assert status == 1
         assert "config.yaml" in output or "not a class this project builds" in output
         assert "Traceback" not in output
     config.write_text(good)
     (tmp_path / "run/checkpoints/best.safetensors").unlink()
-    status, output = command("analyze", "run=run", "evaluate=true")
+    status, output = command("evaluate", "run=run")
     assert status == 1
     assert "best.safetensors" in output
     status, output = command("analyze", "into=there")

@@ -1,0 +1,76 @@
+"""A command of a few named words, such as `python analyze.py run=FOLDER`: help, parse, print."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from stockformer.runs.console import animates, make_console, make_streams_last, printable
+
+MOVED = {
+    "evaluate": "a model is evaluated again by python evaluate.py run=FOLDER",
+    "ensemble": "runs are evaluated as one by python evaluate.py run=[FOLDER,FOLDER]",
+}
+"""Words of version 0.1."""
+
+Words = dict[str, str]
+Function = Callable[[Words, list[str]], Iterable[Any]]
+
+
+def plain_command(
+    usage: str, valid: Mapping[str, str], function: Function, overrides: bool = False
+) -> Callable[[], None]:
+    """Make `function(words, overrides)` a program that prints what it yields.
+
+    usage: for --help. valid: the words it takes, with what their value is. overrides: other
+    KEY=VALUE words are handed on. A mistake of the user ends it with one line and status 1.
+    """
+
+    def main() -> None:
+        make_streams_last()
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            sys.stdout.write(usage)
+            return
+        if "--version" in sys.argv[1:]:
+            from stockformer.commands.command import version  # noqa: PLC0415 (Hydra)
+
+            sys.stdout.write(version())
+            return
+        try:
+            words, others = parse(sys.argv[1:], valid, overrides)
+            console = make_console()
+            for piece in function(words, others):
+                console.print(piece, soft_wrap=not animates())
+        except (ValueError, OSError, FloatingPointError) as error:
+            sys.exit(printable(f"error: {error}"))
+
+    return main
+
+
+def parse(
+    words: Sequence[str], valid: Mapping[str, str], overrides: bool
+) -> tuple[Words, list[str]]:
+    """The valid words by name, and the others.
+
+    Raises ValueError for a word that has no use, no value, or comes twice.
+    """
+    named: Words = {}
+    others = []
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in valid and value and name not in named:
+            named[name] = value
+        elif overrides and name not in valid and value:
+            others.append(word)
+        else:
+            if name in MOVED:
+                raise ValueError(f"{word}: {MOVED[name]}")
+            near = difflib.get_close_matches(name, valid, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near and near[0] != name else ""
+            forms = ", ".join(f"{key}={kind}" for key, kind in valid.items())
+            raise ValueError(
+                f"argument {word!r} not understood; valid are, each once: {forms}{hint}"
+            )
+    return named, others

@@ -1,0 +1,130 @@
+"""What a run is: the manifest it is recorded by, what is logged at its start, and comparisons."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+
+from stockformer.data.reading.quality import Report
+from stockformer.training.estimate import gib, machine_memory
+
+if TYPE_CHECKING:
+    from stockformer.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+
+def manifest(experiment: Experiment) -> dict[str, Any]:
+    """Where a run comes from: enough to know whether another is comparable."""
+    config, data = experiment.config, experiment.data
+    panel, span = data.panel, data.targets.span
+    files = {**panel.sources, **experiment.embedding.sources}
+    # A simulated market has no files: its settings are what it is.
+    identity = json.dumps(files, sort_keys=True) + OmegaConf.to_yaml(
+        config.dataset.source if not files else {}
+    )
+    packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
+    return {
+        "kind": "run",  # an evaluation elsewhere and an ensemble leave folders like a run's
+        "versions": {name: importlib.metadata.version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "platform": platform.platform(),
+        "dataset": data.name,
+        "device": str(experiment.device),
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+        "seed": config.seed,
+        "tags": list(config.tags),
+        "data_hash": hashlib.sha256(identity.encode()).hexdigest(),
+        "files": files,
+        "warnings": list(data.notes),
+        "split": {
+            name: {
+                "samples": len(signals),
+                "first_signal_date": str(panel.dates[signals[0]]),
+                "last_signal_date": str(panel.dates[signals[-1]]),
+                "last_target_date": str(panel.dates[signals[-1] + span]),
+            }
+            for name, signals in data.split.parts().items()
+        },
+    } | experiment.checkpoint_facts()
+
+
+def log_description(experiment: Experiment, report: Report) -> None:
+    """Log what is about to be trained, as a person would want to check it."""
+    config, data = experiment.config, experiment.data
+    dates, (days, stocks, factors) = data.panel.dates, data.panel.factors.shape
+    log.info(
+        "%s: %d stocks, %d factors, %d days, %s to %s",
+        *(data.name, stocks, factors, days, dates[0], dates[-1]),
+    )
+    data.log_findings(report)
+    for name, signals in data.split.parts().items():
+        first, last = dates[signals[0]], dates[signals[-1]]
+        log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
+    parameters = sum(p.numel() for p in experiment.model.parameters())
+    log.info("model: %s parameters on %s", f"{parameters:,}", experiment.device)
+    log.info("memory: %s; this machine has %s", experiment.memory, gib(machine_memory()))
+    settings = config.trainer
+    patience = {"early stopping": settings.early_stopping.patience}
+    if "patience" in config.scheduler:
+        patience["the learning-rate plateau"] = config.scheduler.patience
+    for name, epochs in patience.items():
+        if epochs >= settings.max_epoch:
+            log.info(
+                "%s (patience %d) cannot trigger within %d epochs",
+                *(name, epochs, settings.max_epoch),
+            )
+
+
+def require_same_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ValueError where a resumed run would go on with other data: it would be neither."""
+    for name, digest in recorded["files"].items():
+        if now["files"].get(name) != digest:
+            raise ValueError(f"{name}: not the file this run was begun with; start a new run")
+    for key in ("data_hash", "split", "factor_names", "tickers"):
+        if now[key] != recorded[key]:
+            raise ValueError(f"{key} is not what this run was begun with; start a new run")
+    for key in ("threads", "versions"):
+        if now[key] != recorded[key]:
+            log.warning(
+                "%s: %s when the run began, now %s: it goes on, but not to the bit",
+                *(key, recorded[key], now[key]),
+            )
+
+
+def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two manifests are of the same files; of simulated markets, of the same settings.
+
+    A file that only one has read, as a graph's, does not count.
+    """
+    files, others = then["files"], now["files"]
+    if not files or not others:
+        return bool(then["data_hash"] == now["data_hash"])
+    return all(others.get(name, digest) == digest for name, digest in files.items())
+
+
+def git_commit() -> str:
+    """The commit the code was at, with `+changes` if it was not clean."""
+    folder = Path(__file__).parent
+    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    try:
+        commit, changes = (
+            subprocess.run(["git", *c], cwd=folder, capture_output=True, check=True).stdout.decode(
+                errors="replace"
+            )
+            for c in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+    return commit.strip() + ("+changes" if changes.strip() else "")

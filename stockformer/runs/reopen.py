@@ -1,0 +1,152 @@
+"""A trained run opened again: its configuration, its weights, and what it had fitted.
+
+The one place that does so: evaluations elsewhere and ensembles begin here. The configuration is the
+run's own; what the model is made of cannot change, where it is evaluated can.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stockformer.config.overrides import check_command_line
+from stockformer.config.recorded import current_overrides, recorded_nodes
+from stockformer.config.rules import check_values
+from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.data.dataset import FittedPreprocessing
+from stockformer.experiment import Experiment, prepare_dataset, read_panel
+from stockformer.runs.folder import RunDir
+from stockformer.runs.typed_json import require
+from stockformer.training.checkpoint import FITTED, load_checkpoint, read_checkpoint
+
+MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device")
+FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
+"""What a data set's file says of the model's inputs: it stays as the model was trained."""
+
+MOST_THREADS = 1024  # torch crashes where it is asked for very many
+
+NO_GRAPH = {"_target_": "stockformer.data.graph.NoGraph"}
+
+
+@dataclass(frozen=True)
+class ReopenedRun:
+    """A trained run. manifest: as it was recorded. facts: those of its best checkpoint."""
+
+    run: RunDir
+    config: DictConfig
+    manifest: dict[str, Any]
+    facts: dict[str, Any]
+
+    def experiment(self) -> Experiment:
+        """The run's model with its weights, on the data that `config` names; nothing is fitted.
+
+        Raises ValueError where the model cannot be used there: other stocks or factors.
+        """
+        panel = read_panel(self.config)
+        require_same_stocks(self.facts["tickers"], panel.tickers.tolist())
+        torch.set_num_threads(self.manifest["threads"])  # sums over other shares round otherwise
+        fitted = FittedPreprocessing.of(self.facts)
+        experiment = Experiment(self.config, prepare_dataset(self.config, panel, fitted=fitted))
+        names = experiment.data.panel.factor_names
+        load_checkpoint(self.run.checkpoint("best"), experiment.model, names)
+        return experiment
+
+
+def reopen(path: Path, overrides: Sequence[str] = ()) -> ReopenedRun:
+    """The run in folder `path`, whole and undamaged, with a few changes of where.
+
+    Raises ValueError where it is no run's folder, damaged, or a change would make another model.
+    """
+    run = RunDir(path)
+    run.status()  # refuses what is no run's folder
+    run.verify()  # before the work; what is damaged cannot be reproduced
+    facts = read_checkpoint(run.checkpoint("best"))[1]
+    require(facts, FITTED, str(run.checkpoint("best")))
+    manifest = run.read_manifest("threads", "files", "data_hash", "split")
+    if not 1 <= manifest["threads"] <= MOST_THREADS:
+        raise ValueError(f"{run.manifest_file}: damaged: {manifest['threads']} threads")
+    config = configuration(run, overrides)
+    config.graph = NO_GRAPH  # the embedding is in the checkpoint; none is fitted
+    return ReopenedRun(run, config, manifest, facts)
+
+
+def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
+    """The run's configuration with a few changes, checked like a command line.
+
+    A group that is chosen anew comes from its file; a data set brings its own split. Raises
+    ValueError for a change that would make it another model.
+    """
+    keys = [override.partition("=")[0] for override in overrides]
+    for key in keys:
+        allowed = any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)
+        if not allowed or key in FIXED:
+            raise ValueError(
+                f"{key}: a trained model is evaluated as it was trained; what can be changed is "
+                f"{', '.join(MAY_CHANGE)} (but not {', '.join(FIXED)})"
+            )
+    chosen = {key for key in keys if key in ("dataset", "split", "backtest", "paths")}
+    lines = [*_remembered(run, chosen), *overrides]
+    check_command_line(lines, multirun=False)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = compose(CONFIG_NAME, lines)
+    try:
+        recorded = recorded_nodes(run.read_config()[0])
+        config = _overlaid(
+            composed, recorded, chosen | ({"split"} if "dataset" in chosen else set())
+        )
+        for key in keys:
+            if key not in chosen:
+                OmegaConf.update(config, key, OmegaConf.select(composed, key))
+        for key in FIXED:
+            OmegaConf.update(config, key, OmegaConf.select(recorded, key))
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (OSError, AttributeError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{run.config_file}: not a run's configuration: {reason}") from error
+    check_values(config)
+    return config
+
+
+def require_same_stocks(trained_on: Sequence[str], here: Sequence[str]) -> None:
+    """Raises ValueError for others, or another order: each has its row in the model's graph."""
+    if list(trained_on) == list(here):
+        return
+    missing, unknown = (
+        sorted(set(a) - set(b)) for a, b in ((trained_on, here), (here, trained_on))
+    )
+    difference = f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
+    if not missing and not unknown:
+        difference = "the same in another order"
+    raise ValueError(
+        f"the model's graph has {len(trained_on)} rows, one for each stock it was trained on; here "
+        f"are {len(here)} stocks: {difference}. Evaluate it on the same stocks, or train another"
+    )
+
+
+def _remembered(run: RunDir, chosen: set[str]) -> list[str]:
+    """What the run's command line asked for, but for groups chosen anew, and for a search."""
+    lines = current_overrides(run.read_config()[1])
+    dropped = {*chosen, "search"}
+    return [line for line in lines if re.split("[.=]", line.lstrip("+"))[0] not in dropped]
+
+
+def _overlaid(composed: DictConfig, recorded: Any, but: set[str]) -> DictConfig:
+    """The recorded nodes over the composed ones; keys that are new since are as composed."""
+    config = composed.copy()
+    OmegaConf.set_struct(config, False)  # maps of free keys, such as project targets
+    for name, node in recorded.items():
+        if name in but:
+            continue
+        typed = (
+            isinstance(config[name], DictConfig) and OmegaConf.get_type(config[name]) is not dict
+        )
+        config[name] = OmegaConf.merge(config[name], node) if typed else node
+    return config
