@@ -30,6 +30,7 @@ def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
     return best
 
 
+# Hydra's completion, from 1.4 on, wants to read @hydra.main in the file.
 main = command(train)
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def validate(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     Preflight(config).run()
 
 
+# Hydra's completion, from 1.4 on, wants to read @hydra.main in the file.
 main = command(validate, run_folder=False)
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import real_calendar
 from stockformer.data.panel import Panel
@@ -43,7 +44,7 @@ TARGET: Any = {"horizon": 2, "offset": 0, "excess": False, "median_class": False
 def first_batch(name: str, data_dir: str, cache: str) -> tuple[float, int]:
     """Seconds to the first training batch, prepared through `cache`, and the batch's bytes."""
     overrides = [f"dataset={name}", f"paths.data_dir={data_dir}", f"paths.cache_dir={cache}"]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         config = compose(CONFIG_NAME, overrides)
     started = time.perf_counter()
     data, settings = read_dataset(config), config.trainer

@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.evaluation.baselines import all_baselines
@@ -30,7 +31,7 @@ QUICK = "dataset.factors=[KMID,ROC5]"
 
 
 def read(*overrides: str) -> tuple[DictConfig, Dataset]:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         config = compose(CONFIG_NAME, list(overrides))
     return config, read_dataset(config)
 

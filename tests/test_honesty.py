@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.data.panel import Panel
@@ -21,7 +22,7 @@ from stockformer.runs.folder import RunDir
 @pytest.fixture
 def config() -> DictConfig:
     lines = ("trainer.max_epoch=2", "trainer.device=cpu", "dataset.factors=[]", "model.dropout=0")
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         return compose(CONFIG_NAME, [*lines, "dataset.source.days=400", "graph=none"])
 
 

@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer import __version__
+from stockformer.config.hydra_lines import VERSION_BASE, only_building
 from stockformer.config.overrides import check_command_line, check_sources
 from stockformer.config.quoting import quoted
 from stockformer.config.rules import check_values
@@ -41,6 +42,7 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
 DEFAULT_EXPERIMENT = "experiment=demo"
 WIDEST = 110  # characters of a line of the configuration's tree
+TERMINAL_FORMATTER = "stockformer.runs.logs.PrintableFormatter"  # of hydra_logging/plain.yaml
 UNBROKEN = "\0"  # a space within a value, at which no line is broken
 MULTIRUN = {"-m", "--multirun"}
 PATH_KEY = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|([\w.]+[._])?(dir|file|path|root))")
@@ -96,9 +98,10 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
                 if arguments.cfg == "job":
                     sys.stdout.write(OmegaConf.to_yaml(again[0], resolve=arguments.resolve))
                     return
-            hydra.main(
-                version_base="1.3", config_path=str(config_folder()), config_name=CONFIG_NAME
-            )(job)()
+            with only_building([TERMINAL_FORMATTER]):
+                hydra.main(
+                    config_path=str(config_folder()), config_name=CONFIG_NAME, **VERSION_BASE
+                )(job)()
         except USER_ERRORS as error:
             sys.exit(printable(f"error: {error}"))
         except KeyboardInterrupt:

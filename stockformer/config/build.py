@@ -9,9 +9,10 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from stockformer.config.rules import allowed_target
+from stockformer.config.hydra_lines import only_building
+from stockformer.config.rules import allowed_target, targets
 
 
 def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
@@ -55,7 +56,9 @@ def build(node: DictConfig, **facts: Any) -> Any:
     except TypeError as error:
         offered = f"; a run offers {', '.join(facts)}" if facts else ""
         raise ValueError(f"_target_={name!r} and its keys disagree: {error}{offered}") from error
+    named = [name for _, name in targets(OmegaConf.to_container(node)) if allowed_target(name)]
     try:
-        return instantiate(node, _convert_="all", **wanted)
+        with only_building([*named, f"{module}.*"]):  # and what is made, where that can be called
+            return instantiate(node, _convert_="all", **wanted)
     except InstantiationException as error:
         raise (error.__cause__ or error) from None

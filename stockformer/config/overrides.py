@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config.composition import require_option, require_own_defaults, require_own_files
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.plain_yaml import require_references
 from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, check_values, flat, targets
 from stockformer.config.schema import CONFIG_NAME, config_folder
@@ -119,7 +120,7 @@ def _composing() -> Iterator[None]:
         kept.cache_clear()
     try:
         require_own_files()
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with initialize_config_dir(str(config_folder()), **VERSION_BASE):
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_plain(error)) from error

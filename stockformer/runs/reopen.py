@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.overrides import check_command_line
 from stockformer.config.recorded import current_overrides, recorded_nodes
 from stockformer.config.rules import check_values
@@ -95,7 +96,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
     chosen = {key for key in keys if key in ("dataset", "split", "backtest", "paths")}
     lines = [*_remembered(run, chosen), *overrides]
     check_command_line(lines, multirun=False)
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         composed = compose(CONFIG_NAME, lines)
     try:
         recorded = recorded_nodes(run.read_config()[0])

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.overrides import check_sources
 from stockformer.config.quoting import as_path, pasteable
 from stockformer.config.recorded import current_overrides, read_config
@@ -92,7 +93,7 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     except ValueError as error:
         raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with initialize_config_dir(str(config_folder()), **VERSION_BASE):
             then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
         old, new = flat(then), flat(now)
     except (HydraException, OmegaConfBaseException) as error:

@@ -30,6 +30,7 @@ from small_data import Phase5Files, PriceFiles
 
 from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data import dataset
 from stockformer.data.dataset import Dataset, FittedPreprocessing
@@ -367,7 +368,7 @@ LEAKS = {
 def prices_config(files: PriceFiles, *lines: str) -> Any:
     places = (f"paths.data_dir={files.data_dir}", f"paths.cache_dir={files.data_dir}/cache")
     factors = "dataset.factors=[KMID,ROC5,STD5]"
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         return compose(CONFIG_NAME, ["dataset=ohlcv", *places, *SMALL, factors, *lines])
 
 

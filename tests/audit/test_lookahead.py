@@ -16,6 +16,7 @@ from small_data import Phase5Files
 from stockformer import experiment
 from stockformer.audit import lookahead
 from stockformer.audit.lookahead import Leak, run_audit
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data import dataset
 from stockformer.data.calendar import CALENDARS
@@ -37,7 +38,7 @@ def here(monkeypatch: Patch) -> None:
 def config_of(files: Phase5Files, *lines: str) -> DictConfig:
     small = ("model.width=8", "model.layers=1", "dataset.lookback=5", "trainer.device=cpu")
     places = (f"paths.data_dir={files.data_dir}", f"paths.cache_dir={files.data_dir}/cache")
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         return compose(CONFIG_NAME, ["dataset=nifty200_phase5", *places, *small, *lines])
 
 

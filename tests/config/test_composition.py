@@ -16,6 +16,7 @@ from runs.small_run import captured, train_main
 
 from stockformer.commands import command as cli
 from stockformer.config import composition, overrides
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.overrides import check_command_line
 from stockformer.config.schema import config_folder
 from stockformer.runs import resume
@@ -213,7 +214,7 @@ def test_a_file_of_conf_cannot_set_what_could_run(site: Site, name: str) -> None
 @pytest.mark.parametrize("name", some(WITHOUT_EFFECT))
 def test_a_file_has_no_say_where_the_main_file_has_the_last_word(site: Site, name: str) -> None:
     def composed(*words: str) -> str:
-        with initialize_config_dir(str(site.conf), version_base="1.3"):
+        with initialize_config_dir(str(site.conf), **VERSION_BASE):
             config = compose("config", [*words], return_hydra_config=True)
         with open_dict(config):
             del config.hydra.runtime, config.hydra.overrides, config.hydra.job.override_dirname

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.overrides import check_command_line
 from stockformer.config.recorded import read_config, recorded
 from stockformer.config.rules import allowed_target
@@ -86,7 +87,7 @@ REFUSED = {
 def test_every_config_composes_and_its_targets_exist_with_these_keys(option: str) -> None:
     lines = [option, *NEEDS.get(option, [])]
     check_command_line(lines, multirun=option.startswith("search="))
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         config = compose(CONFIG_NAME, lines)
     groups = ("split", "graph", "model", "loss", "optimizer", "scheduler")
     nodes = [config[group] for group in groups]
@@ -153,7 +154,7 @@ def test_what_a_module_only_imports_is_not_built() -> None:
 
 
 def test_the_dataset_selects_split_and_target_and_the_command_line_wins() -> None:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         chosen = compose(CONFIG_NAME, ["dataset=nifty200_phase5"])
         assert (chosen.split.context, chosen.target.horizon) == ("inside", 2)
         lines = ["dataset=nifty200_phase5", "split=ratio", "target=next_day"]
@@ -184,7 +185,7 @@ def test_a_refusal_comes_before_torch_and_data_with_one_line_and_a_status(tmp_pa
 
 
 def test_a_run_recorded_before_a_key_existed_is_read_as_it_was() -> None:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         now = compose(CONFIG_NAME, ["dataset=ohlcv"])
     then = OmegaConf.create(recorded(now))
     del then.dataset["waived_factors"], then.dataset["project_targets"]
@@ -197,6 +198,6 @@ def test_a_run_recorded_before_a_key_existed_is_read_as_it_was() -> None:
 
 
 def test_an_experiment_can_set_what_belongs_to_no_group() -> None:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         assert compose(CONFIG_NAME, ["experiment=debug"]).tags == ["debug"]
         assert compose(CONFIG_NAME, ["experiment=debug", "tags=[mine]"]).tags == ["mine"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from small_data import Phase5Files
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.experiment import Experiment, read_dataset
@@ -53,7 +53,7 @@ class SmallRuns:
         return [*SETTINGS, f"paths.data_dir={data}", f"paths.cache_dir={data}/cache", *changes]
 
     def config(self, *changes: str) -> DictConfig:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with initialize_config_dir(str(config_folder()), **VERSION_BASE):
             return compose(CONFIG_NAME, self.words(*changes))
 
     @cached_property
@@ -63,7 +63,7 @@ class SmallRuns:
     def experiment(self, *changes: str) -> Experiment:
         """`changes` of anything but the data."""
         config = self.config(*changes)
-        return Experiment(config, dataclasses.replace(self.data, config=config))
+        return Experiment(config, self.data)
 
     def run(self, folder: Path, *changes: str) -> None:
         """A whole run, or the rest of one that `folder` holds."""

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from stockformer import experiment
 from stockformer.config.build import build
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.experiment import Experiment, read_dataset
@@ -26,7 +27,7 @@ from stockformer.training.losses import Loss
 
 
 def config(*words: str) -> DictConfig:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         small = ("dataset.source.stocks=12", "dataset.source.days=200", "trainer.device=cpu")
         return compose(CONFIG_NAME, [*small, *words])
 

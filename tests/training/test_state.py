@@ -12,11 +12,11 @@ from stockformer.training.state import RANDOM, random_state, set_random_state
 def test_sums_are_added_on_the_device_that_takes_the_steps() -> None:
     position = TrainState(4, requested_micro_batch_size=4)
     for _ in range(2):
-        position.add(torch.ones(4, device="meta"), torch.ones(4, device="meta"))
+        position.add_step(torch.ones(4, device="meta"), torch.ones(4, device="meta"))
     assert (position.sums.device.type, position.sums.shape) == ("meta", (4,))
     assert position.counts.device.type == "meta"
     position.next_epoch()
-    position.add(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    position.add_step(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     assert position.sums.tolist() == [1.0, 2.0]
 
 

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.factors import alpha158
 from stockformer.data.panel import Panel
@@ -23,7 +24,7 @@ TEST_DAYS = 112  # as split=ratio cuts them
 
 @cache
 def settings() -> dict[str, Any]:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         config = compose(CONFIG_NAME, ["experiment=demo"])
     return OmegaConf.to_container(config.dataset, resolve=True)  # type: ignore[return-value]
 

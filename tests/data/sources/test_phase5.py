@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from stockformer.config.build import build
+from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar
 from stockformer.data.panel import Panel
@@ -23,7 +24,7 @@ LOOKBACK, HORIZON = 20, 2
 @pytest.fixture(scope="module")
 def panel(shared: Path) -> Panel:
     lines = ["dataset=nifty200_phase5", f"paths.data_dir={shared / 'data'}"]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         return build(compose(CONFIG_NAME, lines).dataset.source)
 
 
