@@ -17,9 +17,10 @@ from stockformer.runs.reevaluation import reevaluate
 
 def evaluate(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     """What to print meanwhile. Raises ValueError where that cannot be evaluated."""
-    runs = _runs(words["run"]) if "run" in words else [newest_run(Path())]
+    runs = split_paths(words["run"]) if "run" in words else [newest_run(Path())]
     into = as_path(words["into"]) if "into" in words else None
-    if len(runs) > 1 or (runs[0].is_dir() and not is_run(runs[0])):
+    listed = words.get("run", "").startswith("[") and not Path(words["run"]).is_dir()
+    if listed or len(runs) > 1 or (runs[0].is_dir() and not is_run(runs[0])):
         if overrides:
             raise ValueError(
                 f"{overrides[0]}: several runs are evaluated as one on their own test days; name "
@@ -31,9 +32,3 @@ def evaluate(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     else:
         folder = reevaluate(runs[0], overrides, into)
     yield from terminal.analyse(folder, as_path(words["output"]) if "output" in words else None)
-
-
-def _runs(value: str) -> list[Path]:
-    """FOLDER, FOLDER,FOLDER or [FOLDER,FOLDER]."""
-    listed = value.startswith("[") and value.endswith("]") and not Path(value).is_dir()
-    return split_paths(value[1:-1] if listed else value)

@@ -45,8 +45,13 @@ def as_path(value: str) -> Path:
 
 
 def split_paths(value: str) -> list[Path]:
-    """The paths of `a,'b,c'`, separated by commas outside quotes; of a folder's own name, it."""
+    """The paths of `a,'b,c'` or `[a,'b,c']`, separated by commas outside quotes.
+
+    Of a folder's own name, it.
+    """
     if os.path.isdir(value):
         return [Path(value)]
+    if value.startswith("[") and value.endswith("]"):
+        value = value[1:-1]
     pieces = re.findall(r"((?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,'\"]|['\"])+)", value)
     return [as_path(piece) for piece in pieces]

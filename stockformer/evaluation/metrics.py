@@ -109,7 +109,7 @@ METRICS = {
     ),
     "mae": Metric(
         title="MAE",
-        unit="return, fraction",
+        unit="return",
         decimals=5,
         higher_is_better=False,
         daily=lambda c: mean(np.abs(c.error), c.valid),
@@ -118,7 +118,7 @@ METRICS = {
     ),
     "rmse": Metric(
         title="RMSE",
-        unit="return, fraction",
+        unit="return",
         decimals=5,
         higher_is_better=False,
         daily=lambda c: np.sqrt(mean(c.error**2, c.valid)),
@@ -156,7 +156,7 @@ METRICS = {
     ),
     "top_k_excess": Metric(
         title="mean of the top 10 less the universe",
-        unit="return, fraction",
+        unit="return",
         decimals=5,
         around_zero=True,
         higher_is_better=True,
@@ -164,7 +164,7 @@ METRICS = {
     ),
     "top_minus_bottom": Metric(
         title="top minus bottom fifth",
-        unit="return, fraction",
+        unit="return",
         decimals=5,
         around_zero=True,
         higher_is_better=True,

@@ -28,11 +28,11 @@ from audit.test_lookahead import (
 from hydra import compose, initialize_config_dir
 from small_data import Phase5Files, PriceFiles
 
+from stockformer import experiment
 from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
 from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.data import dataset
 from stockformer.data.dataset import Dataset, FittedPreprocessing
 from stockformer.data.panel import Panel
 from stockformer.data.sources import ohlcv
@@ -134,7 +134,7 @@ def losers_masked(clean: Any, panel: Panel, **settings: Any) -> Any:
 
 
 def next_days_members(patch: Patch, files: Any) -> None:
-    clean_build, clean = observe.build, dataset.next_returns
+    clean_build, clean = observe.build, experiment.next_returns
 
     def with_members(node: Any, **facts: Any) -> Any:
         built = clean_build(node, **facts)
@@ -147,7 +147,7 @@ def next_days_members(patch: Patch, files: Any) -> None:
         return clean(replace(panel, member=np.roll(panel.member, -1, axis=0)), **settings)
 
     patch.setattr(observe, "build", with_members)
-    patch.setattr(dataset, "next_returns", shifted)
+    patch.setattr(experiment, "next_returns", shifted)
 
 
 def global_median(clean: Any, panel: Panel, **settings: Any) -> Any:
@@ -302,7 +302,7 @@ LEAKS = {
         "split: train days reach to .* overlap",
     ),
     "future losers masked": Planted(
-        patched(dataset, "next_returns", losers_masked), "validity of the target"
+        patched(experiment, "next_returns", losers_masked), "validity of the target"
     ),
     "next-day membership": Planted(next_days_members, "validity of the target"),
     "whole-sample survivors": Planted(
@@ -351,7 +351,7 @@ LEAKS = {
         patched(Stockformer, "forward", remembering), "prediction: the model says other things"
     ),
     "class threshold over the whole sample": Planted(
-        patched(dataset, "next_returns", global_median), "target's up"
+        patched(experiment, "next_returns", global_median), "target's up"
     ),
     "signal that knows the outcome": Planted(
         patched(evaluated, "signal_of", signal_of_the_label), "backtest: the signal"

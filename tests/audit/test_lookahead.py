@@ -18,7 +18,6 @@ from stockformer.audit import lookahead
 from stockformer.audit.lookahead import Leak, run_audit
 from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.data import dataset
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.factors import alpha158, processors
 from stockformer.data.panel import Panel
@@ -124,8 +123,7 @@ def tomorrows_cross_section(factors: np.ndarray, returns: np.ndarray) -> np.ndar
 
 
 def whole_sample_graph(patch: Patch) -> None:
-    for room in (dataset, experiment):
-        patch.setattr(room, "training_days", lambda split, targets: slice(0, None))
+    patch.setattr(experiment, "training_days", lambda split, targets: slice(0, None))
 
 
 def whole_sample_selection(patch: Patch) -> None:
@@ -139,23 +137,23 @@ def whole_sample_selection(patch: Patch) -> None:
 
 
 def target_one_day_early(patch: Patch) -> None:
-    clean = dataset.next_returns
+    clean = experiment.next_returns
 
     def early(panel: Panel, **settings: Any) -> Targets:
         targets = clean(panel, **settings)
         rolled = {name: np.roll(getattr(targets, name), 1, axis=0) for name in ("returns", "valid")}
         return replace(targets, **rolled)
 
-    patch.setattr(dataset, "next_returns", early)
+    patch.setattr(experiment, "next_returns", early)
 
 
 def scale_of_all_days(patch: Patch) -> None:
-    clean = dataset.standardise
+    clean = experiment.standardise
 
     def standardise(targets: Targets, transform: str, days: np.ndarray) -> Targets:
         return clean(targets, transform, np.arange(len(targets.values)))
 
-    patch.setattr(dataset, "standardise", standardise)
+    patch.setattr(experiment, "standardise", standardise)
 
 
 def calendar_from_the_future(patch: Patch) -> None:
@@ -194,7 +192,7 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str, tuple[str, ...]]] = {
     "whole-sample fit": (whole_sample_graph, "state of processor", ("processors=robust",)),
     "whole-sample selection": (whole_sample_selection, "state of processor fill", ()),
     "target one day early": (target_one_day_early, "target known already", ()),
-    "unit of all days": (scale_of_all_days, "scale of the target", ("target.transform=zscore",)),
+    "scale of all days": (scale_of_all_days, "scale of the target", ("target.transform=zscore",)),
     "calendar from the future": (calendar_from_the_future, "calendar", ()),
     "days left in the sample": (days_left_in_the_sample, "calendar", ()),
     "window one day late": (window_one_day_late, "window's returns", ()),
@@ -235,7 +233,7 @@ def test_alpha158_from_prices_is_clean_and_a_leak_in_it_is_caught(
     phase5_files: Phase5Files, monkeypatch: Patch
 ) -> None:
     random = np.random.default_rng(0)
-    clean_build = dataset.build
+    clean_build = experiment.build
 
     def with_prices(node: Any, **facts: Any) -> Any:
         built = clean_build(node, **facts)

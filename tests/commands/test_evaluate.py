@@ -221,8 +221,8 @@ def test_a_run_that_was_not_finished_or_is_damaged_is_named(
     status, output = command("evaluate", "run=run")
     assert status == 1
     assert "best.safetensors" in output
-    status, output = command("analyze", "into=there")
-    assert (status, "goes with ensemble=" in output) == (1, True)
+    status, output = command("evaluate", "run=run", "into=there")
+    assert (status, "into=: goes with a change" in output) == (1, True)
 
 
 def test_the_name_of_an_evaluation_is_a_file_name() -> None:

@@ -78,5 +78,5 @@ def test_a_graph_file_with_holes_fails_where_the_model_is_built(
     np.save(phase5_files.root / "128_corr_struc2vec_adjgat.npy", np.full((7, 8), np.nan))
     status, output = validate("graph=file")
     assert status == 1
-    assert "check 4, the model builds and reaches the device" in output
+    assert "check 3, the model builds and reaches the device" in output
     assert "values are not finite" in output

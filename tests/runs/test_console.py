@@ -22,11 +22,11 @@ Talk = Callable[..., tuple[int, str]]
 # All that writes: print, the log, a progress bar, a table, a warning, a child, an exit.
 TALK = """
 import logging, os, sys, warnings
-from stockformer.cli import start_log
+from stockformer.runs.logs import start_log
 start_log()
 from rich.progress import track
 from rich.table import Table
-from stockformer.streams import make_console
+from stockformer.runs.console import make_console
 log = logging.getLogger("stockformer")
 kept = logging.FileHandler(sys.argv[1], encoding="utf-8")
 log.addHandler(kept)

@@ -110,7 +110,7 @@ def test_too_much_is_refused_before_any_of_it_is_taken(
 
 def test_a_split_micro_batch_needs_one_sample_at_once(data: Dataset) -> None:
     whole, split = (
-        Experiment(config("trainer.batch_size=64", f"trainer.oom={oom}"), data).needed
+        Experiment(config("trainer.batch_size=64", f"trainer.oom={oom}"), data).memory
         for oom in ("stop", "split")
     )
     assert (whole.samples, split.samples) == (64, 1)
