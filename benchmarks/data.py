@@ -51,7 +51,7 @@ def first_batch(name: str, data_dir: str, cache: str) -> tuple[float, int]:
     loader = make_loader(
         data.windows,
         data.split.train,
-        shuffle=True,
+        part="train",
         batch_size=settings.batch_size,
         micro_batch_size=settings.batch_size,
         num_workers=0,

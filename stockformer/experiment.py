@@ -283,8 +283,6 @@ class Experiment:
         Returns the best validation value of the monitored metric.
         """
         if self.processes.is_main:
-            if self.manifest_stands(run):
-                require_same_data(run.read_manifest(), manifest(self))
             self.record_start(run, overrides)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
             trainer = self.trainer(run, tensorboard)
@@ -304,10 +302,14 @@ class Experiment:
         return best
 
     def record_start(self, run: RunDir, overrides: list[str]) -> None:
-        """What is about to be trained, in the run folder and in the log."""
+        """What is about to be trained, in the run folder and in the log.
+
+        Raises ValueError where a run is resumed with other data than it was begun with.
+        """
         facts = manifest(self) | {"run": run.id}
         if self.manifest_stands(run):
             before = run.read_manifest()
+            require_same_data(before, facts)
             again = {name: facts[name] for name in ("versions", "git_commit", "threads")}
             facts = before | {"resumed": [*before.get("resumed", []), again]}
         run.write_config(recorded(self.config), overrides)
@@ -401,7 +403,7 @@ class Experiment:
         return make_loader(
             self.data.windows,
             signals,
-            shuffle=part == "train",
+            part=part,
             batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size or settings.batch_size,
             num_workers=settings.num_workers,

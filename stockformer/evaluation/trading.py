@@ -264,9 +264,9 @@ def doubled_costs(settings: Settings) -> Settings:
 def excess_verdict(excess: Estimate) -> str:
     """Whether trading the forecasts earned more than the universe, after costs."""
     mean, lower, upper = (x / BASIS_POINT for x in (excess.mean, excess.lower, excess.upper))
-    told = f"Traded, after costs, less the equal-weight universe: {mean:+.1f} basis points a day"
+    start = f"Traded, after costs, less the equal-weight universe: {mean:+.1f} basis points a day"
     if excess.few:
-        return f"{told} over {excess.n} days, too few to tell."
+        return f"{start} over {excess.n} days, too few to tell."
     found = {
         1: "more than the universe",
         0: "not told apart from the universe",
@@ -278,7 +278,7 @@ def excess_verdict(excess: Estimate) -> str:
         else f"; it takes {excess.detectable() / BASIS_POINT:.1f} basis points a day to tell"
     )
     return (
-        f"{told} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "
+        f"{start} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "
         f"{excess.n} days): {found}{smallest}."
     )
 

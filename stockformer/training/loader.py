@@ -20,7 +20,7 @@ def make_loader(
     windows: Windows,
     signals: np.ndarray,
     *,
-    shuffle: bool,
+    part: str,
     batch_size: int,
     micro_batch_size: int,
     num_workers: int,
@@ -30,26 +30,26 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """This process's share of the windows that end on `signals`, rows of the panel.
 
-    shuffle: batches of `batch_size` in an order that the seed decides; else by date. Raises
-    ValueError for more processes than samples.
+    part: `train` comes in batches of `batch_size`, in an order that the seed decides; the others by
+    date. Raises ValueError for more processes than samples.
     """
     if processes.size > len(signals):
         raise ValueError(
-            f"{processes.size} processes for {len(signals)} samples: start fewer processes"
+            f"{processes.size} processes for {len(signals)} {part} samples: start fewer"
         )
-    part = windows.part(signals).to(device, num_workers)
-    if shuffle:
+    chosen = windows.part(signals).to(device, num_workers)
+    if part == "train":
         sampler: Any = EpochSampler(len(signals), batch_size, seed, processes)
     else:
         mine = processes.shard(range(len(signals)))
         at_once = EVALUATED_AT_ONCE * micro_batch_size
         sampler = [mine[first : first + at_once] for first in range(0, len(mine), at_once)]
     return DataLoader(
-        part,
+        chosen,
         sampler=sampler,
         batch_size=None,  # the sampler's list of positions is one indexing operation
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        pin_memory=device.type == "cuda" and part.signals.device.type == "cpu",
+        pin_memory=device.type == "cuda" and chosen.signals.device.type == "cpu",
         generator=torch.Generator(),  # the workers' seeds must not cost the model's a number
     )

@@ -37,6 +37,7 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics["epoch"]) == [1, 2]
     of_ten_stocks = ["validation_precision_at_k", "validation_top_k_excess"]  # there are seven
+    assert metrics[of_ten_stocks].isna().all(axis=None)
     assert np.isfinite(metrics.drop(columns=of_ten_stocks).to_numpy()).all()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["factor_names"] == list(Phase5Files.factors)

@@ -89,10 +89,10 @@ def test_more_processes_than_samples_are_refused(
 ) -> None:
     experiment = small.experiment()
     experiment.processes = Processes(0, 63)
-    with pytest.raises(ValueError, match="63 processes for 62 samples: start fewer"):
+    with pytest.raises(ValueError, match="63 processes for 62 train samples: start fewer"):
         experiment.loader("train")
     experiment.processes = Processes(0, 6)
-    with pytest.raises(ValueError, match="6 processes for 5 samples: start fewer"):
+    with pytest.raises(ValueError, match="6 processes for 5 validation samples: start fewer"):
         experiment.loader("validation")
 
 
