@@ -1,9 +1,9 @@
 """How long an evaluation takes: python benchmarks/evaluation.py [--quick]
 
-Judges random forecasts as a finished run is judged: metrics, statistics, baselines (but LightGBM)
-on 22 factors, and the backtest with its variants. Small: 60 test days x 200
-stocks after 440 training days; large: 1,250 x 1,000 after 500. Each in a process of its own, for
-its peak memory.
+Evaluates random forecasts as train.py evaluates a finished run: metrics, statistics, baselines
+(but LightGBM) on 22 factors, and the backtest with its variants. Small: 60 test days x 200 stocks
+after 440 training days; large: 1,250 x 1,000 after 500. Each in a process of its own, for its peak
+memory.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ import resource
 import subprocess
 import sys
 import time
+from typing import cast
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
-from stockformer.evaluation.backtest import Settings
+from stockformer.config.schema import config_folder
 from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import BacktestSpec, market_of_prices
+from stockformer.experiment import backtest_settings
 
+BACKTEST = config_folder() / "backtest" / "default.yaml"
 FACTORS = 22
 # Training days, test days, stocks.
 SIZES = {"quick": (100, 30, 50), "small": (440, 60, 200), "large": (500, 1250, 1000)}
@@ -71,7 +75,11 @@ def material(
     prices["volume"] = np.full_like(close, 1e6)
     market = market_of_prices(dates, tickers, prices, fill="close", tradable=np.isfinite(close))
     sectors = np.array([f"sector {stock % 12}" for stock in range(stocks)])
-    return predictions, history, BacktestSpec(market, Settings(), sectors=sectors)
+    settings = backtest_settings(cast(DictConfig, OmegaConf.load(BACKTEST)), stocks)
+    trading = BacktestSpec(
+        market, settings, start_offsets=20, participation_rate=0.05, sectors=sectors
+    )
+    return predictions, history, trading
 
 
 def evaluated(

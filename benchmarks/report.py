@@ -2,7 +2,7 @@
 
 Makes 200 complete run folders of 60 test days x 200 stocks with the package's own writers, under
 FOLDER (kept, and used again) or a temporary one, then times analyze.py from its start to its end,
-imports included, and tells how large the pages are. --quick: 2 runs.
+imports included, and prints how large the pages are. --quick: 2 runs.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
-from stockformer.evaluation.backtest import Settings
+from stockformer.config.schema import config_folder
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import BacktestSpec, market_of_returns
+from stockformer.experiment import backtest_settings
 from stockformer.runs.folder import RunDir
 
 ROOT = Path(__file__).parents[1]
+BACKTEST = config_folder() / "backtest" / "default.yaml"
 RUNS, DAYS, STOCKS, EPOCHS = 200, 60, 200, 20
 RATES, DROPOUTS, WIDTHS = ("1e-3", "3e-4", "1e-4", "3e-5"), ("0.0", "0.1", "0.2"), ("64", "128")
 TARGETS = {"run": (8.0, 6.5), "leaderboard": (10.0, 8.0)}  # seconds, MB
@@ -71,7 +75,10 @@ def write_run(folder: Path, number: int) -> None:
     forecast = predictions(skill, random)
     zero = replace(forecast, prediction=np.zeros_like(forecast.prediction))
     market = market_of_returns(DATES, TICKERS, RETURNS, fill="close")
-    trading = BacktestSpec(market, Settings(top_k=20, n_drop=4, rebalance_days=2))
+    settings = backtest_settings(cast(DictConfig, OmegaConf.load(BACKTEST)), STOCKS)
+    trading = BacktestSpec(
+        market, replace(settings, rebalance_days=2), start_offsets=20, participation_rate=0.05
+    )
     overrides = [f"optimizer.lr={rate}", f"model.dropout={dropout}", f"model.width={width}"]
     with RunDir.claim(folder) as run:
         config = CONFIG.format(seed=number, rate=rate, dropout=dropout, width=width)

@@ -1,12 +1,12 @@
-"""One run from its configuration to its result; past this file no config object travels.
+"""One run from its configuration to its result. Only this file uses the config object.
 
-Built here: the dataset, the model, the loss, the loop. `Experiment.train` is the whole run.
+It builds the dataset, the model, the loss and the trainer. `Experiment.train` is the whole run.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,7 @@ from stockformer.evaluation.metrics import MONITORS
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.summary import summarise
-from stockformer.evaluation.trading import BacktestSpec, sizes
+from stockformer.evaluation.trading import WITHOUT_PRICES, BacktestSpec, sizes
 from stockformer.interface import Batch
 from stockformer.reporting import quality_page
 from stockformer.runs.description import log_description, manifest, require_same_data
@@ -59,8 +59,8 @@ from stockformer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-OVERFIT_ACCURACY = 0.9  # on its one batch, from which a debug run says "yes"
-NAMED = 8  # files that are not read, in a message
+OVERFIT_ACCURACY = 0.9  # on the one batch, from which a debug run counts as overfitted
+NAMED = 8  # files that are not read, listed in a message
 
 
 def read_dataset(config: DictConfig, fitted: FittedPreprocessing | None = None) -> Dataset:
@@ -73,7 +73,7 @@ def read_dataset(config: DictConfig, fitted: FittedPreprocessing | None = None) 
 
 
 def read_panel(config: DictConfig) -> Panel:
-    """The source's panel with its factors, from the cache if these files were prepared before."""
+    """The source's panel with its factors, from the cache if available."""
     source, names = config.dataset.source, alpha158.expand(config.dataset.factors)
     settings = cast(dict[str, Any], OmegaConf.to_container(source, resolve=True))
     paths = input_paths(source, settings)
@@ -96,7 +96,9 @@ def read_panel(config: DictConfig) -> Panel:
     graph = config.graph.get("path") or ""
     if strays := unread_files(paths, panel, [Path(graph)] if graph else []):
         more = f" and {len(strays) - NAMED} more" if len(strays) > NAMED else ""
-        log.warning("not read, beside the data: %s%s", ", ".join(strays[:NAMED]), more)
+        log.warning(
+            "files in the data folder that are not read: %s%s", ", ".join(strays[:NAMED]), more
+        )
     return panel
 
 
@@ -106,9 +108,9 @@ def prepare_dataset(
     split: Split | None = None,
     fitted: FittedPreprocessing | None = None,
 ) -> Dataset:
-    """What is made of a source's panel: factors, targets, split (if not given) and windows.
+    """The dataset of a source's panel: factors, targets, split (if not given) and windows.
 
-    With `fitted` nothing is fitted on these days: processors and targets are as a run had them.
+    With `fitted`, nothing is fitted on these days: processors and targets use a run's fitted state.
     """
     dataset, target = config.dataset, config.target
     names = alpha158.expand(dataset.factors)
@@ -161,20 +163,28 @@ def prepare_dataset(
 
 
 def backtest_spec(config: DictConfig, data: Dataset) -> BacktestSpec:
-    """Where and how forecasts are traded. Raises ValueError where a setting does not fit."""
-    wanted = config.backtest
-    held, dropped = sizes(wanted.top_k, wanted.n_drop, len(data.panel.tickers))
-    costs = ("risk_degree", "buy_cost", "sell_cost", "slippage_basis_points")
-    names = ("rebalance_days", "delay", "capital", *costs)
-    return inputs.backtest_spec(
-        data,
-        Settings(top_k=held, n_drop=dropped, **{name: wanted[name] for name in names}),
-        fill=wanted.fill.value,
-        limit_threshold=config.dataset.limit_threshold,
-        index_file=wanted.index_file,
+    """The market and settings of the backtest. Raises ValueError if a setting does not fit."""
+    wanted, panel = config.backtest, data.panel
+    return BacktestSpec(
+        inputs.market(
+            data,
+            fill=wanted.fill.value,
+            limit_threshold=config.dataset.limit_threshold,
+            index_file=wanted.index_file,
+        ),
+        backtest_settings(wanted, len(panel.tickers)),
         start_offsets=wanted.start_offsets,
         participation_rate=wanted.participation_rate,
+        sectors=panel.sectors,
+        notes=() if "close" in panel.prices else (WITHOUT_PRICES,),
     )
+
+
+def backtest_settings(wanted: DictConfig, stocks: int) -> Settings:
+    """The group `backtest` for that number of stocks. Raises ValueError for an invalid value."""
+    held, dropped = sizes(wanted.top_k, wanted.n_drop, stocks)
+    names = [field.name for field in fields(Settings) if field.name not in ("top_k", "n_drop")]
+    return Settings(top_k=held, n_drop=dropped, **{name: wanted[name] for name in names})
 
 
 def evaluate(
@@ -186,10 +196,10 @@ def evaluate(
     validation: Predictions | None = None,
     baselines: dict[str, Predictions] | None = None,
 ) -> EvaluationRecord:
-    """What is concluded of predictions on these data: baselines, statistics, backtest.
+    """Evaluate predictions on these data: baselines, statistics, backtest.
 
-    validation: of the days the model was chosen by, where it was chosen here. baselines: those that
-    were fitted before, by name.
+    validation: predictions of the days that the model was selected by, if it was selected here.
+    baselines: those already fitted, by name.
     """
     if baselines is None:
         with working("fitting the baselines"):
@@ -208,28 +218,28 @@ def evaluate(
 
 
 class Experiment:
-    """Everything one run needs, built and consistent; nothing is trained before `train`."""
+    """All parts of a run, built and checked for consistency; training starts with `train`."""
 
     def __init__(self, config: DictConfig, data: Dataset) -> None:
-        """Raises ValueError for anything a user can mend."""
+        """Raises ValueError for anything that a user can correct."""
         self.config, self.data = config, data
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)
         self.loss = self.build_loss().to(self.device)
-        self.memory = self.require_memory()  # before any of it is taken
+        self.memory = self.require_memory()  # before it is allocated
         self.embedding, self.model = self.build_model()
-        # Of several processes the first alone judges the best epoch.
+        # Only the main process evaluates the best epoch.
         self.evaluator = Evaluator(data.panel, data.targets, self.device, Processes())
         backtest_spec(config, data)  # what does not fit is refused now, not after hours of training
 
     def require_memory(self) -> Estimate:
-        """What the run will need. Raises ValueError where that is clearly more than there is."""
+        """The memory the run needs. Raises ValueError if it is clearly more than available."""
         config, panel, limit = self.config, self.data.panel, machine_memory()
         settings = config.trainer
         samples = settings.micro_batch_size or settings.batch_size
         if settings.oom.value == "split":
-            samples = 1  # what does not fit is computed in parts
+            samples = 1  # a micro-batch that does not fit is split
 
         def make_model() -> nn.Module:
             graph = torch.empty(len(panel.tickers), config.model.width)
@@ -253,7 +263,7 @@ class Experiment:
         return needed
 
     def build_loss(self) -> Loss:
-        """The loss; its bands, where it has any, are the model's."""
+        """The loss; its bands, if it has any, are the model's."""
         loss: Loss = build(self.config.loss, wavelet=self.config.model.get("wavelet"))
         return loss
 
@@ -274,11 +284,11 @@ class Experiment:
         )
         model.to(self.device)
         devices.speed_up(model, self.device, config.trainer.precision.value, config.trainer.compile)
-        seed(config.seed + self.processes.rank)  # each process its own dropout
+        seed(config.seed + self.processes.rank)  # different dropout in each process
         return embedding, model
 
     def train(self, run: RunDir, overrides: list[str]) -> float:
-        """Fit the model into `run`, from where it was if it is resumed.
+        """Fit the model and write to `run`; a resumed run continues from its checkpoint.
 
         Returns the best validation value of the monitored metric.
         """
@@ -302,9 +312,9 @@ class Experiment:
         return best
 
     def record_start(self, run: RunDir, overrides: list[str]) -> None:
-        """What is about to be trained, in the run folder and in the log.
+        """Write the description of the run to its folder and to the log.
 
-        Raises ValueError where a run is resumed with other data than it was begun with.
+        Raises ValueError if a run is resumed with other data than it started with.
         """
         facts = manifest(self) | {"run": run.id}
         if self.manifest_stands(run):
@@ -319,13 +329,13 @@ class Experiment:
         log_description(self, report)
 
     def manifest_stands(self, run: RunDir) -> bool:
-        """Whether what was trained so far is described: not if it was killed while reading data."""
+        """Whether the manifest of a resumed run exists: not if it was killed while reading data."""
         return run.resumed and (run.trained() or run.manifest_file.exists())
 
     def trainer(self, run: RunDir, tensorboard: TensorBoard) -> Trainer:
-        """The loop with its optimizer, scheduler and stopping, as configured."""
+        """The trainer with the configured optimizer, scheduler and early stopping."""
         settings = self.config.trainer
-        # Fused ones can be told on the device that a step is not to be taken.
+        # Fused optimizers can skip a step by a flag on the device.
         optimizer = build(self.config.optimizer, params=self.model.parameters(), fused=True)
         scheduler = build(self.config.scheduler, optimizer=optimizer)
         stopping = EarlyStopping(
@@ -362,7 +372,7 @@ class Experiment:
         )
 
     def test(self, run: RunDir) -> Evaluation:
-        """Judge the best epoch on the test days beside the baselines; write all of it down."""
+        """Evaluate the best epoch on the test days against the baselines; write the results."""
         names = self.data.panel.factor_names
         facts = load_checkpoint(run.checkpoint("best"), self.model, names)
         validation, evaluation = (self.evaluate_part(part) for part in ("validation", "test"))
@@ -378,7 +388,7 @@ class Experiment:
         return evaluation
 
     def evaluate_part(self, part: str) -> Evaluation:
-        """What the model says of one part of the split, in this process alone."""
+        """Evaluate the model on one part of the split, in this process only."""
         batches = self.loader(part, alone=True)
         shown = progress(batches, part, total=len(batches))
         return self.evaluator.evaluate(self.model, self.loss, shown)
@@ -391,7 +401,7 @@ class Experiment:
         log.info(
             "one batch of %d windows: accuracy %.3f; overfitted (at least %.2f): %s",
             *(self.config.trainer.batch_size, metrics["accuracy"], OVERFIT_ACCURACY),
-            "yes" if overfitted else "NO: train longer, or look for what is broken",
+            "yes" if overfitted else "NO: train longer, or look for a bug",
         )
 
     def loader(self, part: str, alone: bool = False) -> DataLoader[Batch]:
@@ -413,7 +423,7 @@ class Experiment:
         )
 
     def checkpoint_facts(self) -> dict[str, Any]:
-        """What the weights need to be used again."""
+        """The facts needed to use the weights again."""
         return {
             "factor_names": list(self.data.panel.factor_names),
             "tickers": self.data.panel.tickers.tolist(),
@@ -427,7 +437,7 @@ class Experiment:
 
 
 def record_evaluation(run: RunDir, predictions: Predictions, evaluation: EvaluationRecord) -> None:
-    """Leave predictions, their ledger and last, since it is what readers look for, the verdict."""
+    """Write predictions, ledger and, last because readers look for it, evaluation.json."""
     run.write_predictions(predictions.frame())
     if evaluation.backtest is not None and evaluation.backtest.ledger is not None:
         ledger = evaluation.backtest.ledger
@@ -436,7 +446,7 @@ def record_evaluation(run: RunDir, predictions: Predictions, evaluation: Evaluat
 
 
 def flat_settings(config: DictConfig) -> dict[str, str | float | bool]:
-    """Everything a sweep may vary, by dotted key, as plain values; files and seeds too."""
+    """Every setting that a sweep may vary, by dotted key, as plain values; also files and seeds."""
     settings: dict[str, str | float | bool] = {}
     for key, value in flat(config).items():
         plain = value.name if isinstance(value, Enum) else value

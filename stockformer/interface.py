@@ -1,4 +1,4 @@
-"""What passes between data, model and loss. B batch, L lookback, H horizon, N stocks, F factors."""
+"""The interface of data, model and loss. B batch, L lookback, H horizon, N stocks, F factors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Some windows. `signal` is the row of the signal date, the last day a window sees.
+    """A batch of windows. `signal` is the row of the signal date, the last day of a window.
 
     returns, trend (B, L, N): 0 where unknown. factors (B, L, N, F).
     calendar (B, L+H, 2): integers of the lookback's and of the target days.
@@ -28,7 +28,7 @@ class Batch:
     signal: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        # Only from pinned memory, which is only used with cuda, is it safe not to wait.
+        # Not waiting is safe only from pinned memory, which is used only with CUDA.
         overlap = device.type == "cuda"
         return Batch(
             *(getattr(self, f.name).to(device, non_blocking=overlap) for f in fields(self))
@@ -44,11 +44,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a model says of the H days after each signal date.
+    """A model's forecast of the H days after each signal date.
 
     returns (B, H, N): in the target's scale. logits (B, H, N, 2): class 1 is "up".
-    returns_low, logits_low: the same from a model's low band alone, if it has one; they are
-    trained, never reported.
+    returns_low, logits_low: the same from only the low band, if the model has one; they are used
+    in training, never reported.
     """
 
     returns: Tensor

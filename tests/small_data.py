@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from stockformer import experiment
 from stockformer.config.schema import config_folder
+from stockformer.evaluation.backtest import Settings
 
 
 class Phase5Files:
@@ -119,3 +122,9 @@ def source_settings(dataset: str, data_dir: str = "DATA", **changes: Any) -> dic
         assert key in settings
         settings[key] = settings[key] | value if isinstance(value, dict) else value
     return settings
+
+
+def backtest_settings(**changes: Any) -> Settings:
+    """The values of conf/backtest for 60 stocks, but for `changes`."""
+    group = cast(DictConfig, OmegaConf.load(config_folder() / "backtest" / "default.yaml"))
+    return replace(experiment.backtest_settings(group, 60), **changes)

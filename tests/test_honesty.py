@@ -52,7 +52,7 @@ def test_a_model_fed_the_label_is_too_good_to_be_true(config: DictConfig, tmp_pa
     panel.factors[:-1, :, 0] = np.nan_to_num(panel.returns[1:])  # tomorrow's return
     said = verdict(config, prepare_dataset(config, panel), tmp_path / "run")
     assert said.startswith("Too good to be true: a rank IC of 0.")
-    assert "leaked label" in said
+    assert "leak of the label" in said
     assert "Likely leak in the data: ridge alone has a rank IC of 1.000" in said
     assert "Likely leak in the data: factor FIRST, its rank IC with the return 1 day later" in said
     assert "factor SECOND" not in said

@@ -1,4 +1,4 @@
-"""A source's own files as they were at an earlier close: does reading them look ahead?"""
+"""Audits the reading of a source's files for look-ahead, with copies truncated at a date."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from stockformer.data.panel import Panel
 
 
 def source_faults(config: DictConfig, row: int) -> Iterator[str]:
-    """What the source makes of its files up to a row, read without the later rows and with them.
+    """Differences up to a row between reading the source's files without and with later rows.
 
-    Nothing for a source that reads no files with dates, such as a simulated market.
+    None for a source that reads no files with dates, such as a simulated market.
     """
     source = OmegaConf.to_container(config.dataset.source, resolve=True)
     assert isinstance(source, dict)
@@ -38,7 +38,7 @@ def cut_files(settings: Mapping[str, Any], last: np.datetime64, folder: Path) ->
     cut: dict[str, Any] = {
         key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()
     }
-    if "root" in cut:  # dates by rows in every file, the labels say which
+    if "root" in cut:  # every file has a row a date, named by the labels
         cut["root"] = str(_cut_arrays(Path(cut["root"]), cut, last, folder / "root"))
         return cut
     cut["path"] = str(_cut_tree(Path(cut["path"]), cut, last, folder / "data"))
@@ -65,7 +65,7 @@ def _cut_tree(path: Path, settings: Mapping[str, Any], last: np.datetime64, into
 
 
 def _cut_table(file: Path, settings: Mapping[str, Any], last: np.datetime64, into: Path) -> None:
-    """Leaves no file where the stock has no row yet."""
+    """Writes no file if the stock has no row yet."""
     wanted = settings["columns"]["date"].lower()
     if file.suffix == ".parquet":
         frame = pd.read_parquet(file)
@@ -102,7 +102,7 @@ def _cut_arrays(root: Path, settings: Mapping[str, Any], last: np.datetime64, in
 
 
 def _read(content: bytes, delimiter: str) -> pd.DataFrame:
-    """Every cell as it is written."""
+    """Every cell as text, unchanged."""
     return pd.read_csv(
         io.BytesIO(content), sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig"
     )
@@ -115,13 +115,13 @@ def _days(dates: pd.Series, date_format: str) -> np.ndarray:
 
 
 def _differences(early: Panel, whole: Panel, row: int) -> Iterator[str]:
-    """By label: stocks that only one has, and the first cell of each array that differs."""
+    """Compared by label: stocks that only one has, and the first differing cell of each array."""
     upto = slice(0, row + 1)
     dropped = sorted(set(early.tickers.tolist()) - set(whole.tickers.tolist()))
     if dropped:
         yield (
-            f"reading: {', '.join(dropped[:3])} are in the data up to {whole.dates[row]} and not "
-            "in the whole: left out for what came later"
+            f"reading: {', '.join(dropped[:3])} are in the data up to {whole.dates[row]} but not "
+            "in the complete data: excluded because of later days"
         )
     known = whole.dates[upto]
     if not np.array_equal(early.dates, known):

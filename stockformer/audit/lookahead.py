@@ -1,15 +1,15 @@
-"""Does anything a model is given know the future? `python -m stockformer.audit.lookahead ...`
+"""Audits a run for look-ahead: `python -m stockformer.audit.lookahead ...`
 
-Takes train.py's overrides. For each cut date the run is prepared again, in a process of its own,
-with another future: everything after the cut replaced by noise with 30 % missing, dropped, or
-replaced with what is missing left as it is. What belongs to the cut date or an earlier one must not
-move by a bit: factors, windows, calendar, states of processors, the target's scale, the graph
-embedding, predictions in the evaluator's own batches, validity of targets, baselines, the weights
-and metrics of a small training. The other way about, the target of the cut date must move: one that
-does not is known already. Beside it: the source's files cut off at a date, files nobody declared,
-purge and order of the split, what the loaders yield, the backtest's dates and prices, evaluation
-elsewhere, ensembles. Cuts lie after the training days, whose data processors and graph may see.
-What was prepared outside cannot be computed again; it is screened (`evaluation.screening`).
+Takes train.py's overrides. For each cut date the run is prepared again, in a separate process, with
+another future: everything after the cut replaced by noise with 30 % missing, dropped, or replaced
+with missing cells unchanged. All results for the cut date or earlier must be bit-identical:
+factors, windows, calendar, states of processors, the target's scale, the graph embedding,
+predictions in the evaluator's own batches, validity of targets, baselines, the weights and metrics
+of a small training. Conversely, the target of the cut date must change, or it was already known.
+Other checks: the source's files truncated at a date, undeclared files, purge and order of the
+split, the batches of the loaders, the backtest's dates and prices, evaluation elsewhere, ensembles.
+Cuts are after the training days, whose data processors and graph may use. Factors prepared outside
+cannot be recomputed; they are screened (`evaluation.screening`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stockformer.evaluation.screening import likely_leaks, screen
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
 
 CUTS = 20
-NAMED = 3  # cells named of each finding
+NAMED = 3  # cells named in each finding
 START_METHOD = "forkserver"
 AT_ONCE = 2  # processes
 MUST_MOVE = ("target known already", "scored label known already")
@@ -41,7 +41,7 @@ MUST_MOVE = ("target known already", "scored label known already")
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that moved with the future; cells: (date, ticker, before, after) of the first."""
+    """A result that changed with the future; cells: (date, ticker, before, after) of the first."""
 
     what: str
     cut: str = ""
@@ -64,7 +64,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found and what it could not look into. seen: of the whole data."""
+    """Leaks found and what could not be checked. seen: the observation of the complete data."""
 
     leaks: list[Leak]
     not_checkable: list[str]
@@ -74,11 +74,11 @@ class Audit:
 def run_audit(
     config: DictConfig, overrides: Sequence[str] = (), cuts: int = CUTS, fast: bool = False
 ) -> Audit:
-    """Every leak found, one per thing and way, the first cut that shows it.
+    """Every leak found, one for each result and variant, at the first cut that shows it.
 
-    overrides: of the command line, as a run records them. fast: one way of changing the future and
-    no small training, for `validate.py`. Raises ValueError where the run could not be prepared, or
-    a factor is constant or empty.
+    overrides: of the command line, as a run records them. fast: one variant of the future and no
+    small training, for `validate.py`. Raises ValueError if the run cannot be prepared, or a factor
+    is constant or empty.
     """
     text = recorded(config)
     first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides))
@@ -94,11 +94,11 @@ def run_audit(
     middle = int(whole.cuts[len(whole.cuts) // 2])
     for way in (variants.REVALUED, *((variants.DROPPED,) if fast else ())):
         wanted.append(replace(first, variant=way, cut=middle))
-    if not fast:  # the small training sees nothing of the test
+    if not fast:  # the small training does not use test data
         last = int(whole.split.validation[-1]) + whole.span
         wanted.append(replace(first, variant=variants.REPLACED, cut=last, train=True))
     found: dict[tuple[str, str], Leak] = {}
-    # In this process one after another: they share torch's random numbers.
+    # Not in parallel within this process: they share torch's random generator.
     with ThreadPoolExecutor(AT_ONCE if START_METHOD else 1) as pool:
         reading = pool.submit(source_observation, text, middle, START_METHOD)
         for request, other in zip(wanted, pool.map(_observe, wanted)):
@@ -115,7 +115,7 @@ def _observe(request: Request) -> Observation:
 
 
 def _require_movement(seen: Observation) -> None:
-    """A factor that never moves would pass any audit."""
+    """Raise ValueError for a constant factor, which would pass any audit."""
     still = []
     for name in seen.factor_names:
         values = seen.dated[f"factor {name}"][1][int(seen.cuts[0]) - 1 :]
@@ -123,13 +123,13 @@ def _require_movement(seen: Observation) -> None:
             still.append(name)
     if still:
         raise ValueError(
-            f"look-ahead audit: {', '.join(still)} constant or empty: nothing can be said of "
-            "them; leave them out"
+            f"look-ahead audit: {', '.join(still)} constant or empty, so they cannot be checked; "
+            "remove them"
         )
 
 
 def _moved(whole: Observation, other: Observation, request: Request) -> Iterator[Leak]:
-    """What belongs to rows up to the cut and differs; what should differ and does not."""
+    """Results for rows up to the cut that differ, and results that should differ but do not."""
     cut, how = request.cut, request.variant
     if whole.factor_names != other.factor_names:
         yield Leak("factor selection", str(whole.dates[cut]), how, 1)
@@ -137,7 +137,7 @@ def _moved(whole: Observation, other: Observation, request: Request) -> Iterator
     for name, (rows, before) in whole.dated.items():
         if name not in other.dated:
             continue
-        # Missing days of the replaced future change which targets are known, and may.
+        # Missing days of the replaced future may change which targets are known.
         if name.startswith(("validity", "target's")) and how != variants.REVALUED:
             continue
         theirs, after = other.dated[name]
@@ -175,7 +175,7 @@ def _known_already(
     theirs: np.ndarray,
     after: np.ndarray,
 ) -> Iterator[Leak]:
-    """A target of the cut date that noise after it leaves alone is known at its close."""
+    """A target of the cut date that does not change with later noise was known at the close."""
     cut = request.cut
     if request.variant == variants.DROPPED or cut not in rows or cut not in theirs:
         return
@@ -197,7 +197,7 @@ def _leak(
     after: np.ndarray,
     rows: np.ndarray | None = None,
 ) -> Leak:
-    """Name the first cells that differ; the first axis is dates where there are `rows`."""
+    """A leak with the first cells that differ; with `rows`, the first axis is dates."""
     date = str(whole.dates[cut])
     if before.shape != after.shape:
         return Leak(what, date, how, before.size)
@@ -214,13 +214,15 @@ def _leak(
 
 
 def _screened(config: DictConfig, seen: Observation) -> tuple[list[Leak], list[str]]:
-    """Factors that came prepared: said to be, and compared with the returns around them."""
+    """Leaks of prepared factors, by screening, and notes on what cannot be recomputed."""
     outside = []
     if config.graph["_target_"].endswith("FileGraph"):
-        outside.append("the graph embedding: made outside, from a file")
+        outside.append("the graph embedding: prepared outside, from a file")
     if not seen.prepared:
         return [], outside
-    outside.insert(0, f"{len(seen.factor_names)} prepared factors: made outside; screened instead")
+    outside.insert(
+        0, f"{len(seen.factor_names)} prepared factors: prepared outside; screened instead"
+    )
     assert seen.factors is not None
     assert seen.returns is not None
     names = seen.factor_names[: seen.factors.shape[-1]]
@@ -231,7 +233,7 @@ def _screened(config: DictConfig, seen: Observation) -> tuple[list[Leak], list[s
     ]
     return [
         Leak(
-            f"factor {leak.name} is a likely leak: {leak.reason}; if it is known to be honest, "
+            f"factor {leak.name} is a likely leak: {leak.reason}; if you know that it is not, "
             f"dataset.waived_factors=[{leak.name}]"
         )
         for leak in leaks
@@ -252,7 +254,7 @@ def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     checked = "inputs" if seen.prepared else f"{len(seen.factor_names)} factors, inputs"
     log.info(
         "no look-ahead: %s, targets, states, graph, predictions, baselines, a small training and "
-        "the backtest did not move with what came after %d cut dates, %s to %s (%.0f s)",
+        "the backtest did not change with the days after %d cut dates, %s to %s (%.0f s)",
         *(checked, len(seen.cuts), *seen.dates[seen.cuts[[0, -1]]], time.perf_counter() - started),
     )
 

@@ -1,8 +1,8 @@
-"""What a run makes of its data, observed in a process of its own: the same run, other futures.
+"""Observes the results of a run, in a separate process, for one variant of the future.
 
-Each observation is made by a new process that has seen no other variant of the data, so that what a
-process remembers of later days cannot stand in for what it computes. A run of the same code on the
-same data gives the same bits; whatever differs between two variants has seen what differs.
+Each observation is made by a new process that has read no other variant of the data, so that no
+cached value of later days can hide a leak. The same code on the same data gives the same bits, so a
+result that differs between two variants depends on the days that differ.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from stockformer.runs import ensemble, reevaluation
 from stockformer.runs.folder import RunDir
 from stockformer.training.loader import EVALUATED_AT_ONCE
 
-TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that no two runs share
-ONE_DATE = 1e-4  # relative to the spread: a batch of one is multiplied by other kernels
+TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ between any runs
+ONE_DATE = 1e-4  # relative to the spread: a batch of one uses other kernels
 FEW_BATCHES = 2  # of each part of the small training
 CODE = (".py", ".pyc", ".so", ".yaml", ".pth", ".toml", ".json")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to observe. variant: of `variants`, after row `cut`; split: of the whole data, None to
-    make it; train: also run a small training; baselines: also the baselines."""
+    """What to observe. variant: of `variants`, after row `cut`; split: of the complete data, None
+    to make it; train: also run a small training; baselines: also the baselines."""
 
     config: str
     variant: str
@@ -66,9 +66,9 @@ class Request:
 
 @dataclass
 class Observation:
-    """dated: the rows of the panel that an array's first axis stands for, and the array. static:
-    arrays that no later day may move. trained: what a small training left. faults: what is wrong in
-    itself, sentences. factors, returns, member: of the whole data, to be screened."""
+    """dated: the panel rows of an array's first axis, and the array. static: arrays that no later
+    day may change. trained: results of a small training. faults: sentences on errors that need no
+    comparison. factors, returns, member: of the complete data, for screening."""
 
     dates: np.ndarray
     tickers: np.ndarray
@@ -87,21 +87,21 @@ class Observation:
 
 
 def observe(request: Request, start_method: str) -> Observation:
-    """The observation of a new process. Raises ValueError where the run itself would."""
+    """The observation by a new process. Raises ValueError if the run itself would."""
     seen = _in_new_process(start_method, _observed, request)
     assert isinstance(seen, Observation)
     return seen
 
 
 def _in_new_process(start_method: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns there. Raises ValueError for an error of it.
+    """The function's result in a new process. Raises ValueError for its errors.
 
-    Without a start method it is called here, which is quicker and sees what this process remembers.
+    Without a start method it is called in this process, which is faster but not isolated.
     """
     if not start_method:
         return function(*arguments)
     context = multiprocessing.get_context(start_method)
-    if start_method == "forkserver":  # a server that has imported this and has seen no data
+    if start_method == "forkserver":  # the server has imported this module, but read no data
         context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ def _in_new_process(start_method: str, function: Callable[..., Any], *arguments:
 
 
 def source_observation(config: str, row: int, start_method: str) -> list[str]:
-    """What is wrong with reading the source's files, found in a new process; sentences."""
+    """Sentences on faults in reading the source's files, found in a new process."""
     return _in_new_process(start_method, _source_faults, config, row)
 
 
@@ -134,7 +134,7 @@ def _answer(
     connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    logging.disable(logging.CRITICAL)  # what a preparation says was said by the first
+    logging.disable(logging.CRITICAL)  # the first preparation has already logged the messages
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
@@ -166,7 +166,7 @@ def _observed(request: Request) -> Observation:
             prepared=data.prepared_factors,
         )
         _note_inputs(seen, data, experiment)
-        if request.variant != variants.DROPPED:  # shorter batches would round otherwise
+        if request.variant != variants.DROPPED:  # shorter batches would round differently
             _note_predictions(seen, experiment)
     seen.faults += _undeclared(opened, config, data, experiment)
     whole = request.variant == variants.WHOLE
@@ -209,7 +209,7 @@ def _note_inputs(seen: Observation, data: Dataset, experiment: Experiment) -> No
         seen.dated[f"window's {name}"] = days, getattr(batch, name).numpy()
     targets = data.targets
     for step, (start, end) in enumerate(zip(targets.start, targets.end)):
-        # Who can be bought is known where the target starts, the return where it ends.
+        # Whether a stock can be bought is known at the target's start, the return at its end.
         seen.dated[f"validity of the target, step {step + 1}"] = (
             rows + int(start),
             targets.valid[:, step],
@@ -229,29 +229,29 @@ def _note_inputs(seen: Observation, data: Dataset, experiment: Experiment) -> No
 
 @torch.inference_mode()
 def _note_predictions(seen: Observation, experiment: Experiment) -> None:
-    """Of the untrained model, in the evaluator's own batches, for the batch around each cut."""
+    """Predictions of the untrained model, for the evaluator's own batch around each cut."""
     experiment.model.eval()
     for part in ("validation", "test"):
-        rows, said = [], []
+        rows, forecasts = [], []
         for batch in experiment.loader(part, alone=True):
             inside = batch.signal.numpy()
             if np.isin(inside, seen.cuts).any():
                 rows.append(inside)
                 forecast = experiment.model(batch.to(experiment.device))
-                said.append(forecast.returns[:, 0].cpu().numpy())
+                forecasts.append(forecast.returns[:, 0].cpu().numpy())
         if rows:
-            seen.dated[f"prediction ({part})"] = np.concatenate(rows), np.concatenate(said)
+            seen.dated[f"prediction ({part})"] = np.concatenate(rows), np.concatenate(forecasts)
 
 
 @torch.inference_mode()
 def _batch_faults(experiment: Experiment, cuts: np.ndarray) -> Iterator[str]:
-    """What a model says of a date must not depend on the other dates of its batch, or on calls."""
+    """A forecast must not depend on the other dates of its batch, or on earlier calls."""
     experiment.model.eval()
     signals = experiment.data.split.test[: max(2, EVALUATED_AT_ONCE)]
     windows = experiment.data.windows.part(signals)
     positions = list(range(len(signals)))
 
-    def said(which: list[int]) -> np.ndarray:
+    def forecast_of(which: list[int]) -> np.ndarray:
         values: np.ndarray = (
             experiment.model(windows[which].to(experiment.device))
             .returns[:, 0]
@@ -261,25 +261,25 @@ def _batch_faults(experiment: Experiment, cuts: np.ndarray) -> Iterator[str]:
         )
         return values
 
-    together = said(positions)
-    alone = np.concatenate([said([position]) for position in positions])
-    reverse = said(positions[::-1])[::-1]
+    together = forecast_of(positions)
+    alone = np.concatenate([forecast_of([position]) for position in positions])
+    reverse = forecast_of(positions[::-1])[::-1]
     tolerance = ONE_DATE if experiment.config.trainer.precision.value == "float32" else 0.05
     allowed = tolerance * max(float(np.abs(together).max()), float(together.std()), 1e-12)
     for other, how in ((alone, "alone"), (reverse, "in another order")):
         largest = float(np.abs(together - other).max())
         if largest > allowed:
             yield (
-                f"prediction: the model says other things of a date {how} than in a batch "
-                f"(up to {largest:.3g}): it mixes the dates of a batch, or remembers earlier ones"
+                f"prediction: the forecast of a date {how} differs from that in a batch (up to "
+                f"{largest:.3g}): the model mixes the dates of a batch, or remembers earlier ones"
             )
 
 
 def _split_faults(experiment: Experiment) -> Iterator[str]:
-    """Parts in order, and no target that reaches the next part's days, from the targets' ends."""
+    """Parts in order, and no target that reaches the next part's days."""
     data = experiment.data
     parts, ends = data.split.parts(), int(max(data.targets.end))
-    # Counted by target, a part's first signal lies a day before its first target.
+    # Counted by target, a part's first signal is a day before its first target.
     early = int(experiment.config.split.get("counted_by") == "target")
     names, dates = list(parts), data.panel.dates
     for name, following in pairwise(names):
@@ -299,7 +299,7 @@ def _split_faults(experiment: Experiment) -> Iterator[str]:
 
 
 def _loader_faults(experiment: Experiment) -> Iterator[str]:
-    """What the loaders yield is what the split and the panel say."""
+    """Check the batches of the loaders against the split and the panel."""
     data = experiment.data
     for part, signals in data.split.parts().items():
         rows = []
@@ -323,7 +323,7 @@ def _loader_faults(experiment: Experiment) -> Iterator[str]:
 
 
 def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
-    """The average of two runs is their mean, whatever happened."""
+    """Check that an ensemble of two runs is their mean, independent of the outcomes."""
     empty, random = _empty(experiment, experiment.data.split.test), np.random.default_rng(0)
     runs = [
         replace(empty, prediction=random.normal(0, 0.01, empty.prediction.shape)) for _ in range(2)
@@ -335,7 +335,7 @@ def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
         yield "ensemble: the labels that predictions are scored on are not the targets"
         return
     if not np.allclose(together.prediction, (runs[0].prediction + runs[1].prediction) / 2):
-        yield "ensemble: the average of two runs is not their mean: weighted by what happened?"
+        yield "ensemble: the average of two runs is not their mean: weighted by the outcomes?"
 
 
 def _note_baselines(seen: Observation, experiment: Experiment) -> None:
@@ -348,7 +348,7 @@ def _note_baselines(seen: Observation, experiment: Experiment) -> None:
 
 
 def _empty(experiment: Experiment, rows: np.ndarray) -> Predictions:
-    """Forecasts of zero on those signal days, beside what happened."""
+    """Forecasts of zero on those signal days, with realised targets."""
     shape = experiment.data.targets.valid[rows].shape
     return experiment.evaluator.predictions(rows, np.zeros(shape), np.full(shape, 0.5))
 
@@ -360,7 +360,7 @@ def _train(
     overrides: Sequence[str],
     again: bool,
 ) -> None:
-    """Two epochs on a few batches, as a run trains; then, if wanted, judged again elsewhere."""
+    """Train two epochs on a few batches like a run; then evaluate elsewhere, if requested."""
     config, split = experiment.config.copy(), experiment.data.split
     few = FEW_BATCHES * config.trainer.batch_size
     config.trainer.max_epoch, config.report = 2, False
@@ -379,7 +379,7 @@ def _train(
 
 
 def _reevaluation_faults(run: RunDir, config: DictConfig) -> Iterator[str]:
-    """Judged on another split, the run's fitted state is still the run's."""
+    """Check that an evaluation on another split uses the run's own fitted state."""
     settings = config.split
     if "fold" in settings:
         moved = f"split.first_train={settings.first_train + 5}"
@@ -396,7 +396,7 @@ def _reevaluation_faults(run: RunDir, config: DictConfig) -> Iterator[str]:
 
 @contextmanager
 def _noting_files(opened: set[str]) -> Iterator[None]:
-    """Every file opened to be read meanwhile."""
+    """Within this context, adds every file that is opened for reading to `opened`."""
     active = [True]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -415,7 +415,7 @@ def _noting_files(opened: set[str]) -> Iterator[None]:
 def _undeclared(
     opened: set[str], config: DictConfig, data: Dataset, experiment: Experiment
 ) -> list[str]:
-    """Files that the preparation read and nobody named: what they know cannot be checked."""
+    """Undeclared files that the preparation read: look-ahead in them cannot be checked."""
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     inputs = [settings["dataset"]["source"], settings["graph"], settings["backtest"]["index_file"]]
@@ -431,8 +431,8 @@ def _undeclared(
         known = path.suffix in CODE or path in declared or str(path).endswith(names)
         if not (known or any(path.is_relative_to(each) for each in system)) and path.is_file():
             found.append(
-                f"{path}: read while the data were prepared, and no declared input: what it knows "
-                "of later days cannot be checked"
+                f"{path}: read while the data were prepared, but not a declared input: look-ahead "
+                "in it cannot be checked"
             )
     return found
 

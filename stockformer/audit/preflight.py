@@ -1,4 +1,4 @@
-"""The checks before an expensive run, each timed, and what the run will cost."""
+"""The checks before an expensive run, each timed, and an estimate of the run's cost."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from stockformer.training.progress import human_time
 
 log = logging.getLogger(__name__)
 
-TIMED_STEPS = 5  # after two that warm up
+TIMED_STEPS = 5  # after two warm-up steps
 
 
 class CheckFailed(ValueError):
-    """A check that did not pass; the message says what to do."""
+    """A failed check; the message says what to do."""
 
 
 class Preflight:
@@ -35,7 +35,7 @@ class Preflight:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
-        self.number = 1  # the configuration was composed and checked before we are here
+        self.number = 1  # the configuration has already been composed and checked
         self.warnings = 0  # about the data
 
     def run(self) -> None:
@@ -62,9 +62,9 @@ class Preflight:
             forecast = self.forward(experiment, batch)
         with self.check("backward: every parameter that should learn does"):
             self.backward(experiment, forecast, batch)
-        with self.check("look-ahead, one cut: nothing given to the model knows later days") as say:
+        with self.check("look-ahead, one cut: no input of the model depends on later days") as say:
             say(self.lookahead())
-        with self.check("time and memory of the run asked for") as say:
+        with self.check("time and memory of this run") as say:
             say(self.estimate(experiment, batch))
         if self.warnings:
             what = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
@@ -74,7 +74,7 @@ class Preflight:
 
     @contextmanager
     def check(self, name: str) -> Iterator[Callable[[str], None]]:
-        """One line: number, name, what was found, seconds."""
+        """Log one line: number, name, result, seconds."""
         self.number += 1
         found: list[str] = []
         started = time.perf_counter()
@@ -95,7 +95,7 @@ class Preflight:
             if output.shape != shape:
                 raise ValueError(f"{name} has shape {tuple(output.shape)}, expected {tuple(shape)}")
             if not output.isfinite().all():
-                raise ValueError(f"{name} is not finite: look at the inputs, or lower model.width")
+                raise ValueError(f"{name} is not finite: check the inputs, or lower model.width")
         return forecast
 
     def backward(self, experiment: Experiment, forecast: Forecast, batch: Batch) -> None:
@@ -104,7 +104,7 @@ class Preflight:
             raise ValueError(f"the loss is {loss.item()}; look at the targets")
         experiment.model.zero_grad()
         loss.backward()
-        # What a model says cannot learn with these settings, e.g. attention over a single day.
+        # Parameters that get no gradient with these settings, e.g. attention over a single day.
         excused = getattr(experiment.model, "idle", ())
         idle = []
         for name, parameter in experiment.model.named_parameters():
@@ -128,8 +128,8 @@ class Preflight:
         return f"{len(found.seen.factor_names)} factors did not move"
 
     def estimate(self, experiment: Experiment, batch: Batch) -> str:
-        """Seconds from real steps, timed once warm; memory is the most held while at it."""
-        # A learning rate of almost nothing: only the time matters here.
+        """Seconds from real steps after a warm-up; memory is the peak during these steps."""
+        # A tiny learning rate: only the time matters here.
         optimizer = build(self.config.optimizer, params=experiment.model.parameters(), fused=True)
         for group in optimizer.param_groups:
             group["lr"] = 1e-12
@@ -161,7 +161,7 @@ class Preflight:
         optimizer.step()
 
     def seconds_of(self, experiment: Experiment, action: Callable[[], object]) -> float:
-        """The median over some runs of `action`, after two that warm up."""
+        """The median over some runs of `action`, after two warm-up runs."""
         seconds = []
         for _ in range(2 + TIMED_STEPS):
             started = time.perf_counter()

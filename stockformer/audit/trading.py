@@ -1,4 +1,4 @@
-"""Does the backtest trade on what was known, when it could, at the price of that day?"""
+"""Audits the backtest: trades use only known data, at possible times, at that day's price."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stockformer.training.processes import Processes
 
 
 def trading_faults(experiment: Experiment) -> Iterator[str]:
-    """Sentences; none where random signals on the test days are traded as they should be."""
+    """Sentences on faults, from a backtest of random signals on the test days."""
     data = experiment.data
     trading, rows = backtest_spec(experiment.config, data), data.split.test
     market, settings = trading.market, trading.settings
@@ -45,12 +45,12 @@ def trading_faults(experiment: Experiment) -> Iterator[str]:
             f"backtest: trades before {known:%Y-%m-%d} change with signals that are traded from "
             f"then on (backtest.delay={settings.delay})"
         )
-    # On the day of the trade, members of the signal's date are bought.
+    # A trade buys members of the signal date, whatever the members are on the day of the trade.
     after_signal = np.arange(len(market.dates)) > rows[middle]
     other_members = replace(market, member=np.where(after_signal[:, None], ~member, member))
     later = known + pd.Timedelta(days=1)
     if not _before(base, later).equals(_before(trades(signal, other_members), later)):
-        yield "backtest: what is bought depends on who is a member after the signal date"
+        yield "backtest: purchases depend on membership after the signal date"
     garbled = _other_future(market, int(rows[middle] + settings.delay), random)
     if not _before(base, later).equals(_before(trades(signal, garbled), later)):
         yield "backtest: trades change with prices of later days"
@@ -61,7 +61,7 @@ def trading_faults(experiment: Experiment) -> Iterator[str]:
 def _price_faults(
     experiment: Experiment, trades: pd.DataFrame, settings: Settings
 ) -> Iterator[str]:
-    """Each trade is at the configured price of its own date, from the panel's own prices."""
+    """Check that each trade is at the configured price of its own date in the panel."""
     data, fill = experiment.data, experiment.config.backtest.fill.value
     if not data.panel.prices:
         return
@@ -80,20 +80,20 @@ def _price_faults(
 
 
 def _signal_faults(experiment: Experiment, rows: np.ndarray) -> Iterator[str]:
-    """What is traded on does not move with what happened."""
+    """Check that the traded signal does not depend on the realised targets."""
     data = experiment.data
     trading = backtest_spec(experiment.config, data)
     random, shape = np.random.default_rng(1), data.targets.valid[rows].shape
     evaluator = Evaluator(data.panel, data.targets, torch.device("cpu"), Processes())
-    said = evaluator.predictions(rows, random.normal(size=shape), np.full(shape, 0.5))
+    predictions = evaluator.predictions(rows, random.normal(size=shape), np.full(shape, 0.5))
 
     def signal(label: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        happened = replace(said, label=label, up=label > 0, valid=valid)
-        return evaluated.signal_of(happened, trading)
+        realised = replace(predictions, label=label, up=label > 0, valid=valid)
+        return evaluated.signal_of(realised, trading)
 
     one, other = (signal(random.normal(size=shape), random.random(shape) < 0.5) for _ in range(2))
     if not np.array_equal(one, other):
-        yield "backtest: the signal that is traded moves with what happened"
+        yield "backtest: the traded signal depends on the realised targets"
 
 
 def _before(trades: pd.DataFrame, date: pd.Timestamp) -> pd.DataFrame:

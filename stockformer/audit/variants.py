@@ -1,4 +1,4 @@
-"""The same panel with another future: whatever belongs to the past must not notice."""
+"""Variants of a panel with another future; results of the past must not change."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MISSING = 0.3
 
 
 def after(panel: Panel, cut: int, variant: str) -> Panel:
-    """The panel with everything after row `cut` as the variant has it.
+    """The panel with everything after row `cut` changed by the variant.
 
-    replaced: noise, 30 % of it missing. dropped: not there. revalued: noise, missing where the
-    panel is; members change places with those who are none. whole: as it is.
+    replaced: noise, 30 % of it missing. dropped: removed. revalued: noise, missing where the panel
+    is missing; membership is inverted. whole: unchanged.
     """
     if variant == WHOLE:
         return panel
@@ -26,7 +26,7 @@ def after(panel: Panel, cut: int, variant: str) -> Panel:
 
 
 def garble(panel: Panel, cut: int, random: np.random.Generator, missing: float) -> Panel:
-    """Everything after row `cut` is noise; without `missing` what is unknown stays unknown."""
+    """Everything after row `cut` is noise; without `missing`, unknown cells stay unknown."""
     late = np.arange(len(panel.dates)) > cut
 
     def noisy(array: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `analyze.py` does: show a run, or rank those of a folder, and write the page."""
+"""`analyze.py`: show a run, or rank the runs of a folder, and write the page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from stockformer.runs.recorded_run import newest_run
 
 
 def analyze(words: Words) -> Iterator[RenderableType]:
-    """What to print meanwhile. Raises ValueError where there is nothing to show."""
+    """Yields what to print. Raises ValueError if there is nothing to show."""
     folder = as_path(words["run"]) if "run" in words else newest_run(Path())
     yield from terminal.analyse(folder, as_path(words["output"]) if "output" in words else None)

@@ -193,7 +193,8 @@ def log_config(config: DictConfig) -> None:
 def describe(config: DictConfig, choices: dict[str, Any], width: int) -> str:
     """The configuration as a short tree: a line a group, its choice, its plain values.
 
-    Lines are broken between values; one that is longer than `width` characters stays whole.
+    Lines are broken between values; one that is longer than `width` characters stays whole. rich's
+    tree would crop or split it, and a path must be one word that can be copied.
     """
     lines = ["configuration"]
     for group, node in config.items():

@@ -1,4 +1,4 @@
-"""What `evaluate.py` does: one model again or elsewhere, or several runs as one."""
+"""`evaluate.py`: evaluate one model again or elsewhere, or several runs as one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stockformer.runs.reevaluation import reevaluate
 
 
 def evaluate(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
-    """What to print meanwhile. Raises ValueError where that cannot be evaluated."""
+    """Yields what to print. Raises ValueError if it cannot be evaluated."""
     runs = split_paths(words["run"]) if "run" in words else [newest_run(Path())]
     into = as_path(words["into"]) if "into" in words else None
     listed = words.get("run", "").startswith("[") and not Path(words["run"]).is_dir()

@@ -1,4 +1,4 @@
-"""A command of a few named words, such as `python analyze.py run=FOLDER`: help, parse, print."""
+"""A command with a few named words, such as `python analyze.py run=FOLDER`: help, parse, print."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Function = Callable[[Words, list[str]], Iterable[Any]]
 def plain_command(
     usage: str, valid: Mapping[str, str], function: Function, overrides: bool = False
 ) -> Callable[[], None]:
-    """Make `function(words, overrides)` a program that prints what it yields.
+    """A program that prints what `function(words, overrides)` yields.
 
-    usage: for --help. valid: the words it takes, with what their value is. overrides: other
-    KEY=VALUE words are handed on. A mistake of the user ends it with one line and status 1.
+    usage: for --help. valid: the words it takes, with a description of their value. overrides:
+    whether other KEY=VALUE words are passed on. A user's mistake gives one line and status 1.
     """
 
     def main() -> None:
@@ -54,7 +54,7 @@ def parse(
 ) -> tuple[Words, list[str]]:
     """The valid words by name, and the others.
 
-    Raises ValueError for a word that has no use, no value, or comes twice.
+    Raises ValueError for a word that is unknown, has no value, or occurs twice.
     """
     named: Words = {}
     others = []

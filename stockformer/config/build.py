@@ -1,4 +1,4 @@
-"""The one place that makes an object of a configuration's node."""
+"""Builds objects from configuration nodes; the only place that does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stockformer.config.rules import allowed_target, targets
 
 
 def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
-    """The files and folders a source reads, as the function `input_paths` of its module says."""
+    """The files and folders a source reads, from the function `input_paths` of its module."""
     name = source._target_
     if not allowed_target(name):
         raise ValueError(f"_target_={name!r}: not a class this project builds")
@@ -25,16 +25,16 @@ def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
         paths: list[Path] = get_object(f"{module}.input_paths")(settings)
     except (ImportError, ValueError) as error:
         raise ValueError(
-            f"{module}: a source declares the files it reads: a function input_paths(settings) "
-            "beside the one that loads them"
+            f"{module}: a source must declare the files it reads: a function input_paths(settings) "
+            "in the module of its load function"
         ) from error
     return paths
 
 
 def build(node: DictConfig, **facts: Any) -> Any:
-    """The object `_target_` names, from the node's keys and those of `facts` it has a use for.
+    """The object `_target_` names, from the node's keys and those of `facts` that it takes.
 
-    Raises ValueError where the target is not allowed, or its constructor refuses.
+    Raises ValueError if the target is not allowed, or its constructor raises one.
     """
     name = node._target_
     refusal = f"_target_={name!r}: not a class this project builds"
@@ -45,7 +45,7 @@ def build(node: DictConfig, **facts: Any) -> Any:
     except (ImportError, ValueError) as error:
         raise ValueError(f"{refusal}: {' '.join(str(error).split())}") from error
     module = name.rpartition(".")[0]
-    # Not what is only imported there, e.g. pathlib.Path; torch.optim's lie in modules of it.
+    # Refuses what the module only imports, e.g. pathlib.Path; torch.optim has submodules.
     home = getattr(target, "__module__", None) or ""
     if home != module and not (name.startswith("torch.optim.") and home.startswith("torch.optim.")):
         raise ValueError(refusal)

@@ -1,6 +1,6 @@
-"""Which files a configuration may be composed of: `conf/` and Hydra's own, nothing else.
+"""Allows only files of `conf/` and Hydra's own in a configuration.
 
-A name that leads elsewhere is refused before anything of the file is used.
+A name of another file is refused before the file is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OPTION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)
 
 
 def require_option(group: str, value: Any) -> None:
-    """Raises ValueError where `value` does not name one option of `group`."""
+    """Raises ValueError unless `value` names one option of `group`."""
     if value is not None and not (isinstance(value, str) and OPTION.fullmatch(value)):
         raise ValueError(
             f"{group}={value}: not the name of an option; an option is a file of conf/{group}, "
@@ -30,7 +30,7 @@ def require_option(group: str, value: Any) -> None:
 
 
 def require_own_files() -> None:
-    """Raises ValueError for a link in conf/ that leads out of it, and YAML that is not plain."""
+    """Raises ValueError for a link from conf/ to outside, and for YAML that is not plain."""
     folder = config_folder()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not path.resolve().is_relative_to(folder):
@@ -44,9 +44,9 @@ def require_own_files() -> None:
 
 
 def require_own_defaults(groups: Sequence[str]) -> None:
-    """Raises ValueError where the options in `groups`, or files they name, leave the known roots.
+    """Raises ValueError if the options in `groups`, or files they name, are outside known roots.
 
-    Hydra must be initialised. Its list of defaults is made, nothing of the files is used.
+    Hydra must be initialised. Only its defaults list is made; no values of the files are used.
     """
     loader = GlobalHydra.instance().config_loader()
     listed = loader.compute_defaults_list(CONFIG_NAME, list(groups), RunMode.RUN)

@@ -1,4 +1,4 @@
-"""What Hydra 1.3 and Hydra 1.4 must be told differently."""
+"""Differences between Hydra 1.3 and Hydra 1.4."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import hydra.utils
 
 WHITELIST = getattr(hydra.utils, "execution_whitelist", None)  # new in 1.4
 VERSION_BASE = {} if WHITELIST else {"version_base": "1.3"}
-"""Keywords for Hydra's entries: 1.4 warns where a version is asked for, 1.3 where none is."""
+"""Keywords for Hydra's entry points: 1.4 warns if `version_base` is given, 1.3 if it is not."""
 
 
 def only_building(targets: Iterable[str]) -> AbstractContextManager[object]:
-    """Within it Hydra builds nothing but `targets`; 1.4 warns without it, 1.3 cannot be told."""
+    """Within it Hydra builds only `targets`; 1.4 warns without it, 1.3 has no such setting."""
     return WHITELIST(tuple(targets), reset=True) if WHITELIST else nullcontext()

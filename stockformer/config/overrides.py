@@ -1,7 +1,7 @@
 """Checks a command line before any data are read and before torch is imported.
 
-Hydra accepts `+key` for keys nobody reads, and only finds a bad interpolation when it is touched.
-Here the configuration is composed twice, with all overrides and with the group choices alone: the
+Hydra accepts `+key` for unused keys, and finds a bad interpolation only when it is resolved.
+Here the configuration is composed twice, with all overrides and with only the group choices: the
 second has every key and type that the first may have.
 """
 
@@ -29,13 +29,13 @@ from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, check_values, f
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.evaluation.metrics import MONITORS
 
-# What of Hydra's own configuration may be set: its logging and callbacks could run anything.
-BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others by the command line alone
+# The part of Hydra's own configuration that may be set: logging and callbacks could run any code.
+BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others only by the command line
 ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.", "hydra.verbose")
 HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
 HYDRA_OBJECTS = (*BUILT, "callbacks")
-# These Hydra fills in itself, from the command line and the choices.
+# Hydra sets these itself, from the command line and the choices.
 HYDRA_FACTS = ("runtime", "overrides", "job.override_dirname")
 OF_HYDRA = re.compile(r"\$\{(now|hydra):[^${}]*\}")  # resolvers for names of folders
 STORAGE = re.compile(r"sqlite:///[^?#]+")
@@ -52,7 +52,7 @@ HYDRA_TARGETS = {
 
 
 def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
-    """Compose what the command line asks for and check it; of a sweep, every choice once.
+    """Compose the command line's configuration and check it; for a sweep, every choice once.
 
     Raises ValueError with one message that names the key, the rule and the value received.
     """
@@ -72,9 +72,9 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
 
 
 def check_sources(overrides: Sequence[str]) -> None:
-    """Raises ValueError where composing `overrides` would read or run what is not this project's.
+    """Raises ValueError if composing `overrides` would read or run anything outside this project.
 
-    Names and values are not looked at: for words that are only shown, or were checked before.
+    Names and values are not checked: for words that are only shown, or were checked before.
     """
     with _composing():
         for single in _single_runs(_parsed(overrides, multirun=True)):
@@ -83,9 +83,9 @@ def check_sources(overrides: Sequence[str]) -> None:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key nobody knows, with the nearest that is known."""
+    """The message for an unknown key, with the nearest known one."""
     if now := RENAMED_KEYS.get(key):
-        return f"unknown key {key!r}: it is called {now!r} now"
+        return f"unknown key {key!r}: its name is now {now!r}"
     names = [name for name in known if name not in DERIVED_KEYS]
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
     last = key.rsplit(".", 1)[-1]
@@ -97,7 +97,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def _check_form(override: Override, multirun: bool) -> None:
-    """What an override may look like, whatever it names."""
+    """Check the form of an override, independent of its key."""
     line, key = str(override.input_line), override.key_or_group
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         raise ValueError(f"{line}: name the options, glob(...) is not supported")
@@ -116,7 +116,7 @@ def _check_form(override: Override, multirun: bool) -> None:
 @contextmanager
 def _composing() -> Iterator[None]:
     """Hydra ready to compose from conf/; its errors become a ValueError of one line."""
-    for kept in (_of_groups, _hydra_alone):  # within one check: files may change between two
+    for kept in (_of_groups, _hydra_alone):  # cached within one check: files may change later
         kept.cache_clear()
     try:
         require_own_files()
@@ -127,7 +127,7 @@ def _composing() -> Iterator[None]:
 
 
 def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
-    """The overrides, and before them what a search would try; each of an allowed form."""
+    """The parameters of a search, then the overrides; each has an allowed form."""
     parser = OverridesParser.create()
     parsed = [_parsed_word(parser, word) for word in overrides]
     for override in parsed:
@@ -149,12 +149,12 @@ def _parsed_word(parser: OverridesParser, word: str) -> Override:
     except HydraException as error:
         raise ValueError(
             f"{word}: not KEY=VALUE as Hydra reads it: no blanks around =, and a value with "
-            f"; , : = or brackets in quotes of its own, e.g. 'KEY=\"a;b\"'"
+            f"; , : = or brackets in its own quotes, e.g. 'KEY=\"a;b\"'"
         ) from error
 
 
 def _reference(single: Sequence[Override]) -> DictConfig:
-    """What the groups' choices alone make. Raises ValueError where a choice leads elsewhere."""
+    """The configuration of only the group choices. Raises ValueError for a foreign file."""
     chosen = [override for override in single if _selects_a_group(override)]
     for override in chosen:
         require_option(override.key_or_group, override.value())
@@ -170,7 +170,7 @@ def _of_groups(groups: tuple[str, ...]) -> DictConfig:
 
 
 def _whole(single: Sequence[Override]) -> DictConfig:
-    """What all overrides make, with Hydra's node, which is checked, as all references are."""
+    """The configuration of all overrides, with Hydra's node; it and all references are checked."""
     config = _compose([str(override.input_line) for override in single], with_hydra=True)
     plain = _raw(config)
     _check_hydra(plain.pop("hydra"), single)
@@ -190,9 +190,9 @@ def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
 
 
 def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
-    """Hydra's own node: what it may build, and that no file has set anything else of it.
+    """Check what Hydra's own node builds, and that files set nothing else in it.
 
-    Its logging and callbacks can call anything, its environment can name other programs, its log
+    Its logging and callbacks can run any code, its environment can name other programs, and its log
     files can be any file.
     """
     for part in ("launcher", "sweeper"):
@@ -228,7 +228,7 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
 
 
 def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> None:
-    """Whether a search fits what it searches."""
+    """Check that the search's keys, mode and direction are valid."""
     node = config.hydra
     for key in node.sweeper.get("params") or {}:
         if key not in flat(reference):
@@ -248,18 +248,18 @@ def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> 
 
 
 def _check_sweep_folder(config: DictConfig) -> None:
-    """Hydra writes into it without looking: a link there could lead to any file of the user's."""
+    """Refuse links in the sweep folder: Hydra would overwrite the file that a link points to."""
     try:
         folder = Path(str(config.hydra.sweep.dir))
-    except OmegaConfBaseException:  # named by what is known in a job alone: a new one
+    except OmegaConfBaseException:  # its name needs values of a job: a new folder
         return
     for path in [folder, *folder.glob("*.yaml")]:
         if path.is_symlink():
-            raise ValueError(f"{path}: a link, which no sweep leaves there; remove it")
+            raise ValueError(f"{path}: a link, which no sweep creates; remove it")
 
 
 def _check_against(config: DictConfig, reference: DictConfig) -> None:
-    """Every key is one of the files', every value there and of the type the files give it."""
+    """Check that every key is in the files, with a value of the type in the files."""
     known, given = flat(reference), flat(config)
     for key in given.keys() - known.keys():
         raise ValueError(unknown_key(key, known))
@@ -272,7 +272,7 @@ def _check_against(config: DictConfig, reference: DictConfig) -> None:
 
 @cache
 def _hydra_alone(lines: tuple[str, ...]) -> dict[str, Any]:
-    """The leaves of Hydra's node as conf/config.yaml has it, with what the command line set."""
+    """The leaves of Hydra's node from conf/config.yaml with the command line's settings."""
     return _leaves(_raw(_compose(lines, with_hydra=True))["hydra"])
 
 
@@ -280,13 +280,13 @@ def _compose(lines: Sequence[str], with_hydra: bool = False) -> DictConfig:
     try:
         return compose(CONFIG_NAME, list(lines), return_hydra_config=with_hydra)
     except (AttributeError, TypeError, AssertionError, KeyError) as error:
-        # What Hydra makes of a value it does not expect, e.g. a node for a key that is null.
+        # Hydra's error for an unexpected value, e.g. a node for a key that is null.
         reason = " ".join(str(error).split())
         raise ValueError(f"{' '.join(lines)}: cannot be composed: {reason}") from error
 
 
 def _raw(config: DictConfig) -> dict[str, Any]:
-    """As it stands in the files, references and all."""
+    """The configuration unresolved, with its references."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
@@ -303,7 +303,7 @@ def _leaves(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _single_runs(overrides: Sequence[Override]) -> Iterator[list[Override]]:
-    """Overrides without sweeps that between them try every choice of every sweep once."""
+    """Lists of overrides without sweeps that together try every choice of every sweep once."""
     choices = [_choices(override) for override in overrides]
     yield [options[0] for options in choices if options]
     for position, options in enumerate(choices):
@@ -313,7 +313,7 @@ def _single_runs(overrides: Sequence[Override]) -> Iterator[list[Override]]:
 
 
 def _choices(override: Override) -> list[Override]:
-    """The override as single runs would have it; none where only a sweeper can tell."""
+    """The override's single choices; empty if only a sweeper can expand them."""
     if not override.is_sweep_override():
         return [override]
     if not override.is_discrete_sweep():
@@ -353,6 +353,6 @@ def _plain(error: BaseException) -> str:
     key = getattr(error, "full_key", None)
     if key and key not in first:
         first = f"{key}: {first}"
-    if "Available options" in message:  # Hydra's search path, which follows, helps nobody
+    if "Available options" in message:  # leave out Hydra's search path, which follows
         first = " ".join(message.split("Config search path")[0].split())
     return first if outer in first or first in outer else f"{outer}: {first}"

@@ -1,4 +1,4 @@
-"""YAML of plain values, without anything that would run code, unfold or read the environment."""
+"""YAML of plain values: nothing that runs code, expands without limit or reads the environment."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def require_plain_yaml(text: str, where: str) -> None:
-    """Raises ValueError for tags, and for aliases, which can unfold to any size.
+    """Raises ValueError for tags, and for aliases, which can expand to any size.
 
-    Only events are looked at: nothing is built of them.
+    Only parser events are read; no objects are built.
     """
     if len(text) > LARGEST_YAML:
         raise ValueError(f"{where}: larger than {LARGEST_YAML >> 20} MiB, no configuration")
@@ -51,15 +51,15 @@ def require_plain_yaml(text: str, where: str) -> None:
 def require_references(node: Any, key: str = "", also: re.Pattern[str] | None = None) -> None:
     """Raises ValueError for an interpolation in `node` (plain values) other than ${key}.
 
-    OmegaConf's resolvers read the environment (oc.env) and build nodes that nobody checked
-    (oc.create, oc.decode). also: a form that is accepted as well.
+    OmegaConf's resolvers read the environment (oc.env) and build unchecked nodes (oc.create,
+    oc.decode). also: another form that is accepted.
     """
     for place, text in _texts(node, key):
         rest = REFERENCE.sub("", OF_THE_ENVIRONMENT.sub("", text))
         if "${" in (also.sub("", rest) if also else rest):
             raise ValueError(
                 f"{place}={text[:100]!r}: only ${{another.key}} is replaced by its value; write "
-                "out what the resolver would give, e.g. with $HOME in the shell"
+                "out the resolver's value, e.g. with $HOME in the shell"
             )
 
 
@@ -79,5 +79,5 @@ def _line(error: Exception) -> str:
 
 
 def _loader() -> Any:
-    """libyaml's where it was built, which is ten times as fast."""
+    """libyaml's loader if available, which is ten times faster."""
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)

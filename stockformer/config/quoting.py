@@ -1,4 +1,4 @@
-"""Paths as words of a command line that can be pasted, and read back from what was pasted."""
+"""Paths quoted as words of a command line that can be pasted, and parsed back."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import re
 import shlex
 from pathlib import Path
 
-# Neither the shell nor Hydra sees more in it: with a slash it is no number and no keyword.
+# Without special meaning for shell and Hydra: with a slash it is no number and no keyword.
 PLAIN = re.compile(r"[\w.+@%-]*/[\w./+@%-]*", re.ASCII)
 
 
 def pasteable(key: str, *paths: Path) -> str:
-    """`key=path,path` as one word of a shell; what is special to Hydra is in quotes of its own."""
+    """`key=path,path` as one shell word; text that is special to Hydra has its own quotes."""
     return shlex.quote(f"{key}={','.join(quoted(str(path)) for path in paths)}")
 
 
 def quoted(value: str) -> str:
-    """The value as Hydra's grammar reads it: as it is, or in single quotes."""
+    """The value for Hydra's grammar: unchanged, or in single quotes."""
     if PLAIN.fullmatch(value):
         return value
-    # Backslashes count only before a quote, the closing one too.
+    # Backslashes are special only before a quote, including the closing one.
     escaped = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + (r"\'" if m[2] else ""), value)
     return f"'{escaped}'"
 
 
 def unquoted(value: str) -> str:
-    """What `quoted` was given; a value without quotes around it is taken as it is."""
+    """The inverse of `quoted`; a value without quotes is unchanged."""
     match = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL)
     if match is None:
         return value
@@ -40,14 +40,14 @@ def as_path(value: str) -> Path:
         return Path(unquoted(value))
     try:
         return Path(value).expanduser()
-    except RuntimeError:  # nobody of that name
+    except RuntimeError:  # no user of that name
         return Path(value)
 
 
 def split_paths(value: str) -> list[Path]:
     """The paths of `a,'b,c'` or `[a,'b,c']`, separated by commas outside quotes.
 
-    Of a folder's own name, it.
+    If the whole value is the name of a folder, only that folder.
     """
     if os.path.isdir(value):
         return [Path(value)]

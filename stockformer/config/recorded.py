@@ -1,4 +1,4 @@
-"""The configuration of a recorded run, read back as if it had been composed now."""
+"""Reads the configuration of a recorded run, and converts it to the current version."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stockformer.config.plain_yaml import require_plain_yaml, require_references
 from stockformer.config.rules import RENAMED_KEYS, check_values
 from stockformer.config.schema import Config
 
-# For runs recorded by version 0.1: keys it did not have, columns that were optional by these names.
+# For runs recorded by version 0.1: keys it did not have, and its names of optional columns.
 ADDED_KEYS: dict[str, Any] = {"waived_factors": [], "project_targets": {}}
 OPTIONAL_BEFORE = {"vwap": "vwap", "adjusted": "adj close", "amount": "amount"}
 MOVED = {"stockformer.data.processors.": "stockformer.data.factors.processors."}
-"""Modules that `_target_` named there, and where they are now."""
+"""Old and new names of modules in `_target_`."""
 
 
 def read_config(text: str) -> DictConfig:
-    """A recorded configuration, typed and checked as if it had been composed now."""
+    """A recorded configuration, typed and checked like a newly composed one."""
     recorded = recorded_nodes(text)
     try:
         config = OmegaConf.merge(OmegaConf.structured(Config), recorded)
@@ -33,14 +33,14 @@ def read_config(text: str) -> DictConfig:
 
 
 def recorded(config: DictConfig) -> str:
-    """What `read_config` reads back, unresolved; `resume` is the command line's, not the run's."""
+    """YAML for `read_config`, unresolved; without `resume`, which belongs to the command line."""
     config = config.copy()
     config.resume = None
     return OmegaConf.to_yaml(config)
 
 
 def recorded_nodes(text: str) -> DictConfig:
-    """A recorded configuration as it stands. Raises ValueError for anything but plain values."""
+    """A recorded configuration, unresolved. Raises ValueError for anything but plain values."""
     where = "recorded configuration"
     for before, now in MOVED.items():
         text = text.replace(f"_target_: {before}", f"_target_: {now}")
@@ -57,7 +57,7 @@ def recorded_nodes(text: str) -> DictConfig:
 
 
 def current_overrides(lines: Sequence[str]) -> list[str]:
-    """A recorded command line with the names that its keys have now."""
+    """A recorded command line with the current names of its keys."""
     return [line for line in map(_current_override, lines) if line]
 
 
@@ -66,12 +66,12 @@ def _current_override(line: str) -> str:
     name = RENAMED_KEYS.get(key.lstrip("+"), key)
     if name == key:
         return line
-    # The loss takes the model's wavelet now: what it was set to stands in config.yaml.
+    # The loss now takes the model's wavelet; its old setting is in config.yaml.
     return "" if key.lstrip("+") == "loss.wavelet" else f"{name}{equals}{value}"
 
 
 def _bring_up_to_date(nodes: DictConfig) -> None:
-    """Give a run recorded by version 0.1 today's keys, and where one is new what it was then."""
+    """Give a run recorded by version 0.1 the current keys; a new key gets version 0.1's value."""
     for before, now in RENAMED_KEYS.items():
         group, _, key = before.rpartition(".")
         node = OmegaConf.select(nodes, group)
@@ -81,7 +81,7 @@ def _bring_up_to_date(nodes: DictConfig) -> None:
                 OmegaConf.update(nodes, now, value)
     dataset = nodes.get("dataset")
     if not isinstance(dataset, DictConfig):
-        return  # the schema says what is wrong
+        return  # the schema check reports the error
     older = any(key not in dataset for key in ADDED_KEYS)
     for key, value in ADDED_KEYS.items():
         if key not in dataset:

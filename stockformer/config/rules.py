@@ -1,4 +1,4 @@
-"""The rules of a composed configuration's values, and what `_target_` may build."""
+"""The rules for values of a composed configuration, and for what `_target_` may build."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.config.schema import Fill
 from stockformer.evaluation.metrics import METRICS, MONITORS
 
-# What `_target_` may name: what these rooms define, and torch's optimizers and schedulers;
-# `build` sees that it is theirs, not only imported there.
+# `_target_` may name what these modules define, and torch's optimizers and schedulers; `build`
+# checks that it is defined there, not only imported.
 OUR_TARGETS = re.compile(
     r"stockformer\.(data\.(sources\.\w+|splits|factors\.processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
@@ -45,16 +45,16 @@ RENAMED_KEYS = {
     "loss.wavelet": "model.wavelet",
     "processors.scale.widest": "processors.scale.clip",
 }
-"""Of version 0.1: refused on a command line with the new name, read from a recorded run."""
+"""Keys of version 0.1: an error with the new name on a command line, read from a recorded run."""
 
-# What is one number and stands in two groups.
+# The same number in two groups.
 DERIVED_KEYS = {
     "loss.horizon": "target.horizon",
     "model.horizon": "target.horizon",
     "model.lookback": "dataset.lookback",
 }
 
-# A key that the chosen files do not have is passed over.
+# A key that the chosen files do not have is ignored.
 RULES: dict[str, Rule] = {
     "seed": (lambda v: 0 <= v < 2**32, "must be from 0 to 2**32 - 1"),
     "dataset.lookback": (lambda v: v >= 2, "must be at least 2 days"),
@@ -130,7 +130,7 @@ RULES: dict[str, Rule] = {
 
 
 def check_values(config: DictConfig) -> None:
-    """The rules a composed configuration obeys, whatever it was composed from.
+    """Check the rules of a composed configuration.
 
     Raises ValueError with one message that names the key, the value received and the rule.
     """
@@ -153,7 +153,7 @@ def check_values(config: DictConfig) -> None:
 
 
 def _check_together(values: Mapping[str, Any]) -> None:
-    """The rules of values that depend on each other."""
+    """Check the rules for values that depend on each other."""
     for key, source in DERIVED_KEYS.items():
         if key in values and values[key] != values[source]:
             raise ValueError(
@@ -168,7 +168,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
         )
     weights = ("loss.regression_weight", "loss.classification_weight")
     if all(key in values and values[key] == 0 for key in weights):
-        raise ValueError(f"{weights[0]}=0, {weights[1]}=0: nothing is left to learn")
+        raise ValueError(f"{weights[0]}=0, {weights[1]}=0: one of them must be above 0")
     _check_learning_rates(values)
     _check_backtest(values)
 
@@ -195,14 +195,14 @@ def _check_backtest(values: Mapping[str, Any]) -> None:
 
 
 def allowed_target(name: Any) -> bool:
-    """Whether a `_target_` may be built: nothing else is ever imported or called."""
+    """Whether a `_target_` may be built; nothing else is imported or called."""
     return isinstance(name, str) and (
         OTHER_TARGETS.fullmatch(name) is not None or OUR_TARGETS.fullmatch(name) is not None
     )
 
 
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_` in nested dicts and lists, with where it stands."""
+    """Every `_target_` in nested dicts and lists, with its key."""
     children = node.items() if isinstance(node, dict) else enumerate(node)
     for name, value in children:
         if name == "_target_":
@@ -212,7 +212,7 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flat(node: DictConfig, prefix: str = "", nodes: bool = False) -> dict[str, Any]:
-    """Every leaf by its dotted key, resolved, None where missing; with `nodes` the branches too."""
+    """Every leaf by its dotted key, resolved, None if missing; with `nodes` the branches too."""
     return dict(_leaves(node, prefix, nodes))
 
 

@@ -1,7 +1,7 @@
-"""What a run may be asked for: every group of the configuration, typed.
+"""The schema of the configuration: every group, typed.
 
-A config group's YAML file lists every key it has, with its default. Groups whose values alone vary
-are typed dataclasses on top of that; the others name a class by `_target_`.
+A config group's YAML file lists all its keys with their defaults. Groups of which only the values
+vary are also typed dataclasses; the others name a class by `_target_`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CONFIG_NAME = "config"
 
 
 class Calendar(Enum):
-    """Which two integers a day the model is told."""
+    """The two calendar features of a day."""
 
     real = "real"
     published = "published"
@@ -30,7 +30,7 @@ class EarlyStoppingConfig:
 
 
 class Precision(Enum):
-    """In which numbers products are computed; weights are float32 in all of them."""
+    """The precision of matrix products; weights are always float32."""
 
     float32 = "float32"
     bf16 = "bf16"
@@ -38,14 +38,14 @@ class Precision(Enum):
 
 
 class OnNonfinite(Enum):
-    """What to do at a step whose loss or gradient is not finite."""
+    """The reaction to a step whose loss or gradient is not finite."""
 
     stop = "stop"
     skip = "skip"
 
 
 class OnOutOfMemory(Enum):
-    """What to do when memory runs out: say what to lower, or halve the micro-batch."""
+    """The reaction to running out of memory: stop with advice, or halve the micro-batch."""
 
     stop = "stop"
     split = "split"
@@ -73,7 +73,7 @@ class TrainerConfig:
 
 
 class Scale(Enum):
-    """How a day's values across stocks are brought to a common scale."""
+    """The scaling of a day's values across stocks."""
 
     none = "none"
     zscore = "zscore"
@@ -90,7 +90,7 @@ class TargetConfig:
 
 
 class Fill(Enum):
-    """At which of a day's prices the backtest trades."""
+    """The price at which the backtest trades."""
 
     close = "close"
     open = "open"
@@ -159,7 +159,7 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 
 def config_folder() -> Path:
-    """Where `conf/` lies: beside the package, in a checkout."""
+    """The folder `conf/`: next to the package, in a checkout."""
     folder = Path(__file__).resolve().parents[2] / "conf"
     if not folder.is_dir():
         raise ValueError(f"configuration folder not found: {folder}")

@@ -1,4 +1,4 @@
-"""The two integers a day the model is told about."""
+"""The two calendar features of a day, integers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def real_calendar(dates: np.ndarray) -> np.ndarray:
 
 
 def published_calendar(dates: np.ndarray) -> np.ndarray:
-    """(T, 2): the published code's made-up months of 21 rows, counted from "month 2"."""
+    """(T, 2): the published code's artificial months of 21 rows, counted from "month 2"."""
     row = np.arange(len(dates))
     return np.stack([(2 + row // 21) % 12, row % 21], axis=1)
 

@@ -1,4 +1,4 @@
-"""What a model is trained and evaluated on: the panel, its targets, and the days of each part."""
+"""The data of an experiment: the panel, its targets, and the days of each part of the split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FittedPreprocessing:
-    """What a run fitted on its training days, as its checkpoint's facts keep it."""
+    """Preprocessing fitted on a run's training days, as stored in its checkpoint."""
 
     factor_names: tuple[str, ...]
     states: Mapping[str, Mapping[str, list[Any]]]
@@ -32,12 +32,12 @@ class FittedPreprocessing:
         return cls(tuple(facts["factor_names"]), facts["processors"], facts["target_scale"])
 
     def state(self, name: str, fitted_here: State, factor_names: tuple[str, ...]) -> State:
-        """The recorded state of a processor instead of one fitted here, whose form it must have."""
+        """The recorded state of a processor; its form must equal that of the state fitted here."""
         try:
             recorded = self.states[name]
             state = {k: np.asarray(recorded[k], dtype=a.dtype) for k, a in fitted_here.items()}
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"processors.{name}: not what the checkpoint has: {error}") from error
+            raise ValueError(f"processors.{name}: differs from the checkpoint: {error}") from error
         if any(state[key].shape != array.shape for key, array in fitted_here.items()):
             missing = sorted(set(self.factor_names) - set(factor_names))
             raise ValueError(
@@ -49,11 +49,11 @@ class FittedPreprocessing:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A panel as a model is given it, with its targets and split.
+    """A panel as a model's input, with its targets and split.
 
-    unprocessed: the panel before the processors, unknown cells still unknown. states: what each
-    processor was fitted to. prepared_factors: whether the factors are the source's own, made
-    outside, and not computed here. notes: what every report on these data must say.
+    unprocessed: the panel before the processors, with unknown cells still NaN. states: the fitted
+    state of each processor. prepared_factors: whether the factors come with the source instead of
+    being computed here. notes: caveats that every report on these data must show.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Dataset:
     notes: tuple[str, ...]
 
     def log_findings(self, report: Report) -> None:
-        """Log every note, and whatever is odd about the data."""
+        """Log every note, and every warning on the data."""
         for note in self.notes:
             log.warning("note: %s", note)
         if self.panel.findings:
@@ -77,12 +77,12 @@ class Dataset:
 
 
 def training_days(split: Split, targets: Targets) -> slice:
-    """The rows anything fitted may see: up to the last training target, no further."""
+    """The rows that may be used for fitting: up to the end of the last training target."""
     return slice(0, int(split.train[-1]) + targets.span + 1)
 
 
 def require_known(panel: Panel) -> None:
-    """Inputs must be numbers: a model cannot be told "unknown" but by what stands for it."""
+    """Raise ValueError unless all factors are finite: a model has no input for "unknown"."""
     unknown = ~np.isfinite(panel.factors).all(axis=(0, 1))
     if unknown.any():
         names = [name for name, some in zip(panel.factor_names, unknown) if some]

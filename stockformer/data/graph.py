@@ -1,7 +1,7 @@
-"""What the model is told of how stocks hang together: an embedding (N, D) with a record of its fit.
+"""Graphs of the stocks: an embedding (N, D) as input of the model, with a record of its fit.
 
-Every graph is called alike: `fit(panel, fit_rows, width, seed)`; of what has a date it may
-see those rows alone, which are the training ones.
+Every graph has the same signature, `fit(panel, fit_rows, width, seed)`, and uses only those rows of
+the panel, the training rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from stockformer.data.reading.files import Folder
 
 @dataclass(frozen=True)
 class Embedding:
-    """values (N, D) float32; learned: whether they train with the model; last_date: fit_rows last;
-    sources: SHA-256 of files read, by name."""
+    """values (N, D) float32; learned: whether they train with the model; last_date: the last date
+    of the fit; sources: SHA-256 of files read, by name."""
 
     values: np.ndarray
     learned: bool
@@ -31,8 +31,8 @@ class SpectralGraph:
     """Spectral embedding of the graph of return correlations.
 
     Belkin and Niyogi, "Laplacian eigenmaps", Neural Computation 15 (2003), by scikit-learn. Two
-    stocks are joined, as closely as they correlate, if one is among the other's `neighbours`
-    closest and their correlation is above `threshold`. Missing returns count as the stock's mean.
+    stocks are joined, with their correlation as weight, if one is among the other's `neighbours`
+    closest and the correlation is above `threshold`. Missing returns count as the stock's mean.
     """
 
     def __init__(self, *, neighbours: int, threshold: float, components: int, scale: float) -> None:
@@ -53,7 +53,7 @@ class SpectralGraph:
         near = correlation >= np.sort(correlation, axis=1)[:, weakest : weakest + 1]
         joined = (near | near.T) & (correlation > self.threshold)
         weights = np.where(joined, correlation, 0.0)
-        weights += 1e-3  # one piece: a stock without neighbours hangs by a thread
+        weights += 1e-3  # keeps the graph connected, also for a stock without neighbours
         np.fill_diagonal(weights, 0.0)
         count = min(self.components, width, stocks - 2)
         values = np.zeros((stocks, width), dtype=np.float32)
@@ -63,7 +63,7 @@ class SpectralGraph:
 
 
 class FileGraph:
-    """An embedding (N, D) from a .npy file; nobody here knows which dates it has fit_rows."""
+    """An embedding (N, D) from a .npy file; the dates of its fit are unknown."""
 
     def __init__(self, *, path: str) -> None:
         self.path = Path(path)
@@ -81,7 +81,7 @@ class FileGraph:
             row, column = broken[0]
             raise ValueError(
                 f"{self.path}: {len(broken)} values are not finite, first in row {row}, "
-                f"column {column}; make the embedding anew or use graph=spectral"
+                f"column {column}; recompute the embedding or use graph=spectral"
             )
         return Embedding(
             values.astype(np.float32),
@@ -92,26 +92,26 @@ class FileGraph:
 
 
 class LearnedGraph:
-    """A free vector a stock, trained with the model."""
+    """A free vector for each stock, trained with the model."""
 
     def __init__(self, *, scale: float) -> None:
         self.scale = scale
 
     def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         values = np.random.default_rng(seed).normal(0, self.scale, (len(panel.tickers), width))
-        return Embedding(values.astype(np.float32), learned=True, last_date="none fit_rows")
+        return Embedding(values.astype(np.float32), learned=True, last_date="none")
 
 
 class NoGraph:
-    """Zeros: stocks differ by their inputs alone."""
+    """Zeros: stocks differ only by their inputs."""
 
     def fit(self, panel: Panel, fit_rows: slice, width: int, seed: int) -> Embedding:
         values = np.zeros((len(panel.tickers), width), dtype=np.float32)
-        return Embedding(values, learned=False, last_date="none fit_rows")
+        return Embedding(values, learned=False, last_date="none")
 
 
 class SectorGraph:
-    """One direction a sector: stocks of a sector share a vector, of others are at right angles."""
+    """A vector for each sector: equal within a sector, orthogonal between sectors."""
 
     def __init__(self, *, scale: float) -> None:
         self.scale = scale
@@ -126,7 +126,7 @@ class SectorGraph:
             )
         values = np.zeros((len(sector), width), dtype=np.float32)
         values[np.arange(len(sector)), sector] = self.scale
-        return Embedding(values, learned=False, last_date="none fit_rows")
+        return Embedding(values, learned=False, last_date="none")
 
 
 def _correlation(returns: np.ndarray) -> np.ndarray:

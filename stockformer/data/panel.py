@@ -1,4 +1,4 @@
-"""The panel: what is known of N stocks on T dates, aligned by label, never by position."""
+"""The panel: data of N stocks on T dates, aligned by label, never by position."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from stockformer.data.reading.findings import Finding
 
 @dataclass(frozen=True)
 class Panel:
-    """Stocks by dates. T dates, N stocks, F factors; a cell nobody knows is NaN.
+    """Stocks by dates. T dates, N stocks, F factors; an unknown cell is NaN.
 
     dates (T,) datetime64[D], strictly increasing; tickers (N,) str, unique.
     returns (T, N) float64: close-to-close simple return of the day, a fraction (0.01 = 1 %).
     factors (T, N, F) float32, named in order by factor_names.
-    prices: (T, N) float64 by field (open, high, low, close, volume, vwap), where the source has
-        them, in units of which only ratios within a stock mean anything.
+    prices: (T, N) float64 by field (open, high, low, close, volume, vwap), if the source has
+        them; only ratios within a stock are meaningful.
     sources: SHA-256 of every file that was read, by file name.
-    oracle (T, N): the expected next-day return, known only where the market is simulated.
+    oracle (T, N): the expected next-day return; None unless the market is simulated.
     sectors (N,) str: "" where unknown; None if the source has none.
-    member (T, N) bool: whether a stock belongs to the universe that day; None: always, all of them.
-    session_gaps: rows before which there was no session for so long that no window may reach
-        across.
-    notes: what every report on this data must say.
-    findings: what the source's checks found and did not refuse.
+    member (T, N) bool: whether a stock belongs to the universe that day; None: all, always.
+    session_gaps: rows before which there was a gap between sessions so long that no window may
+        cross it.
+    notes: caveats that every report on this data must show.
+    findings: findings of the source's checks that are not errors.
     """
 
     dates: np.ndarray
@@ -65,10 +65,10 @@ class Panel:
                 raise ValueError(f"panel: {what} are not unique")
 
     def locked(self, limit_threshold: float) -> np.ndarray:
-        """(T, N) bool: at a price limit, where nobody can be sure to trade.
+        """(T, N) bool: locked at a price limit, where a trade is uncertain.
 
-        A day without a range (high = low) whose close is over limit_threshold, a fraction, away
-        from the last known one. Without high and low nothing is known to be locked.
+        A day without a range (high = low) whose close differs from the last known one by more than
+        limit_threshold, a fraction. Without high and low no day counts as locked.
         """
         if not {"high", "low", "close"} <= set(self.prices):
             return np.zeros(self.returns.shape, dtype=bool)
@@ -79,7 +79,7 @@ class Panel:
         return locked
 
     def tradable(self, limit_threshold: float) -> np.ndarray:
-        """(T, N) bool: traded that day, and not locked at a price limit."""
+        """(T, N) bool: traded that day and not locked at a price limit."""
         known = np.isfinite(self.prices.get("close", self.returns))
         return known & ~self.locked(limit_threshold)
 

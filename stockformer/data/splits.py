@@ -1,11 +1,11 @@
-"""Which signal days train, validate and test. A target never lies in two parts.
+"""The split into training, validation and test signal days. No target lies in two parts.
 
-Every split is called alike: its settings, then the facts dates (T,), lookback and target_span, the
-number of rows a target reaches past its signal day. A part is a range of rows: a signal day belongs
-to it if it lies there and its target ends there too, so the last `target_span` days of a range are
-purged.
-context: "across" lets a window of `lookback` days reach back over its part's start, "inside" does
-not (as published: each part loses its first days).
+Every split has the same signature: its settings, then the facts dates (T,), lookback and
+target_span, the number of rows a target reaches past its signal day. A part is a range of rows: a
+signal day belongs to it if the day and the end of its target lie in the range, so the last
+`target_span` days of a range are purged.
+context: "across" lets a window of `lookback` days start before its part, "inside" does not (as
+published: each part loses its first days).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the panel that are signal days of each part, increasing; none is empty."""
+    """The signal days of each part: increasing rows of the panel; no part is empty."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -28,7 +28,7 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def without(self, session_gaps: Sequence[int], lookback: int, target_span: int) -> Split:
-        """Without the signal days whose window or target would reach across a gap.
+        """Without the signal days whose window or target would cross a gap.
 
         session_gaps: as in `Panel`. Raises ValueError if a part is left empty.
         """
@@ -39,14 +39,14 @@ class Split:
             ]
             parts[name] = signals[~np.any(across, axis=0)] if across else signals
             if not len(parts[name]):
-                raise ValueError(f"split: every {name} window reaches across a gap in the dates")
+                raise ValueError(f"split: every {name} window crosses a gap in the dates")
         return Split(**parts)
 
 
 def by_ratio(
     *, train: float, test: float, context: str, dates: np.ndarray, lookback: int, target_span: int
 ) -> Split:
-    """Consecutive shares of all days; validation is what lies between."""
+    """Consecutive shares of all days: train, validation (the remaining share), test."""
     days = len(dates)
     bounds = (0, round(train * days), days - round(test * days), days)
     return _cut(bounds, dates, lookback, target_span, context)
@@ -92,7 +92,7 @@ def walk_forward(
     """Fold `fold` (from 0): test signal days [s, s + test_days), s = first_test + fold * test_days.
 
     Training begins at row first_train (expanding), or covers the last train_days before its end
-    (rolling); validation is cut from the end of the days before s, with a purge of its own.
+    (rolling); validation is the last part of the days before s, with its own purge.
     """
     start = first_test + fold * test_days
     if first_test + target_span >= len(dates):
@@ -111,7 +111,7 @@ def walk_forward(
         if train_days is None
         else max(first_train, validation - target_span - train_days)
     )
-    # The test days' targets may reach past the fold: nothing is trained on them.
+    # The targets of test days may reach past the fold, because nothing is trained on them.
     end = min(start + test_days + target_span, len(dates))
     return _cut((first, validation, start, end), dates, lookback, target_span, "across")
 
@@ -124,7 +124,7 @@ def _cut(
     context: str,
     early: int = 0,
 ) -> Split:
-    """Rows from each bound to the next, purged; `early`: how much sooner a part's signals begin."""
+    """Rows from each bound to the next, purged; a part's signals begin `early` rows sooner."""
     parts = {}
     for name, start, end in zip(("train", "validation", "test"), bounds, bounds[1:]):
         if context == "across":
@@ -141,7 +141,7 @@ def _cut(
 
 
 def _row(key: str, day: str | int, dates: np.ndarray) -> int:
-    """The row of a date. Raises ValueError where it lies outside the data, or is no date."""
+    """The row of a date. Raises ValueError if it is outside the data, or no date."""
     try:
         row = day if isinstance(day, int) else int(np.searchsorted(dates, np.datetime64(day, "D")))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The only file that looks ahead: what happens after a signal date, and how far that reaches."""
+"""Targets: the returns after a signal date. This is the only file that looks ahead."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from stockformer.data.factors.cross_section import cross_sectional
 from stockformer.data.panel import Panel
 
-CLIP = 3.0  # z-scores of targets are cut there: one jump is not worth ten other stocks
+CLIP = 3.0  # z-scores of targets are clipped, so that one jump does not outweigh ten stocks
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What follows each of T signal dates, H steps ahead, for N stocks.
+    """Targets of T signal dates, H steps ahead, for N stocks.
 
-    returns (T, H, N) float64: a fraction, 0 where not valid. values (T, H, N): what a model is
-    trained on, the returns or a transform of them across stocks; scale: return per unit of it.
+    returns (T, H, N) float64: a fraction, 0 where not valid. values (T, H, N): the training
+    target, the returns or a transform of them across stocks; scale: return per unit of it.
     up, valid (T, H, N) bool; `valid` is the one mask of both tasks and of all metrics.
     start, end (H,): the target runs from the close of row t + start to that of row t + end.
     """
@@ -37,7 +37,7 @@ class Targets:
 
     @property
     def span(self) -> int:
-        """Rows a target reaches past its signal date; it drives the purge everywhere."""
+        """Rows that a target reaches past its signal date; every purge uses it."""
         return int(self.end[-1])
 
 
@@ -52,10 +52,10 @@ def next_returns(
 ) -> Targets:
     """The daily returns of the `horizon` days that begin `offset` days after the signal's close.
 
-    excess: less the mean of the universe that day. Class "up": the return is above zero, or, with
+    excess: minus the mean of the universe that day. Class "up": the return is above zero, or, with
     median_class, above the day's median across stocks. Not valid: unknown returns, stocks that are
     no members on the signal date, and stocks locked at their limit on the day whose close the
-    target starts from, because nobody could have bought them.
+    target starts from, because they could not be bought.
     """
     days, stocks = panel.returns.shape
     start = offset + np.arange(horizon)
@@ -83,8 +83,8 @@ def next_returns(
 def standardise(targets: Targets, transform: str, training_days: np.ndarray) -> Targets:
     """Train on each day's z-score or rank across stocks instead of the return ("none").
 
-    `scale` turns a forecast back into a return: least squares through the origin on the training
-    days, rows of the panel.
+    `scale` converts a forecast back to a return, by least squares through the origin on the
+    training days, rows of the panel.
     """
     if transform == "none":
         return targets

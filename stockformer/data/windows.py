@@ -1,4 +1,4 @@
-"""Windows as views of the panel: a batch is one indexing operation, nothing is copied before.
+"""Windows as views of the panel: a batch is one indexing operation, the only copy.
 
 B batch, L lookback, H horizon, N stocks, F factors, T dates.
 """
@@ -21,7 +21,7 @@ from stockformer.interface import Batch
 class Windows(Dataset[Batch]):
     """The windows that end on `signals`, rows of the panel; index it with a list of positions.
 
-    The panel is kept once, whatever the lookback: `part` shares it.
+    The panel is stored once, whatever the lookback; `part` shares it.
     """
 
     def __init__(self, panel: Panel, targets: Targets, calendar: np.ndarray, lookback: int) -> None:
@@ -43,9 +43,9 @@ class Windows(Dataset[Batch]):
         return windows
 
     def to(self, device: torch.device, workers: int) -> Windows:
-        """The same windows gathered on a cuda device itself, where the panel fits a quarter of it.
+        """The same windows on a CUDA device, if the panel fits into a quarter of its memory.
 
-        Loader processes could not use it there; with some the panel stays where it is.
+        Loader processes cannot read that memory, so with workers the panel stays where it is.
         """
         if device.type != "cuda" or workers:
             return self
@@ -54,7 +54,7 @@ class Windows(Dataset[Batch]):
             return self
         windows = copy.copy(self)
         for name, value in vars(self).items():
-            if name in ("returns", "factors"):  # the days once, not their windows
+            if name in ("returns", "factors"):  # copy the days, not their windows
                 days = torch.cat([value[:, 0], value[-1, 1:]])
                 setattr(windows, name, sliding(days.to(device), value.shape[1]))
             else:

@@ -1,8 +1,8 @@
-"""TopK-dropout: what a signal would have earned after costs, and the ledger that shows it.
+"""TopK-dropout backtest: what a signal would have earned after costs, and its ledger.
 
-The strategy is qlib's `TopkDropoutStrategy` (qlib 0.9.7). The signal of the close of t is traded on
-a later bar, by default the next. Holdings are not brought back to equal weight; they drift. A stock
-without a price keeps its last close as its value.
+The strategy is qlib's `TopkDropoutStrategy` (qlib 0.9.7). The signal at the close of t is traded on
+a later bar, by default the next. Holdings are not rebalanced to equal weight; they drift. A stock
+without a price is valued at its last close.
 
 T dates of the market, N stocks, S signal dates, D dates of the backtest. Money is in the currency
 of the prices, returns and costs are fractions.
@@ -28,7 +28,7 @@ class Market:
 
     dates (T,) datetime64[D]; tickers (N,); close (T, N), NaN where not traded; fill (T, N): the
     price of a trade on that date, the close or the open; tradable (T, N) bool: traded
-    that day, and not locked at a price limit.
+    that day and not locked at a price limit.
     volume (T, N): shares traded, for `capacity`. index (T,): closes of a market index, NaN where
     unknown. member (T, N) bool: whether a stock may be bought on a signal of that date, and counts
     in the benchmark; None: always.
@@ -55,35 +55,34 @@ class Market:
 
     @cached_property
     def mark(self) -> np.ndarray:
-        """(T, N) the close a holding is valued at: each stock's last known one."""
+        """(T, N) the price that holdings are valued at: each stock's last known close."""
         return _carried_forward(self.close)
 
     @cached_property
     def choosable(self) -> np.ndarray:
-        """(T, N) bool: who may be bought on a signal of that date: traded, and a member."""
+        """(T, N) bool: stocks that a signal of that date may buy: traded, and a member."""
         known = np.isfinite(self.close)
         return known if self.member is None else known & self.member
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How the signal is traded.
 
     top_k stocks are held and up to n_drop replaced every rebalance_days signal dates, `delay`
     market dates after the signal. risk_degree of the cash is spread over the buys. buy_cost and
-    sell_cost are fractions of the traded value (the default: India, delivery); slippage moves the
-    fill price against the trade.
+    sell_cost are fractions of the traded value; slippage moves the fill price against the trade.
     """
 
-    top_k: int = 20
-    n_drop: int = 4
-    rebalance_days: int = 1
-    delay: int = 1
-    capital: float = 1e8
-    risk_degree: float = 0.95
-    buy_cost: float = 0.00119
-    sell_cost: float = 0.00104
-    slippage_basis_points: float = 0.0
+    top_k: int
+    n_drop: int
+    rebalance_days: int
+    delay: int
+    capital: float
+    risk_degree: float
+    buy_cost: float
+    sell_cost: float
+    slippage_basis_points: float
 
     def __post_init__(self) -> None:
         rules = {
@@ -108,10 +107,10 @@ class Backtest:
 
     trades: one row a trade; date, ticker, side, shares, price (slippage included), value, cost.
     positions: one row a stock held after the day's trades; date, ticker, shares, close, value.
-    equity, by date, none in a hole of the signals: account = cash + value; net_return = account /
-    previous account - 1; gross_return = net_return + cost + slippage; turnover (bought and sold
-    value), cost and slippage as fractions of the previous account; n_held; benchmark: return of the
-    equal-weighted universe; index: that of the market index, NaN where there is none.
+    equity, by date, without the dates in gaps of the signals: account = cash + value; net_return =
+    account / previous account - 1; gross_return = net_return + cost + slippage; turnover (bought
+    and sold value), cost and slippage as fractions of the previous account; n_held; benchmark:
+    return of the equal-weight universe; index: return of the market index, NaN without one.
     """
 
     settings: Settings
@@ -123,7 +122,7 @@ class Backtest:
 def dropout(
     signal: np.ndarray, held: np.ndarray, top_k: int, n_drop: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What TopK-dropout wants to sell and to buy, as indices of stocks, the best buy first.
+    """The stocks TopK-dropout sells and buys, as indices, the best buy first.
 
     signal, held (N,); ties go to the earlier stock. A stock whose signal is NaN is never bought and
     ranks last when held. The candidates are the best n_drop + top_k - |held| stocks not held; a
@@ -147,16 +146,16 @@ def topk_dropout(
     settings: Settings,
     offset: int = 0,
 ) -> Backtest:
-    """Trade a signal (S, N) of known dates; the higher, the more it is wanted, NaN is no opinion.
+    """Trade a signal (S, N) at the given dates; higher is better, NaN means no signal.
 
     The first rebalancing is on the signal date at `offset`, then one every rebalance_days signal
-    dates. A stock that was not traded, or no member, on the signal date has no signal. What cannot
-    be traded on its day is left: a sale is decided again at the next rebalancing, the cash of a buy
-    is kept. The ledger runs from the first rebalancing to the trade date of the last signal;
-    signals to trade past the market's end are left out. Over a hole, market dates without a signal
-    between two signal dates, nothing is held: on the trade date of the last signal before it all is
-    sold, what is locked that day at its last close, and the ledger goes on after it. Raises
-    ValueError where no signal is left or the labels do not fit the market.
+    dates. A stock that was not traded, or no member, on the signal date has no signal. A trade that
+    is not possible on its day is skipped: a sale is decided again at the next rebalancing, the cash
+    of a buy is kept. The ledger runs from the first rebalancing to the trade date of the last
+    signal; signals whose trade date is after the market's end are ignored. In a gap (market dates
+    without a signal between two signal dates) nothing is held: on the trade date of the last signal
+    before the gap everything is sold, a locked stock at its last close, and the ledger continues
+    after it. Raises ValueError if no signal is left or the labels do not fit the market.
     """
     days, traded, cash = _trade(signal, signal_dates, market, settings, offset)
     dates = pd.DatetimeIndex(market.dates[days], name="date")
@@ -175,11 +174,11 @@ def topk_dropout(
 
 
 def figures(equity: pd.DataFrame) -> dict[str, float]:
-    """What a run's `Backtest.equity` earned, after costs.
+    """Performance of a `Backtest.equity`, after costs.
 
     Those of `return_figures`; annual_excess_return: the mean of net_return minus benchmark times
-    252, annual_information_ratio: its daily ratio times sqrt(252); turnover and cost (slippage
-    included): means a day. index_total_return is NaN without an index over all the dates.
+    252; annual_information_ratio: its daily ratio times sqrt(252); turnover and cost (slippage
+    included): daily means. index_total_return is NaN unless the index covers all dates.
     """
     net, benchmark = equity["net_return"], equity["benchmark"]
     values = {
@@ -196,7 +195,7 @@ def figures(equity: pd.DataFrame) -> dict[str, float]:
 
 
 def return_figures(returns: pd.Series) -> dict[str, float]:
-    """What daily returns come to, by empyrical.
+    """Performance of daily returns, by empyrical.
 
     annual_return compounds to 252 days; annual_sharpe and annual_sortino are daily ratios times
     sqrt(252), without a risk-free rate, NaN where returns do not vary; max_drawdown is negative;
@@ -229,13 +228,11 @@ def sector_exposure(backtest: Backtest, sectors: Mapping[str, str]) -> pd.DataFr
     )
 
 
-def capacity(
-    backtest: Backtest, market: Market, participation_rate: float = 0.05
-) -> dict[str, float]:
+def capacity(backtest: Backtest, market: Market, participation_rate: float) -> dict[str, float]:
     """The capital at which trades reach that share of their day's volume.
 
     Trades grow in proportion to the capital. all_trades: the largest capital at which every trade
-    stays within the share; most_trades: at which 95 % of them do. Raises ValueError without volume.
+    stays within the share; most_trades: 95 % of them. Raises ValueError without volume.
     """
     if market.volume is None:
         raise ValueError("capacity: the market has no volumes")
@@ -248,10 +245,10 @@ def capacity(
 
 
 def largest_imbalance(backtest: Backtest) -> float:
-    """The worst day's disagreement of the frames, as a fraction of the starting capital.
+    """Largest disagreement between the frames on a day, as a fraction of the starting capital.
 
-    Cash is recomputed from the trades alone, holdings from their running sum and the account from
-    cash, shares and closes; each must equal what the ledger says.
+    Cash is recomputed from the trades, holdings from the running sum of trades and the account from
+    cash, shares and closes; each must equal the ledger's value.
     """
     trades, positions, equity = backtest.trades, backtest.positions, backtest.equity
     bought = trades["shares"].where(trades["side"] == "buy", -trades["shares"])
@@ -274,7 +271,7 @@ def largest_imbalance(backtest: Backtest) -> float:
 def _signal_rows(
     signal: np.ndarray, signal_dates: np.ndarray, market: Market, settings: Settings
 ) -> np.ndarray:
-    """(S,) rows of the market on which the signals are known."""
+    """(S,) rows of the market, one for each signal date."""
     expected = (len(signal_dates), len(market.tickers))
     if signal.shape != expected:
         raise ValueError(f"backtest: signal has shape {signal.shape}, expected {expected}")
@@ -299,23 +296,23 @@ def _trade(
     signal_at = dict(zip(rows + settings.delay, range(len(rows)), strict=True))
     trade_rows = [row for row in signal_at if row < len(market.dates)][offset:]
     if offset < 0 or not trade_rows:
-        raise ValueError(f"backtest: {len(rows)} signals leave none to trade at offset {offset}")
+        raise ValueError(f"backtest: none of {len(rows)} signals can be traded at offset {offset}")
     rebalance = set(trade_rows[:: settings.rebalance_days])
-    days = np.array(trade_rows)  # a day a signal: without holes all market dates between them
-    last_before_hole = set(days[:-1][np.diff(days) > 1])
+    days = np.array(trade_rows)  # one for each signal: without gaps, all market dates in between
+    last_before_gap = set(days[:-1][np.diff(days) > 1])
     traded = np.zeros((len(days), len(market.tickers)))
     cash = np.full(len(days), settings.capital)
     shares = np.zeros(len(market.tickers))
     for day, row in enumerate(days):
         cash[day] = cash[day - 1] if day else settings.capital
-        if row in last_before_hole:
+        if row in last_before_gap:
             traded[day], cash[day] = _sell_all(shares, cash[day], market, row, settings)
             shares = np.zeros_like(shares)
         elif row in rebalance:
             choosable = market.choosable[row - settings.delay]
-            opinion = np.where(choosable, signal[signal_at[row]], np.nan)
+            tradable_signal = np.where(choosable, signal[signal_at[row]], np.nan)
             traded[day], cash[day] = _rebalance(
-                opinion, shares, cash[day], market=market, row=row, settings=settings
+                tradable_signal, shares, cash[day], market=market, row=row, settings=settings
             )
             shares = shares + traded[day]
     return days, traded, cash
@@ -338,7 +335,7 @@ def _rebalance(
     traded = np.zeros_like(shares)
     traded[sell_now] = -shares[sell_now]
     cash += shares[sell_now] @ fill[sell_now] * (1 - slippage) * (1 - settings.sell_cost)
-    # What cannot be bought today keeps its part of the cash, as in qlib.
+    # The cash for a stock that cannot be bought today is kept, as in qlib.
     budget = cash * settings.risk_degree / max(1, len(buy))
     traded[buy_now] = budget / (fill[buy_now] * (1 + slippage))
     return traded, cash - budget * len(buy_now) * (1 + settings.buy_cost)
@@ -347,7 +344,7 @@ def _rebalance(
 def _sell_all(
     shares: np.ndarray, cash: float, market: Market, row: int, settings: Settings
 ) -> tuple[np.ndarray, float]:
-    """Shares traded (N,) and the cash after them, where nothing may be held any longer."""
+    """Sell all holdings: shares traded (N,) and the cash afterwards."""
     held = shares > 0
     price = _fill_price(market, row)[held] * (1 - settings.slippage_basis_points * BASIS_POINT)
     proceeds = float(shares[held] @ price) * (1 - settings.sell_cost)
@@ -355,14 +352,14 @@ def _sell_all(
 
 
 def _fill_price(market: Market, rows: np.ndarray | int) -> np.ndarray:
-    """The price of a trade on those rows; the last close where a stock is not traded."""
+    """The fill price on those rows; the last close where a stock is not traded."""
     return np.where(market.tradable[rows], market.fill[rows], market.mark[rows])
 
 
 def _equity(
     days: np.ndarray, traded: np.ndarray, cash: np.ndarray, market: Market, settings: Settings
 ) -> pd.DataFrame:
-    """The account by date, of rows of the market (D,), trades (D, N) and cash (D,)."""
+    """The account by date, from rows of the market (D,), trades (D, N) and cash (D,)."""
     shares = np.cumsum(traded, axis=0)
     fill, price, traded_value, cost = _filled(days, traded, market, settings)
     value = (shares * np.where(shares > 0, market.mark[days], 0.0)).sum(axis=1)
@@ -392,8 +389,8 @@ def _equity(
 def _filled(
     days: np.ndarray, traded: np.ndarray, market: Market, settings: Settings
 ) -> tuple[np.ndarray, ...]:
-    """Of each trade (D, N): the market's price, the price paid, the value traded and its cost."""
-    # What is not traded may have no price to fill at.
+    """For each trade (D, N): the market's price, the price paid, the value traded and its cost."""
+    # A stock that is not traded may have no fill price.
     fill = np.where(traded != 0, _fill_price(market, days), 0.0)
     price = fill * (1 + np.sign(traded) * settings.slippage_basis_points * BASIS_POINT)
     value = np.abs(traded) * price
@@ -404,16 +401,16 @@ def _filled(
 def _cells(
     columns: dict[str, np.ndarray], where: np.ndarray, dates: pd.DatetimeIndex, tickers: np.ndarray
 ) -> pd.DataFrame:
-    """One row a cell (D, N) that is wanted: its date, its ticker and its value in each column."""
+    """One row for each selected cell (D, N): its date, ticker and value in each column."""
     day, stock = np.nonzero(where)
     labels = {"date": dates[day], "ticker": tickers[stock]}
     return pd.DataFrame(labels | {name: values[day, stock] for name, values in columns.items()})
 
 
 def _equal_weight_return(market: Market, days: np.ndarray) -> np.ndarray:
-    """(D,) mean return of the stocks traded that day, of yesterday's members.
+    """(D,) mean return of yesterday's members that are traded that day.
 
-    On the first day, and the first after a hole, from the fill to the close.
+    On the first day, and the first after a gap, from the fill to the close.
     """
     start = np.where(_first_days(days)[:, None], market.fill[days], market.mark[days - 1])
     returns = market.close[days] / start - 1
@@ -424,12 +421,12 @@ def _equal_weight_return(market: Market, days: np.ndarray) -> np.ndarray:
 
 
 def _ratio(ratio: Callable[[pd.Series], float], returns: pd.Series) -> float:
-    """A ratio to the deviation of daily returns; NaN where they do not vary."""
+    """A ratio to the standard deviation of daily returns; NaN where they do not vary."""
     return float(ratio(returns)) if len(returns) > 1 and np.ptp(returns) > 0 else np.nan
 
 
 def _index_return(market: Market, days: np.ndarray) -> np.ndarray:
-    """(D,) return of the index; 0 on the first day, and on the first after a hole."""
+    """(D,) return of the index; 0 on the first day, and on the first after a gap."""
     if market.index is None:
         return np.full(len(days), np.nan)
     index_return = market.index[days] / market.index[days - 1] - 1
@@ -437,7 +434,7 @@ def _index_return(market: Market, days: np.ndarray) -> np.ndarray:
 
 
 def _first_days(days: np.ndarray) -> np.ndarray:
-    """(D,) whether the day before was no day of the backtest."""
+    """(D,) whether the previous day is outside the backtest."""
     return np.diff(days, prepend=-2) > 1
 
 

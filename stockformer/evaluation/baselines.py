@@ -1,18 +1,18 @@
-"""What a model has to beat: forecasts that need no model, or only a linear or boosted one.
+"""Baselines that a model has to beat: simple rules, and a linear and a boosted model.
 
-Every baseline answers on exactly the model's signal dates, steps and valid cells, from what was
-known at the close of the signal date, and learns only from the training signal days.
+Every baseline forecasts exactly the model's signal dates, steps and valid cells, from data known at
+the close of the signal date, and is fitted only on the training signal days.
 
-Return forecast. A ranking baseline (reversal, momentum) has a score, not a return; one coefficient
-a step, fitted by least squares through the origin on the training cells, turns it into one, so its
-MAE means something. The learned ones forecast a percentile rank, turned into a return by the
-training return per unit of rank. Neither changes the order of stocks. Constants (zero, the training
-mean, one class) tell no stocks apart: they are what a level forecast has to beat.
+Return forecast. A ranking baseline (reversal, momentum) has a score, not a return. One coefficient
+a step, fitted by least squares through the origin on the training cells, converts the score to a
+return, so that its MAE is meaningful. The fitted models forecast a percentile rank, converted by
+the training return per unit of rank. Neither changes the order of stocks. Constants (zero, the
+training mean, one class) do not rank stocks: level forecasts are compared with them.
 
 Probability of "up". For a forecast r it is Phi(Phi^-1(s) + r / sd), s the share of "up" and sd the
-standard deviation of the return in the training cells: a forecast of zero answers with the training
-share. The training mean answers with the share itself; always up, the majority class and
-yesterday's class are answered with certainty.
+standard deviation of the return in the training cells: a zero forecast gives the training share.
+The training mean also gives the share; always up, the majority class and yesterday's class give
+probability 0 or 1.
 
 T dates of the panel, N stocks, F factors, D training days; S signal dates, H steps of the model.
 """
@@ -31,15 +31,15 @@ from stockformer.evaluation.predictions import Predictions
 RIDGE_ALPHA = 3000.0
 SMALLEST_COEFFICIENT = 1e-6
 STRONGEST = "lightgbm"
-"""The baseline that usually ranks best: a comparison without it is said to be without it."""
+"""The baseline that usually ranks best: the verdict notes it if it was not run."""
 
 CONSTANTS = ("zero_return", "training_mean", "always_up", "majority_class")
-"""Baselines that say the same of every stock on every date."""
+"""Baselines with the same forecast for every stock on every date."""
 
 
 @dataclass(frozen=True)
 class BaselineInputs:
-    """The panel and targets that baselines look at.
+    """The panel and targets that baselines use.
 
     dates (T,) datetime64[D]; tickers (N,); returns (T, N) daily, a fraction, NaN where not traded;
     factors (T, N, F), NaN where unknown. label, up, valid (T, H, N): the target of each signal day,
@@ -74,10 +74,9 @@ def all_baselines(
 ) -> dict[str, Predictions]:
     """Every baseline on the model's signal dates, steps and cells, by name.
 
-    Ridge and LightGBM (one thread of it, three seeds) are among them where there are factors;
-    LightGBM where it can be loaded. Raises ValueError where the tickers or the number of
-    steps differ, a signal date is not in the history, a training day is not before the first signal
-    date, or a step has no training cell.
+    Ridge and LightGBM (one thread, three seeds) need factors, and LightGBM its library. Raises
+    ValueError if the tickers or the number of steps differ, a signal date is not in the history, a
+    training day is not before the first signal date, or a step has no training cell.
     """
     rows = _rows(model, history)
     learners: dict[str, Learner] = {"ridge": _ridge} if history.factors.shape[-1] else {}
@@ -110,7 +109,7 @@ def lightgbm_missing() -> str | None:
     """Why LightGBM cannot be loaded; None if it can."""
     try:
         import lightgbm  # noqa: F401, PLC0415 - takes a second to load
-    except (ImportError, OSError) as error:  # OSError: without the system's OpenMP library
+    except (ImportError, OSError) as error:  # OSError: the system's OpenMP library is missing
         return " ".join(str(error).split())
     return None
 
@@ -122,7 +121,7 @@ Learner = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 def _rows(model: Predictions, history: BaselineInputs) -> np.ndarray:
     """(S,) rows of the history on which the model forecasts."""
     if not np.array_equal(model.tickers, history.tickers):
-        raise ValueError("baselines: the history has other tickers than the model's predictions")
+        raise ValueError("baselines: the tickers of history and predictions differ")
     if history.label.shape[1] != model.prediction.shape[1]:
         raise ValueError(
             f"baselines: the history's targets have {history.label.shape[1]} steps, the model's"
@@ -176,7 +175,7 @@ def _scores(returns: np.ndarray) -> dict[str, np.ndarray]:
 def _past_return(returns: np.ndarray, days: int) -> np.ndarray:
     """Compound return (T, N) of the last `days` days, the signal day included.
 
-    Where a day of them is missing, the day's median stands: the middle rank, so no opinion.
+    A stock with a missing day gets the median of the date: a middle rank.
     """
     past = np.full_like(returns, np.nan)
     if len(returns) >= days:
@@ -189,7 +188,7 @@ def _past_return(returns: np.ndarray, days: int) -> np.ndarray:
 def _coefficient(score: np.ndarray, label: np.ndarray) -> float:
     """Least-squares return per unit of score, through the origin, on (R,) training cells.
 
-    Kept above zero: a reversal that lost in training is still a reversal, with hardly a forecast.
+    Kept above zero, so that a reversal that lost in training keeps its order of stocks.
     """
     power = float(score @ score)
     return max(float(score @ label) / power, SMALLEST_COEFFICIENT) if power else 0.0
@@ -203,7 +202,7 @@ def _scaled(score: np.ndarray, history: BaselineInputs, step: int) -> np.ndarray
 
 
 def _probability(forecast: np.ndarray, history: BaselineInputs) -> np.ndarray:
-    """Probability of "up" (S, H, N) that goes with a return forecast; the rule is the file's."""
+    """Probability of "up" (S, H, N) for a return forecast, by the rule in this file's docstring."""
     probability = np.empty_like(forecast)
     for step in range(forecast.shape[1]):
         cells = history.training_cells(step)
@@ -222,9 +221,9 @@ def _percentile_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """(T, N, F) float32 percentile ranks of those days, 0 on others.
+    """(T, N, F) float32 percentile ranks on those days, 0 on others.
 
-    One day at a time, to keep the working memory small.
+    One day at a time, to save memory.
     """
     ranks = np.zeros(factors.shape, dtype=np.float32)
     for day in days:
@@ -235,7 +234,7 @@ def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
 def _learned(
     learner: Learner, rank: np.ndarray, history: BaselineInputs, step: int, rows: np.ndarray
 ) -> np.ndarray:
-    """Return forecast (S, N) of a learner of percentile ranks, one model a step."""
+    """Return forecast (S, N) of a model of percentile ranks, one model a step."""
     days, cells = history.training_days, history.training_cells(step)
     label = np.where(cells, history.label[days, step], np.nan)
     target = _percentile_ranks(label)[cells]
@@ -269,7 +268,7 @@ def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarra
             random_state=seed,
             deterministic=True,
             force_row_wise=True,
-            # On shared cores its threads wait for one another: two took four times as long as one.
+            # On shared cores the threads wait for each other: two took four times as long as one.
             n_jobs=1,
             verbose=-1,
         )

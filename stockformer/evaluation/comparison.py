@@ -1,8 +1,8 @@
-"""The model beside its baselines, and the sentences that follow from it.
+"""The comparison of the model with its baselines, and the conclusions in words.
 
 Ranking (rank IC) is compared with baselines that rank, level forecasts (MAE, accuracy, Brier score)
-with constants: a drift that all stocks share is no skill at telling them apart. A lead is positive
-where the model is better, whatever the metric.
+with constants: a drift that all stocks share is no ranking skill. A lead is positive where the
+model is better, whatever the metric.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ LABELS = {
     "reversal_5_day": "5-day reversal",
     "momentum_20_day": "20-day momentum",
     "lightgbm": "LightGBM",
-    HINDSIGHT: "best constant, known afterwards",
+    HINDSIGHT: "best constant in hindsight",
 }
 
 FEW_TOO_GOOD = 0.5
-"""The same of the mean rank IC of a few dates, which luck alone can carry over the usual limit."""
+"""`TOO_GOOD` for few dates, whose mean rank IC can exceed the usual limit by chance."""
 
 FEWEST_RANKINGS = 3
-"""Below so many separate rankings nothing is concluded: dates that repeat one are no evidence."""
+"""With fewer separate rankings nothing is concluded: dates that repeat one are no evidence."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A model and its baselines on the same dates and cells.
 
-    values: mean over dates of each of `COMPARED`, a row a contestant: "model", the baselines, and
-    `HINDSIGHT`; NaN where a contestant ranks nothing. own: the model's rank IC against zero.
-    leads: by metric and baseline, the paired daily lead of the model; none in rank IC over a
-    baseline that ranks nothing. n_dates: test dates; n_stocks: valid ones a date, on average.
-    stability: mean of `metrics.rank_stability` of the model, NaN where
-    it has none.
+    values: mean over dates of each of `COMPARED`, a row a forecaster: "model", the baselines, and
+    `HINDSIGHT`; NaN where a forecaster ranks nothing. own: the model's rank IC against zero.
+    leads: by metric and baseline, the paired daily lead of the model; in rank IC, only over
+    baselines that rank. n_dates: number of test dates; n_stocks: mean number of valid stocks a
+    date. stability: mean of `predictions.rank_stability` of the model, NaN if undefined.
     """
 
     values: pd.DataFrame
@@ -56,19 +55,19 @@ class Comparison:
 
     @property
     def n_rankings(self) -> float:
-        """About how many separate rankings the dates amount to: n (1 - r) / (1 + r).
+        """Effective number of separate rankings: n (1 - r) / (1 + r).
 
-        As of a first-order autoregression of correlation r, the stability. Scores that each stock
-        keeps for good are one ranking, whatever the number of dates.
+        The formula of a first-order autoregression of correlation r, the stability. Scores that
+        never change are one ranking, whatever the number of dates.
         """
         r = min(max(np.nan_to_num(self.stability), 0.0), 1.0)
         return self.own.n * (1 - r) / (1 + r)
 
     def table(self) -> pd.DataFrame:
-        """`values` with the leads beside them.
+        """`values` with the leads.
 
         For each metric its mean, and `_lead`, `_lower`, `_upper`, `_t`, `_p` of the model's lead
-        over the row; in the model's own row those but the lead are of its rank IC against zero.
+        over the row; in the model's own row, except the lead, they test its rank IC against zero.
         """
         columns: dict[str, pd.Series] = {}
         tests = {"lower": "lower", "upper": "upper", "t": "t", "p": "p"}
@@ -85,7 +84,7 @@ class Comparison:
 
 
 def compare(model: Predictions, baselines: Mapping[str, Predictions]) -> Comparison:
-    """Every contestant's daily metrics, and the model's daily lead over each, tested."""
+    """The mean metrics of every forecaster, and tests of the model's daily lead over each."""
     rivals = {**baselines, HINDSIGHT: best_constant(model)}
     days = {name: daily(predictions) for name, predictions in rivals.items()}
     return compare_days(daily(model), days, model.horizon, rank_stability(model).mean())
@@ -94,7 +93,7 @@ def compare(model: Predictions, baselines: Mapping[str, Predictions]) -> Compari
 def compare_days(
     own: pd.DataFrame, rivals: Mapping[str, pd.DataFrame], horizon: int, stability: float
 ) -> Comparison:
-    """`compare` of `metrics.daily` of the model and of its rivals on the same dates."""
+    """`compare`, from `predictions.daily` of the model and of its rivals on the same dates."""
     days = {"model": own, **rivals}
     leads = {
         metric: {
@@ -118,8 +117,8 @@ def best_constant(model: Predictions) -> Predictions:
     """The one return and the one probability of "up" that fit these very test dates best.
 
     The median return and the share of "up", each date weighing the same: no other constant has a
-    lower MAE or Brier score or a higher accuracy. Nobody could have known it, so a constant or a
-    drift never beats it by luck; what beats it knew something.
+    lower MAE or Brier score or a higher accuracy. It uses the outcomes, so no constant or drift
+    beats it by chance; a model that beats it has skill.
     """
     cells = model.valid.sum(axis=2, keepdims=True)
     steps = np.maximum((cells > 0).sum(axis=1, keepdims=True), 1)
@@ -138,32 +137,32 @@ def best_constant(model: Predictions) -> Predictions:
 
 
 def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
-    """The headline: does the model tell stocks apart, better than chance and than every ranker.
+    """The headline: does the model rank stocks better than chance and than every baseline.
 
     A claim needs a rank IC above zero (p under 0.05) and a paired lead with p under 0.05 over each
-    baseline that ranks. lightgbm_missing: why the usually strongest was not run, if it was not.
+    baseline that ranks. lightgbm_missing: why LightGBM was not run, if it was not.
     """
     own, leads = comparison.own, comparison.leads["rank_ic"]
     if own.n == 0:
-        return "The model ranks nothing: on no test date does it tell two stocks apart."
+        return "The model ranks nothing: on each test date all its forecasts are the same."
     value = COMPARED["rank_ic"].format(own.mean)
     without = ""
     if STRONGEST not in leads and lightgbm_missing:
         without = f" LightGBM, usually the strongest baseline, was not run ({lightgbm_missing})."
     if own.few:
         few = f"rank IC {value} over {_dates(own.n)}; {_detectable(comparison)}"
-        return f"Too few dates to tell: {few}."
-    known = f"rank IC {value}, {p_value(own.p)}"
+        return f"Too few dates to conclude: {few}."
+    tested_rank_ic = f"rank IC {value}, {p_value(own.p)}"
     if own.sign == 1 and comparison.n_rankings < FEWEST_RANKINGS:
         return (
-            f"Too few separate rankings to tell ({known}): the order of the stocks hardly changes "
-            f"from date to date (rank correlation {comparison.stability:.2f}), so {_dates(own.n)} "
-            f"are about {max(comparison.n_rankings, 1):.0f} of them."
+            f"Too few separate rankings to conclude ({tested_rank_ic}): the order of the stocks "
+            f"hardly changes from date to date (rank correlation {comparison.stability:.2f}), so "
+            f"{_dates(own.n)} count as about {max(comparison.n_rankings, 1):.0f}."
         )
     skill = {
-        1: f"The model ranks stocks better than chance ({known})",
-        0: f"The model shows no skill in ranking ({known})",
-        -1: f"The model ranks stocks worse than chance ({known})",
+        1: f"The model ranks stocks better than chance ({tested_rank_ic})",
+        0: f"The model shows no skill in ranking ({tested_rank_ic})",
+        -1: f"The model ranks stocks worse than chance ({tested_rank_ic})",
     }[own.sign]
     if not leads:
         return f"{skill}. No baseline that ranks was run.{without}"
@@ -183,27 +182,27 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
         else "but not significantly better than",
         -1: "and is significantly worse than" if own.sign < 1 else "but significantly worse than",
     }[leads[best].sign]
-    told = f"{skill} {relation} {_lead(comparison, 'rank_ic', best)}"
+    sentence = f"{skill} {relation} {_lead(comparison, 'rank_ic', best)}"
     if own.sign == 0:
-        told += f"; {_detectable(comparison)}"
-    return f"{told}.{without}"
+        sentence += f"; {_detectable(comparison)}"
+    return f"{sentence}.{without}"
 
 
 def levels(comparison: Comparison) -> str:
-    """How near the forecasts come in size and class, each metric against its own constants.
+    """The sentence on level forecasts: each metric compared with its own constants.
 
-    Beating means a paired lead with p under 0.05 over each of them, the best in hindsight included;
-    worse means the same the other way about against the best that was known before. Empty where
-    dates are too few to tell.
+    "Beats" means a paired lead with p under 0.05 over each of them and over the best constant in
+    hindsight; "worse" means a paired deficit with p under 0.05 to the best constant known before
+    the test. Empty if the dates are too few to conclude.
     """
     if comparison.n_dates < FEWEST_DATES:
         return ""
-    told = [_level(comparison, name) for name, metric in COMPARED.items() if metric.compared_with]
-    return f"As level forecasts: {'; '.join(told)}."
+    parts = [_level(comparison, name) for name, metric in COMPARED.items() if metric.compared_with]
+    return f"As level forecasts: {'; '.join(parts)}."
 
 
 def tested(comparison: Comparison) -> str:
-    """Which baselines the comparison was with, by name."""
+    """The sentence that names the baselines of the comparison."""
     rankers = [label(name) for name in comparison.leads["rank_ic"]]
     constants = [label(n) for n in (*CONSTANTS, HINDSIGHT) if n in comparison.values.index]
     return (
@@ -212,24 +211,24 @@ def tested(comparison: Comparison) -> str:
 
 
 def leak_warnings(comparison: Comparison, limit: float, suspects: Sequence[str]) -> list[str]:
-    """Figures over what honest daily forecasts reach: a leak until shown otherwise.
+    """Warnings on figures above what leak-free daily forecasts reach.
 
-    limit: of the rank IC. That of the lead in accuracy over the best constant is half of it: normal
-    variables of correlation r agree in sign 1/2 + asin(r) / pi of the time. suspects: what is known
-    already of single factors, sentences.
+    limit: of the rank IC. The limit of the lead in accuracy over the best constant is half of it:
+    normal variables of correlation r agree in sign 1/2 + asin(r) / pi of the time. suspects:
+    sentences on single factors, found before.
     """
     found = []
     own, leads = comparison.own, comparison.leads
     if own.mean > (FEW_TOO_GOOD if own.few else limit) and (own.few or own.sign == 1):
         found.append(
-            f"Too good to be true: a rank IC of {own.mean:.3f}, over {limit:.2g}, is a leaked "
-            "label until shown otherwise."
+            f"Too good to be true: a rank IC of {own.mean:.3f}, over {limit:.2g}, suggests a leak "
+            "of the label; find the cause before you trust any figure."
         )
     accuracy = leads["accuracy"].get(HINDSIGHT)
     if accuracy is not None and accuracy.mean > limit / 2 and accuracy.sign == 1:
         found.append(
-            f"Too good to be true: an accuracy {accuracy.mean:.3f} above the best constant's is a "
-            "leaked label until shown otherwise."
+            f"Too good to be true: an accuracy {accuracy.mean:.3f} above the best constant's "
+            "suggests a leak of the label; find the cause before you trust any figure."
         )
     for name, value in comparison.values["rank_ic"].drop("model").items():
         if value > limit and comparison.n_dates >= FEWEST_DATES:
@@ -241,7 +240,7 @@ def leak_warnings(comparison: Comparison, limit: float, suspects: Sequence[str])
 
 
 def label(name: str) -> str:
-    """A contestant as it is called in a sentence."""
+    """A forecaster's name in a sentence."""
     return LABELS.get(name, name.replace("_", " "))
 
 
@@ -278,17 +277,17 @@ def _lead(comparison: Comparison, metric: str, name: str) -> str:
 
 
 def _signed(value: float, form: str) -> str:
-    told = format(value, form)
-    return told if told.strip("+-0.") else told.replace("-", "+")  # a zero has no sign
+    text = format(value, form)
+    return text if text.strip("+-0.") else text.replace("-", "+")  # avoid "-0.00"
 
 
 def _detectable(comparison: Comparison) -> str:
-    """The smallest rank IC these dates can show; that of N unrelated stocks deviates by itself."""
+    """The smallest detectable rank IC; that of N unrelated stocks varies by 1 / sqrt(N - 1)."""
     own = comparison.own
     effect = own.detectable(1 / math.sqrt(max(comparison.n_stocks - 1, 1)))
     if not effect < 1:
-        return f"{_dates(own.n)} can show no rank IC, however large"
-    return f"{_dates(own.n)} can show a rank IC of {effect:.3f} or more"
+        return f"{_dates(own.n)} can detect no rank IC, however large"
+    return f"{_dates(own.n)} can detect a rank IC of {effect:.3f} or more"
 
 
 def _dates(n: int) -> str:

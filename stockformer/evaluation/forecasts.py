@@ -1,4 +1,4 @@
-"""Forecasts taken apart: by rank, by stock and from day to day.
+"""Breakdown of forecasts by quantile and by stock.
 
 Frames have a row a scored cell: signal_date, step, ticker, prediction, label (`Predictions.frame`,
 the valid cells). Returns are fractions.
@@ -13,10 +13,10 @@ CELL = ["signal_date", "step"]
 
 
 def quantile_returns(cells: pd.DataFrame, quantiles: int = 5) -> pd.DataFrame:
-    """Mean outcome by quantile of the forecast, less that of all stocks.
+    """Mean realised return by quantile of the forecast, minus that of all stocks.
 
-    Dates by 1 (the lowest forecasts) on; mean over the steps of a date. A date with fewer stocks
-    than quantiles, or with forecasts tied over a whole quantile, has gaps (NaN).
+    Dates by quantile, 1 for the lowest forecasts; mean over the steps of a date. NaN for an empty
+    quantile: fewer stocks than quantiles, or forecasts tied over a whole quantile.
     """
     days = cells.groupby(CELL)
     share = days["prediction"].rank(pct=True)
@@ -28,7 +28,7 @@ def quantile_returns(cells: pd.DataFrame, quantiles: int = 5) -> pd.DataFrame:
 
 
 def rank_ic_by_stock(cells: pd.DataFrame) -> pd.DataFrame:
-    """What each stock adds to the mean rank IC.
+    """Contribution of each stock to the mean rank IC.
 
     By ticker, the largest first: contribution (their sum is that mean), the number of cells, mean
     prediction and mean label.

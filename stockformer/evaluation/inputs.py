@@ -1,4 +1,4 @@
-"""What an evaluation needs of a dataset: inputs of the baselines, a market, suspect factors."""
+"""What an evaluation needs from a dataset: baseline inputs, a market, suspect factors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ import numpy as np
 
 from stockformer.data.dataset import Dataset
 from stockformer.data.reading.index import index_closes
-from stockformer.evaluation.backtest import Settings
+from stockformer.evaluation.backtest import Market
 from stockformer.evaluation.baselines import BaselineInputs
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.screening import likely_leaks, screen
-from stockformer.evaluation.trading import (
-    WITHOUT_PRICES,
-    BacktestSpec,
-    market_of_prices,
-    market_of_returns,
-)
+from stockformer.evaluation.trading import market_of_prices, market_of_returns
 
 
 def baseline_inputs(data: Dataset) -> BaselineInputs:
-    """What the baselines may look at; they learn from every day before the test."""
+    """The inputs of the baselines; they are trained on every day before the test."""
     return BaselineInputs(
         dates=data.panel.dates,
         tickers=data.panel.tickers,
@@ -35,45 +30,27 @@ def baseline_inputs(data: Dataset) -> BaselineInputs:
     )
 
 
-def backtest_spec(
-    data: Dataset,
-    settings: Settings,
-    *,
-    fill: str,
-    limit_threshold: float,
-    index_file: str,
-    start_offsets: int,
-    participation_rate: float,
-) -> BacktestSpec:
-    """Where the backtest trades, and how. Raises ValueError where a setting does not fit."""
+def market(data: Dataset, *, fill: str, limit_threshold: float, index_file: str) -> Market:
+    """Where the backtest trades. Raises ValueError where a setting does not fit the data."""
     panel = data.panel
     index = index_closes(Path(index_file), panel.dates) if index_file else None
-    labels, priced = (panel.dates, panel.tickers), "close" in panel.prices
-    if priced:
-        market = market_of_prices(
-            *labels,
-            panel.prices,
-            tradable=panel.tradable(limit_threshold),
-            fill=fill,
-            index=index,
-            member=panel.member,
-        )
-    else:
-        market = market_of_returns(
+    labels = panel.dates, panel.tickers
+    if "close" not in panel.prices:
+        return market_of_returns(
             *labels, panel.returns, fill=fill, index=index, member=panel.member
         )
-    return BacktestSpec(
-        market,
-        settings,
-        start_offsets=start_offsets,
-        participation_rate=participation_rate,
-        sectors=panel.sectors,
-        notes=() if priced else (WITHOUT_PRICES,),
+    return market_of_prices(
+        *labels,
+        panel.prices,
+        tradable=panel.tradable(limit_threshold),
+        fill=fill,
+        index=index,
+        member=panel.member,
     )
 
 
 def oracle_of(data: Dataset, predictions: Predictions) -> np.ndarray | None:
-    """(S, N) the expected next-day returns of the signal dates, of a simulated market."""
+    """(S, N) expected next-day returns on the signal dates; None unless the market is simulated."""
     if data.panel.oracle is None:
         return None
     rows: np.ndarray = data.panel.oracle[
@@ -83,9 +60,9 @@ def oracle_of(data: Dataset, predictions: Predictions) -> np.ndarray | None:
 
 
 def suspect_factors(data: Dataset, waived: Sequence[str]) -> list[str]:
-    """Prepared factors that go with later returns as no honest one does; sentences.
+    """Sentences on prepared factors that correlate with later returns more than is plausible.
 
-    Those computed here are audited instead; waived ones are trusted.
+    Factors computed here are audited instead; waived ones are trusted.
     """
     given = data.unprocessed
     if not data.prepared_factors:

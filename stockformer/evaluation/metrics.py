@@ -1,9 +1,9 @@
 """Every metric, declared once: its name, unit, direction, format, and the function of a day.
 
-What picks an epoch, the closing table, verdicts, pages, TensorBoard and the leaderboard read
-`METRICS`: a new metric is one entry more. Metrics are taken across the stocks of a date with a
-valid target and only then averaged over dates, so that a date with many stocks weighs no more than
-one with few. Returns are fractions. S signal dates, H steps of the horizon, N stocks.
+Epoch selection, the closing table, verdicts, pages, TensorBoard and the leaderboard read
+`METRICS`: a new metric is one more entry. Metrics are computed across the stocks with a valid
+target on a date and then averaged over dates, so that every date has the same weight whatever its
+number of stocks. Returns are fractions. S signal dates, H steps of the horizon, N stocks.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from stockformer.evaluation.quantities import Quantity
 
 @dataclass(frozen=True)
 class Cells:
-    """Forecasts beside what happened, as the functions of `METRICS` take them.
+    """Forecasts and realised targets, the input of the functions of `METRICS`.
 
-    prediction, label (S, H, N): NaN where not valid. probability, up, valid (S, H, N). k: stocks of
-    the top; quantiles: how many groups of stocks.
+    prediction, label (S, H, N): NaN where not valid. probability, up, valid (S, H, N). k: number of
+    top stocks; quantiles: number of groups of stocks.
     """
 
     prediction: np.ndarray
@@ -63,9 +63,9 @@ class Cells:
 class Metric(Quantity):
     """A metric of a date and step.
 
-    daily: (S, H), NaN where it has no meaning. compared_with: the constant baselines that the model
-    is compared with in it, known before the test; None: it is not compared, empty: with those that
-    rank. brief: shown where there is room for few.
+    daily: (S, H), NaN where it is undefined. compared_with: the constant baselines, known before
+    the test, that the model is compared with in this metric; None: it is not compared; empty: it is
+    compared with the baselines that rank. brief: shown where there is room for few.
     """
 
     daily: Callable[[Cells], np.ndarray]
@@ -172,14 +172,14 @@ METRICS = {
         brief=True,
     ),
 }
-"""In the order in which they are shown."""
+"""In display order."""
 
 LOSSES = {
     "loss": Quantity("total loss", "no unit", 4, higher_is_better=False),
     "regression_loss": Quantity("regression loss", "no unit", 5, higher_is_better=False),
     "classification_loss": Quantity("classification loss", "nats", 4, higher_is_better=False),
 }
-"""What a model is trained on; of the validation days they are logged beside the metrics."""
+"""The training losses; on the validation days they are logged with the metrics."""
 
 OVER_DATES = {
     "rank_ic_std": Quantity("deviation of the rank IC", "over dates", 4),
@@ -189,13 +189,13 @@ OVER_DATES = {
     "n_dates": Quantity("test dates", "number", 0),
     "n_ranked_dates": Quantity("test dates with a rank IC", "number", 0),
 }
-"""What `predictions.score` says beside the means."""
+"""Figures of `predictions.score` other than the means."""
 
 COMPARED = {name: metric for name, metric in METRICS.items() if metric.compared_with is not None}
 """The metrics in which a model is compared with its baselines."""
 
 MONITORS = LOSSES | METRICS
-"""What `trainer.monitor` may name: whatever is logged of the validation days."""
+"""Valid names for `trainer.monitor`: everything logged for the validation days."""
 
 
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -219,7 +219,7 @@ def correlation(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> np.ndarray:
     a_centred, b_centred = (np.where(valid, x - mean(x, valid)[..., None], 0.0) for x in (a, b))
     covariance = (a_centred * b_centred).sum(axis=-1)
     scale = np.sqrt((a_centred**2).sum(axis=-1) * (b_centred**2).sum(axis=-1))
-    # Rounding leaves a constant a variance of 1e-40, so the values themselves must vary.
+    # Rounding gives a constant a variance of about 1e-40, so test the values themselves.
     defined = _varies(a, valid) & _varies(b, valid) & (scale > 0)
     return np.divide(covariance, scale, out=np.full(scale.shape, np.nan), where=defined)
 
@@ -233,7 +233,7 @@ def _varies(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def highest(values: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Weights over the last axis that pick the `count` highest values; NaN is never picked.
 
-    Values tied at the edge share the places that are left, so the order of stocks has no say.
+    Values tied at the edge share the remaining places, so the order of stocks does not matter.
     count (S, H) is at most the number of values that are not NaN; 0 picks nothing.
     """
     low_first = np.sort(np.where(np.isnan(values), -np.inf, values), axis=-1)

@@ -1,4 +1,4 @@
-"""What a model predicted beside what happened, and every metric of it.
+"""A model's forecasts with the realised targets, and their metrics.
 
 S signal dates, H steps of the horizon, N stocks. Returns are fractions.
 """
@@ -23,7 +23,7 @@ class Predictions:
     tickers (N,) str.
     prediction (S, H, N) float64: forecast return, a fraction.
     probability (S, H, N) float64: forecast probability of class "up", in [0, 1].
-    label (S, H, N) float64: realised return, NaN where nobody knows it.
+    label (S, H, N) float64: realised return, NaN where unknown.
     up (S, H, N) bool: realised class; label > 0 unless the target defines it otherwise.
     valid (S, H, N) bool: the cells that are scored.
     """
@@ -64,9 +64,9 @@ class Predictions:
 
     @property
     def horizon(self) -> int:
-        """The most signal dates that one target reaches past its own, at least 1.
+        """Largest number of signal dates from a signal date to the end of its target, at least 1.
 
-        Consecutive targets overlap where it exceeds 1, which `statistics` must allow for.
+        If it exceeds 1, consecutive targets overlap, which `statistics` must allow for.
         """
         if len(self.signal_dates) == 0:
             return 1
@@ -85,7 +85,7 @@ class Predictions:
     def masked_as_zero(self) -> Predictions:
         """Masked cells count as a zero forecast of a zero return.
 
-        So the code published with StockMixer (AAAI 2024) correlates; only for comparing with it.
+        The code published with StockMixer (AAAI 2024) does this; only for comparison with it.
         """
         return replace(
             self,
@@ -131,7 +131,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 def by_date(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.DataFrame:
-    """Every metric of `METRICS` by (signal_date, step); NaN where a metric has no meaning.
+    """Every metric of `METRICS` by (signal_date, step); NaN where a metric is undefined.
 
     precision_at_k and top_k_excess need k valid stocks, top_minus_bottom `quantiles` of them;
     stocks tied at the edge of a group share its remaining places equally. ic and rank_ic need two
@@ -159,8 +159,8 @@ def score(predictions: Predictions, k: int = 10, quantiles: int = 5) -> dict[str
 
     ic_std, rank_ic_std are standard deviations over dates (of the steps' mean, n - 1 in the
     denominator); icir, rank_icir are mean / standard deviation, not annualised. n_dates counts
-    dates with a valid cell, n_ranked_dates those with a rank IC: where the second is smaller, the
-    model did not tell stocks apart on the others. Raises as `by_date` does.
+    dates with a valid cell, n_ranked_dates those with a rank IC: on the other dates the model gave
+    all stocks the same forecast. Raises as `by_date` does.
     """
     dates = daily(predictions, k, quantiles)
     scores = {name: float(dates[name].mean()) for name in dates.columns.drop("n_valid")}
@@ -191,9 +191,9 @@ def rank_stability(predictions: Predictions) -> pd.Series:
 
 
 def calibration(predictions: Predictions, bins: int = 10) -> pd.DataFrame:
-    """How often "up" came true where it was given a probability, in bins of equal width.
+    """Forecast probability of "up" and its realised frequency, in bins of equal width.
 
-    One row a bin: lower, upper (exclusive, but for the last), probability (mean forecast),
+    One row a bin: lower, upper (exclusive, except in the last), probability (mean forecast),
     frequency (share realised up), n (valid cells). Empty bins are NaN with n = 0. Raises as
     `by_date` does, and ValueError for a probability outside [0, 1].
     """
@@ -238,7 +238,7 @@ def _metrics(predictions: Predictions, k: int, quantiles: int) -> dict[str, np.n
 
 
 def _require_finite(predictions: Predictions) -> None:
-    """A number that is not finite stops the evaluation: leaving it out would flatter a model."""
+    """A number that is not finite is an error: leaving it out would flatter a model."""
     for name in ("prediction", "probability", "label"):
         broken = predictions.valid & ~np.isfinite(getattr(predictions, name))
         if broken.any():

@@ -1,4 +1,4 @@
-"""What each number is called, its unit, and how precisely it is shown: the same everywhere."""
+"""The name, unit and display format of every number."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number's name, its unit, and the decimals that mean something.
+    """A number's name, its unit, and its meaningful decimals.
 
-    around_zero: zero is "nothing there", so the sign is shown and a test against zero makes sense.
-    percent: a fraction that is shown in percent. higher_is_better: None where neither is.
+    around_zero: zero means no effect, so the sign is shown and a test against zero makes sense.
+    percent: a fraction that is shown in percent. higher_is_better: None where neither is better.
     """
 
     title: str
@@ -25,9 +25,9 @@ class Quantity:
 
     @property
     def direction(self) -> int:
-        """1 where more is better, -1 where less is. Raises ValueError where neither is."""
+        """1 if higher is better, -1 if lower is. Raises ValueError if neither is."""
         if self.higher_is_better is None:
-            raise ValueError(f"{self.title}: neither more nor less of it is better")
+            raise ValueError(f"{self.title}: neither higher nor lower is better")
         return 1 if self.higher_is_better else -1
 
     @property
@@ -36,7 +36,7 @@ class Quantity:
 
     @property
     def spec(self) -> str:
-        """As Python and Plotly (d3) both understand it."""
+        """A format specification valid in both Python and Plotly (d3)."""
         return f"{'+' if self.around_zero else ''}.{self.decimals}{'%' if self.percent else 'f'}"
 
     def format(self, value: float) -> str:
@@ -61,7 +61,7 @@ EARNED = {
     "cost": Quantity("costs a day", "%, with slippage", 3, percent=True),
     "n_dates": Quantity("days", "number", 0),
 }
-"""Names of `evaluation.backtest.figures`, in the order in which they are shown."""
+"""Names of `evaluation.backtest.figures`, in display order."""
 
 
 TRAINING_TIME = Quantity("training time", "seconds", 1)
@@ -82,7 +82,7 @@ def format_t(t: float) -> str:
 
 
 def format_p(p: float) -> str:
-    """A probability that would round to zero is told as a bound."""
+    """A p-value that would round to zero is shown as a bound."""
     if math.isnan(p):
         return MISSING
     return "<0.001" if p < 0.001 else f"{p:.3f}"

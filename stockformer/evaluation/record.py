@@ -1,6 +1,6 @@
-"""evaluation.json: what is concluded of a model, in the one form that is written and read back.
+"""evaluation.json: the evaluation of a model, and how it is written and read back.
 
-docs/evaluation.md describes every key. `null` stands for a number that is none.
+docs/evaluation.md describes every key. `null` stands for a missing number.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from stockformer.evaluation.backtest import BASIS_POINT, TRADING_DAYS, Backtest, Settings
-from stockformer.evaluation.comparison import HINDSIGHT, label
+from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
 from stockformer.evaluation.statistics import Estimate
 from stockformer.runs.typed_json import NUMBER, Form, require
 
 VERSION = 4
-"""A reader brings version 3 up to date and refuses others."""
+"""Version 3 is converted when it is read; any other version is an error."""
 
 SCORES = METRICS | OVER_DATES
 TABLE_COLUMNS = (
@@ -69,12 +69,12 @@ EVALUATION: Form = {
     "backtest": (BACKTEST, None),
     "validation": ({"daily": _RETURNS}, None),
 }
-"""Keys beside these are passed over."""
+"""Other keys are ignored."""
 
 
 @dataclass(frozen=True)
 class ProjectTarget:
-    """A figure that the project aims at, what the model reached, and whether that is enough."""
+    """A target of the project, the model's value, and whether it meets the target."""
 
     name: str
     value: float
@@ -83,14 +83,14 @@ class ProjectTarget:
 
 @dataclass(frozen=True)
 class BacktestResult:
-    """What trading a model's forecasts, and its variants, earned.
+    """Backtest of a model's forecasts, with its variants.
 
-    figures: of `backtest.figures`, a row a variant: base, one_day_later, doubled_costs. excess: by
-    variant, of the daily return after costs less the universe's. benchmarks: of
-    `backtest.return_figures`, a row each of universe and, where there is one, index. start_offsets:
-    `backtest.figures`, a row a start date within the rebalancing period; None where that is a day.
-    sectors: mean share of the account by sector. capacity: of `backtest.capacity`. Each of the last
-    two is None where it is not known. returns by date: net_return, benchmark. ledger: None where
+    figures: `backtest.figures`, a row a variant: base, one_day_later, doubled_costs. excess: by
+    variant, the daily return after costs minus the universe's. benchmarks:
+    `backtest.return_figures`, a row for the universe and one for the index if there is one.
+    start_offsets: `backtest.figures`, a row a start date within the rebalancing period; None if the
+    period is one day. sectors: mean share of the account by sector; None if unknown. capacity:
+    `backtest.capacity`; None if unknown. returns by date: net_return, benchmark. ledger: None if
     this was read from evaluation.json.
     """
 
@@ -134,7 +134,7 @@ class BacktestResult:
         )
 
     def lines(self) -> list[str]:
-        """For a terminal: what was earned, and how little it takes to lose it."""
+        """For a terminal: the return, and how sensitive it is to delay, costs and start date."""
         base = self.figures.loc["base"]
         total = self.figures["total_return"].map("{:+.1%}".format)
         lines = [
@@ -146,7 +146,7 @@ class BacktestResult:
         if self.start_offsets is not None:
             spread = self.start_offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
             lines.append(
-                f"  begun on {len(spread)} days of a rebalancing period: daily excess "
+                f"  started on {len(spread)} days of a rebalancing period: daily excess "
                 f"{spread.min():+.1f} to {spread.max():+.1f} basis points"
             )
         return lines
@@ -154,16 +154,17 @@ class BacktestResult:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """A model on the test dates, beside the baselines.
+    """A model on the test dates, compared with the baselines.
 
-    epoch: the one that was tested; None for an ensemble. scores: of `predictions.score`. table: a
-    row a contestant, the model first; columns `TABLE_COLUMNS`. verdict: the headline; sentences:
-    what else is concluded, of level forecasts, of trading, and which baselines that was with.
-    oracle_rank_ic: what the best forecaster could reach where first_step_rank_ic is the model's;
-    None unless the market is simulated. statistics: of `statistics.summary`, a row a metric. daily:
-    metrics by test date. backtest: None where there were too few dates, or nothing was ranked.
-    validation: net_return and benchmark by date of the validation forecasts, traded likewise,
-    because picks are made there; None where the model was not chosen there, or dates were too few.
+    epoch: the tested one; None for an ensemble. scores: `predictions.score`. table: a row a
+    forecaster, the model first; columns `TABLE_COLUMNS`. verdict: the headline. sentences: the
+    other conclusions, on level forecasts and on trading, and the baselines compared with.
+    oracle_rank_ic: the best attainable rank IC of the first step, to compare with
+    first_step_rank_ic, the model's; None unless the market is simulated. statistics:
+    `statistics.summary`, a row a metric. daily: metrics by test date. backtest: None if there were
+    too few dates or nothing was ranked. validation: net_return and benchmark by date of the same
+    backtest on the validation forecasts, on which models are selected; None if the model was not
+    selected there, or the dates are too few.
     """
 
     epoch: int | None
@@ -181,7 +182,7 @@ class EvaluationRecord:
     validation: pd.DataFrame | None
 
     def to_json(self) -> dict[str, Any]:
-        """What evaluation.json holds, of the form that `from_json` reads."""
+        """The content of evaluation.json, as `from_json` reads it."""
         validation = self.validation
         data: dict[str, Any] = plain(
             {
@@ -212,7 +213,7 @@ class EvaluationRecord:
         if data.get("version") != VERSION:
             raise ValueError(
                 f"version {data.get('version')}, but this code reads {VERSION}: train again, or "
-                "read it with the code that wrote it"
+                "read it with the version of the code that wrote it"
             )
         require(data, EVALUATION, "evaluation")
         if not data["table"]:
@@ -242,7 +243,7 @@ class EvaluationRecord:
         )
 
     def lines(self) -> list[str]:
-        """The closing table and what follows from it, for a terminal or a log."""
+        """The closing table and the conclusions, for a terminal or a log."""
         lines = [
             f"{self.scores.get('n_dates', math.nan):.0f} test dates:",
             "",
@@ -253,7 +254,7 @@ class EvaluationRecord:
         return [*lines, *self.conclusions()]
 
     def conclusions(self) -> list[str]:
-        """What follows from the table beside the verdict."""
+        """The conclusions other than the verdict."""
         targets = [
             f"project target, {t.name}: {'met' if t.met else 'not met'} ({t.value:.4f})"
             for t in self.targets
@@ -265,7 +266,7 @@ class EvaluationRecord:
 def closing_table(
     table: pd.DataFrame, oracle_rank_ic: float | None, first_step_rank_ic: float
 ) -> list[str]:
-    """The model beside the baselines and the oracle, if there is one: lines of 79 characters."""
+    """The model, the baselines and the oracle, if there is one: lines of 79 characters."""
     lines = [
         f"{'':31}{'lead of the model in rank IC':^31}",
         f"{'':22}{'rank IC':>9}{'lead':>9}{'95 % interval':>17}{'p':>7}{'MAE':>8}{'acc.':>7}",
@@ -277,9 +278,9 @@ def closing_table(
             interval = f"{row['rank_ic_lower']:+.3f} to {row['rank_ic_upper']:+.3f}"
         p = row.get("rank_ic_p", math.nan)
         p_cell = "-" if not math.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-        called = "best constant (after)" if name == HINDSIGHT else label(str(name))
+        title = label(str(name)).removeprefix("best ")
         lines.append(
-            f"{called:22}{cells['rank_ic']:>9}{cells['rank_ic_lead']:>9}"
+            f"{title:22}{cells['rank_ic']:>9}{cells['rank_ic_lead']:>9}"
             f"{interval:>17}{p_cell:>7}{row['mae']:8.5f}{row['accuracy']:7.3f}"
         )
     if oracle_rank_ic:
@@ -291,7 +292,7 @@ def closing_table(
 
 
 def plain(value: Any) -> Any:
-    """As JSON knows it: NumPy's numbers as Python's, what is no number as None."""
+    """As JSON types: NumPy numbers become Python's, numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -302,7 +303,7 @@ def plain(value: Any) -> Any:
 
 
 def _of_version_3(data: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 called a few settings of the backtest otherwise."""
+    """Rename the backtest settings that version 3 named differently."""
     backtest = data.get("backtest")
     if isinstance(backtest, dict) and isinstance(backtest.get("settings"), dict):
         settings = {
@@ -335,7 +336,7 @@ def _lists(frame: pd.DataFrame, dates: str) -> dict[str, list[Any]]:
 
 
 def _by_date(columns: dict[str, Any], dates: str, names: Collection[str]) -> pd.DataFrame:
-    """The inverse of `_lists`: of one length, indexed by the one that holds dates."""
+    """The inverse of `_lists`: a frame indexed by the column that holds dates."""
     index = pd.DatetimeIndex(pd.to_datetime(columns[dates], format="%Y-%m-%d"), name=dates)
     if not len(index) or not index.is_monotonic_increasing or not index.is_unique:
         raise ValueError(f"{dates}: empty, or not strictly increasing")
@@ -348,5 +349,5 @@ def _number(value: float | None) -> float:
 
 
 def _numbers(given: dict[str, Any], known: Collection[str]) -> dict[str, float]:
-    """Those of the given numbers that have a name here."""
+    """The given numbers whose names are known."""
     return {name: _number(given[name]) for name in known if name in given}

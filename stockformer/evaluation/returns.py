@@ -1,4 +1,4 @@
-"""Daily returns and a ledger, told as a portfolio report tells them. Returns are fractions."""
+"""The tables of a portfolio report, from daily returns and a ledger. Returns are fractions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from stockformer.evaluation.backtest import Backtest
 
 
 def wealth(returns: pd.Series) -> pd.Series:
-    """What 1 has become after each date."""
+    """Value of 1 invested at the start, after each date."""
     return (1 + returns).cumprod()
 
 
 def drawdown(returns: pd.Series) -> pd.Series:
-    """Loss since the highest wealth so far, the start included; never above 0."""
+    """Loss from the highest wealth so far, the start included; never above 0."""
     grown = wealth(returns)
     return grown / grown.cummax().clip(lower=1.0) - 1
 
@@ -23,7 +23,8 @@ def drawdown(returns: pd.Series) -> pd.Series:
 def drawdowns(returns: pd.Series, longest: int = 5) -> pd.DataFrame:
     """The deepest drawdowns, a row each.
 
-    start: the first date below; trough; end: the first date back, NaT if never; days below; depth.
+    start: the first date below the peak; trough: the date of the largest loss; end: the first date
+    back at the peak, NaT if never; days: days below the peak; depth: the largest loss.
     """
     depth = drawdown(returns)
     below = depth < 0
@@ -38,7 +39,7 @@ def drawdowns(returns: pd.Series, longest: int = 5) -> pd.DataFrame:
 
 
 def by_month(returns: pd.Series) -> pd.DataFrame:
-    """Compounded return by month: years by 1 to 12, and `year`; NaN where there was no day."""
+    """Compounded return, years by months 1 to 12 and `year`; NaN for a month without a day."""
     dates = pd.DatetimeIndex(returns.index)
     grown = (1 + returns).groupby([dates.year, dates.month]).prod() - 1
     table = grown.unstack().reindex(columns=range(1, 13))
@@ -58,7 +59,7 @@ def invested(ledger: Backtest) -> pd.Series:
 
 
 def profit_by_stock(ledger: Backtest) -> pd.DataFrame:
-    """What each stock earned after costs, what is still held at its last close.
+    """Profit of each stock after costs; open positions are valued at their last close.
 
     By ticker, the largest first: profit (a fraction of the starting capital), trades, days held.
     """

@@ -1,10 +1,10 @@
-"""Which factors look as if they knew the future: rank ICs with returns of days before and after.
+"""Screens factors for look-ahead: rank ICs with the returns of days before and after.
 
-A prepared factor cannot be recomputed from cut data, so nobody can prove where it comes from. What
-can be seen is whether it goes with later returns better than an honest factor does. Returns tell of
-price factors; their absolute values tell of volatility and volume factors, which have no opinion on
-the direction. Lag k compares the factor of day t with the return of day t + k, so lags from 1 on
-are the future. T dates, N stocks, F factors.
+A prepared factor cannot be recomputed from truncated data, so its origin cannot be checked. What
+can be checked is whether it correlates with later returns more than a leak-free factor does.
+Returns reveal leaks of price factors, absolute returns those of volatility and volume factors,
+which do not forecast a direction. Lag k compares the factor of day t with the return of day t + k,
+so lags from 1 on are the future. T dates, N stocks, F factors.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from scipy.stats import rankdata
 from stockformer.evaluation.statistics import newey_west
 
 TOO_GOOD = 0.1
-"""A mean daily rank IC that no honest forecast of daily stock returns reaches.
+"""A mean daily rank IC above what leak-free forecasts of daily stock returns reach.
 
-Published daily figures end at about half of it: StockMixer (AAAI 2024) reports an IC of 0.043 on
-NASDAQ, and LightGBM on Alpha158 reaches a rank IC of 0.034 on NIFTY-200.
+The highest published daily figures are about half of it: StockMixer (AAAI 2024) reports an IC of
+0.043 on NASDAQ, and LightGBM on Alpha158 reaches a rank IC of 0.034 on NIFTY-200.
 """
 
 LAGS = range(-5, 6)
 LATER = range(2, 6)  # what tomorrow is compared with
-SIGNIFICANT_T = 4.0  # hundreds of factors, lags and kinds are looked at
-FEWEST_STOCKS = 5  # known on a day for it to have a rank IC
-DAYS_AT_ONCE = 100  # to keep the working memory small
+SIGNIFICANT_T = 4.0  # high, because hundreds of factors, lags and kinds are tested
+FEWEST_STOCKS = 5  # with both values on a day, for it to have a rank IC
+DAYS_AT_ONCE = 100  # to save memory
 
 PEAKS = {"return": 0.06, "absolute_return": 0.05}
-"""By how much a rank IC with tomorrow's return, or its size, may exceed that of the days after.
+"""By how much the rank IC with tomorrow's (absolute) return may exceed that of the days after.
 
-Measured on honest factors: at most 0.011 and 0.033 (158 of Alpha158, NIFTY-200), 0.005 and 0.028
+Measured on leak-free factors: at most 0.011 and 0.033 (158 of Alpha158, NIFTY-200), 0.005 and 0.028
 (22 prepared ones, NIFTY-200), 0.020 and below 0 (4 of NASDAQ-1026), 0.030 and 0.009 (158, simulated
-market with a planted signal). Of the 158 of NIFTY-200 a day early 134 are found; long windows of
-volatility, volume or correlation change too little in a day. The margins were chosen after these
-maxima were seen.
+market with a planted signal). If the 158 of NIFTY-200 are shifted a day early, 134 are found; long
+windows of volatility, volume or correlation change too little in a day. The margins were chosen
+after these maxima were seen.
 """
 
 
 @dataclass(frozen=True)
 class LikelyLeak:
-    """A factor that goes with the future too well, and what shows it."""
+    """A factor that correlates too much with the future, and the evidence."""
 
     name: str
     reason: str
@@ -58,11 +58,11 @@ def screen(
 ) -> pd.DataFrame:
     """The mean daily rank IC of each factor with the returns around it, a row a factor.
 
-    factors (T, N, F), returns (T, N), NaN where unknown; member (T, N): whose cells count. Columns
+    factors (T, N, F), returns (T, N), NaN where unknown; member (T, N): cells that count. Columns
     (kind, lag, figure): kind is return or absolute_return, lag one of -5 to 5, figure `rank_ic` or
-    `t` (Newey-West). (kind, 1, "peak") is by how much the rank IC at tomorrow exceeds the largest
-    of the four days after it, in the direction of tomorrow's, and (kind, 1, "peak_t") the t of that
-    difference by day. Raises ValueError where the shapes do not fit.
+    `t` (Newey-West). (kind, 1, "peak") is the rank IC at lag 1 minus the largest of the four later
+    lags, with the sign that makes lag 1 positive; (kind, 1, "peak_t") is the t of that daily
+    difference. Raises ValueError where the shapes do not fit.
     """
     if factors.shape != (*returns.shape, len(names)):
         raise ValueError(
@@ -85,10 +85,10 @@ def screen(
 
 
 def likely_leaks(screened: pd.DataFrame, limit: float = TOO_GOOD) -> list[LikelyLeak]:
-    """The factors of `screen` that no honest factor looks like, each with the reason.
+    """The factors of `screen` that are likely to leak, each with the reason.
 
     Too good: a rank IC with a later day's return beyond `limit`. A peak: a rank IC with tomorrow's
-    return, or its size, far beyond that of the days after.
+    return, or absolute return, far beyond that of the days after.
     """
     found = []
     for name, row in screened.iterrows():
@@ -101,8 +101,8 @@ def likely_leaks(screened: pd.DataFrame, limit: float = TOO_GOOD) -> list[Likely
 def daily_rank_ic(factors: np.ndarray, returns: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
     """By kind and lag, (T, F): Spearman's correlation of day t's factors with returns of t + lag.
 
-    NaN where fewer than five stocks are known in both, or nothing varies. Stocks are ranked among
-    those known in one of the two, so a day with many unknown in the other is a little off.
+    NaN where fewer than five stocks have both values, or nothing varies. Each side is ranked among
+    all its known stocks, so a day on which the other side lacks many is slightly inexact.
     """
     days, reach = len(returns), LAGS[-1]
     padded = np.full((days + 2 * reach, returns.shape[1]), np.nan)
@@ -121,7 +121,7 @@ def daily_rank_ic(factors: np.ndarray, returns: np.ndarray) -> dict[str, dict[in
 
 
 def _lagged(padded: np.ndarray, days: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks and where they are known, (T, N, lags) each, of the returns of day t + lag."""
+    """Ranks of the returns of day t + lag, and where they are known, (T, N, lags) each."""
     return tuple(  # type: ignore[return-value]
         np.stack([array[lag - LAGS[0] :][:days] for lag in LAGS], axis=-1)
         for array in _ranks(padded)
@@ -157,7 +157,7 @@ def _mean_and_t(series: np.ndarray) -> tuple[float, float]:
 
 
 def _peak(daily: dict[int, np.ndarray], means: dict[int, float]) -> tuple[float, float]:
-    """How far tomorrow's rank IC lies beyond the largest of the days after, and the t of it."""
+    """How far tomorrow's rank IC exceeds the largest of the days after, and its t."""
     sign = -1.0 if means[1] < 0 else 1.0
     later = {lag: sign * means[lag] for lag in LATER if np.isfinite(means[lag])}
     if not later:
@@ -172,7 +172,7 @@ def _too_good(row: pd.Series, limit: float) -> str:
         if abs(ic) > limit and abs(t) > SIGNIFICANT_T:
             return (
                 f"its rank IC with the return {lag} day{'s' if lag > 1 else ''} later is {ic:+.3f} "
-                f"(t {t:.1f}), beyond {limit}, where honest daily forecasts end"
+                f"(t {t:.1f}), beyond {limit}, the limit for leak-free daily forecasts"
             )
     return ""
 
@@ -185,6 +185,6 @@ def _peaked(row: pd.Series) -> str:
             what = kind.replace("_", " ")
             return (
                 f"its rank IC with tomorrow's {what} is {ic:+.3f}, {peak:.3f} beyond that of the "
-                f"days after (t {t:.1f}); an honest factor's lies at most {margin} beyond"
+                f"days after (t {t:.1f}); a leak-free factor's is at most {margin} beyond"
             )
     return ""

@@ -33,6 +33,9 @@ class Importance:
 def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
     """Permutation importance in a random forest (Breiman 2001), on trials left out of the fit.
 
+    Not Optuna's: that needs a study, which a grid or a folder of single runs does not have, and
+    evaluates the forest on the trials it was fitted on.
+
     None below `FEWEST_TRIALS` with a score, or where neither settings nor scores vary.
     """
     known = np.isfinite(score)

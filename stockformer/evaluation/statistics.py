@@ -1,7 +1,7 @@
-"""Is a daily mean more than luck: tests, intervals and the price of having tried many times.
+"""Tests and confidence intervals of a daily mean, and the correction for many trials.
 
 A series holds one number a signal date (a daily rank IC, a difference of two, a daily return). Days
-without a number (NaN) are dropped and the rest are taken as consecutive; n says how many remain.
+without a number (NaN) are dropped and the rest are treated as consecutive; n is their number.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pandas as pd
 from scipy import stats
 
 FEW_DATES = 120
-"""Below this many dates the intervals are too narrow, and a report says so."""
+"""Below this many dates the intervals are too narrow, and a report notes it."""
 
 FEWEST_DATES = 20
-"""Below this many nothing is concluded: on noise the test rejects twice as often as it claims."""
+"""Below this many dates nothing is concluded: on noise the test rejects at twice its level."""
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
@@ -28,8 +28,8 @@ POWER = 0.8
 class MeanTest:
     """A mean with its Newey-West standard error and the two-sided test that it is zero.
 
-    t and p are NaN with fewer than two days, and where every day is zero; on days that all hold the
-    same other number t is infinite.
+    t and p are NaN with fewer than two days, and if every day is zero; if all days hold the same
+    nonzero number, t is infinite.
     """
 
     mean: float
@@ -93,7 +93,7 @@ class Estimate(MeanTest):
 
     @property
     def sign(self) -> int:
-        """1 significantly above zero, -1 significantly below, 0 not told apart from it.
+        """1 significantly above zero, -1 significantly below, 0 not significant.
 
         The test and the interval, which are shown together, must agree.
         """
@@ -105,8 +105,8 @@ class Estimate(MeanTest):
         """The smallest true mean that the test finds in 80 % of samples like this one.
 
         (t(0.975) + t(0.8)) standard errors, quantiles of Student's t with n - 1 degrees of freedom.
-        least_deviation: of a day's value, where it is known that it cannot be less; a few days may
-        agree by chance. NaN below two days.
+        least_deviation: a lower bound of the standard deviation of a day's value, if one is known;
+        a few days may agree by chance. NaN below two days.
         """
         if self.n < 2:
             return np.nan
@@ -116,7 +116,7 @@ class Estimate(MeanTest):
 
 
 def p_value(p: float) -> str:
-    """As a sentence has it; one that would round to zero is told as a bound."""
+    """Text of a p-value; one that would round to zero is shown as a bound."""
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
 
 
@@ -181,7 +181,7 @@ def paired_comparison(a: pd.Series, b: pd.Series, horizon: int) -> MeanTest:
 
 
 def summary(daily: pd.DataFrame, horizon: int, seed: int = 0) -> pd.DataFrame:
-    """What a report prints beside every mean: one row a column of `daily`.
+    """The statistics that a report prints with every mean: one row a column of `daily`.
 
     Columns mean, n, lag, standard_error, t, p, lower, upper (95 % moving-block bootstrap).
     """
@@ -202,7 +202,7 @@ def expected_maximum_sharpe(trial_sharpes: np.ndarray, n_trials: int | None = No
 
     sd(trials) ((1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))), g the Euler-Mascheroni constant:
     Bailey and Lopez de Prado (2014), "The Deflated Sharpe Ratio". Zero for a single trial.
-    n_trials: N, where more were tried than have a known ratio.
+    n_trials: N, if some trials have no known ratio.
     """
     trials = np.asarray(trial_sharpes, dtype=np.float64)
     if len(trials) == 0 or not np.isfinite(trials).all():
@@ -233,13 +233,13 @@ def probabilistic_sharpe_ratio(
 def deflated_sharpe_ratio(
     returns: np.ndarray | pd.Series, trial_sharpes: np.ndarray, n_trials: int | None = None
 ) -> float:
-    """Probability that the picked trial's Sharpe ratio is more than the luck of having picked it.
+    """Probability that the selected trial's Sharpe ratio is more than selection bias.
 
-    returns: the picked trial's daily excess returns over what needs no skill (the universe), on the
-    series on which the pick was made; against zero, a rising universe makes every long-only noise
-    look skilled. trial_sharpes (N,): the daily Sharpe ratio, not annualised, of every completed
-    trial likewise, the picked one included; n_trials: as in `expected_maximum_sharpe`. NaN where
-    the returns do not vary.
+    returns: the selected trial's daily returns in excess of a benchmark without skill (the
+    universe), on the dates used for the selection; measured against zero, any long-only noise looks
+    skilled in a rising universe. trial_sharpes (N,): the daily Sharpe ratio, not annualised, of the
+    same returns of every completed trial, including the selected one; n_trials: as in
+    `expected_maximum_sharpe`. NaN if the returns do not vary.
     """
     values = _without_missing(returns)
     sharpe = sharpe_ratio(values)

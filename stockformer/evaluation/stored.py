@@ -1,4 +1,4 @@
-"""predictions.parquet read back, within limits, since a small file can unpack to a huge table."""
+"""Reads predictions.parquet within limits, because a small file can unpack to a huge table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
-EXPANSION = 100  # times its size that a file may unpack to: forecasts hardly shrink
+EXPANSION = 100  # times its size that a file may unpack to: forecasts hardly compress
 
 
 def read_parquet(content: bytes, where: str) -> pd.DataFrame:
-    """The table in `content`. Raises ValueError naming `where` if it is none, or would be huge."""
+    """The table in `content`. Raises ValueError naming `where` if it is invalid or too large."""
     try:
         file = pq.ParquetFile(io.BytesIO(content))
         facts = file.metadata

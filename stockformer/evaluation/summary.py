@@ -1,4 +1,4 @@
-"""What is concluded of a model: beside the baselines, by statistics, and by trading it."""
+"""The evaluation of a model: comparison with baselines, statistics and backtest."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def summarise(
     targets: Mapping[str, float] | None = None,
     suspects: Sequence[str] = (),
 ) -> EvaluationRecord:
-    """Evaluate a model's predictions beside baselines on the same dates and cells.
+    """Evaluate a model's predictions against baselines on the same dates and cells.
 
     oracle (S, N): the expected next-day return of each signal date, if the market is simulated.
-    validation: the model's predictions of the validation days, if it was chosen by them. targets:
-    project targets by metric. suspects: what is already known of leaks in the data, sentences.
+    validation: the model's predictions of the validation days, if it was selected by them. targets:
+    project targets by metric. suspects: sentences on likely leaks in the data.
     Raises ValueError where baselines or market do not fit the predictions.
     """
     compared, days = compare(predictions, baselines), daily(predictions)
@@ -48,7 +48,7 @@ def summarise(
     oracle_rank_ic = None if oracle is None else _oracle_rank_ic(first, oracle)
     caveats = [*notes, *trading.notes, *holes(predictions, trading.market.dates)]
     caveats += _caveats(scores)
-    # Trading what ranks nothing would trade the order of the tickers.
+    # A backtest of equal forecasts would trade the order of the tickers.
     traded = trade(predictions, trading) if scores["n_ranked_dates"] else None
     sentences = [comparison.levels(compared)]
     if traded is None:
@@ -58,7 +58,7 @@ def summarise(
         caveats += gaps_of_index(traded.returns.index, trading)
         sentences.append(excess_verdict(traded.excess["base"]))
     sentences.append(comparison.tested(compared))
-    limit = max(TOO_GOOD, oracle_rank_ic or 0.0)  # of a simulated market the limit is known
+    limit = max(TOO_GOOD, oracle_rank_ic or 0.0)  # a simulated market's limit is known
     warnings = comparison.leak_warnings(compared, limit, suspects)
     return EvaluationRecord(
         epoch=epoch,
@@ -80,7 +80,7 @@ def summarise(
 def project_targets(
     targets: Mapping[str, float], scores: Mapping[str, float]
 ) -> tuple[ProjectTarget, ...]:
-    """Each target with the model's figure and whether that meets it."""
+    """Each target with the model's value and whether it is met."""
     return tuple(
         ProjectTarget(
             name=f"test {METRICS[name].title} {'>' if METRICS[name].higher_is_better else '<'} "
@@ -93,23 +93,23 @@ def project_targets(
 
 
 def _caveats(scores: Mapping[str, float]) -> list[str]:
-    """What the number of dates makes of the figures."""
+    """Caveats that follow from the number of dates."""
     found = []
     if scores["n_dates"] < statistics.FEW_DATES:
         found.append(
             f"under {statistics.FEW_DATES} test dates intervals and p-values are too narrow"
         )
     if 0 < scores["n_ranked_dates"] < scores["n_dates"]:
-        silent = scores["n_dates"] - scores["n_ranked_dates"]
+        unranked = scores["n_dates"] - scores["n_ranked_dates"]
         found.append(
-            f"on {silent:.0f} of {scores['n_dates']:.0f} test dates the model gives all stocks the "
-            "same forecast; its rank IC is that of the others"
+            f"on {unranked:.0f} of {scores['n_dates']:.0f} test dates the model gives all stocks "
+            "the same forecast; its rank IC is that of the others"
         )
     return found
 
 
 def _oracle_rank_ic(first: Predictions, oracle: np.ndarray) -> float:
-    """What the best forecaster reaches where its forecast is known."""
+    """Rank IC of the expected returns, on the cells where they are known."""
     expected = oracle[:, None]
     return score(replace(first, prediction=expected, valid=first.valid & np.isfinite(expected)))[
         "rank_ic"

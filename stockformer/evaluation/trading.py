@@ -1,8 +1,8 @@
-"""What a model's forecasts would have earned: the backtest of an evaluation, and how sure that is.
+"""The backtest of an evaluation: returns of the traded forecasts, and their uncertainty.
 
-What is tested is the daily excess over the equal-weight universe after costs, paired by date.
-Beside it stand trading a day later and doubled costs; for rebalancing periods longer than a day
-also the start dates within a period, which share market days and so are a spread, not an
+The test is of the daily excess over the equal-weight universe after costs, paired by date.
+The variants trade a day later, or at doubled costs; for rebalancing periods longer than a day also
+from each start date within a period. These share market days, so they show a spread, not an
 uncertainty.
 S signal dates, H steps of the horizon, T dates of the market, N stocks.
 """
@@ -30,11 +30,11 @@ from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import BacktestResult
 from stockformer.evaluation.statistics import Estimate, estimate, p_value
 
-FEWEST_SIGNALS = 4  # below, there are no two days of returns for every figure
+FEWEST_SIGNALS = 4  # with fewer, a figure may have less than two days of returns
 HELD, HELD_SHARE, DROPPED_SHARE = 20, 1 / 3, 1 / 5
 WITHOUT_PRICES = (
     "backtest: the data set has no prices, so trades are at closes made of cumulated returns: "
-    "a day without a return cannot be traded, price limits and volumes are not known"
+    "a day without a return cannot be traded, price limits and volumes are unknown"
 )
 NO_SECTOR = "unknown"
 
@@ -43,15 +43,15 @@ NO_SECTOR = "unknown"
 class BacktestSpec:
     """Where, how and how often a signal is traded.
 
-    start_offsets: start dates within a rebalancing period, at most. participation_rate: share of a
-    day's volume, for the capacity. sectors (N,) str, "" where unknown; None if nobody knows them.
-    notes: what to bear in mind.
+    start_offsets: maximum number of start dates within a rebalancing period. participation_rate:
+    share of a day's volume, for the capacity. sectors (N,) str, "" where unknown; None if the data
+    set has no sectors. notes: caveats.
     """
 
     market: Market
     settings: Settings
-    start_offsets: int = 20
-    participation_rate: float = 0.05
+    start_offsets: int
+    participation_rate: float
     sectors: np.ndarray | None = None
     notes: Sequence[str] = field(default=())
 
@@ -96,9 +96,9 @@ def market_of_returns(
     index: np.ndarray | None = None,
     member: np.ndarray | None = None,
 ) -> Market:
-    """A market where only daily returns (T, N) are known: closes are their cumulated product.
+    """A market of daily returns (T, N) only: closes are their cumulative product.
 
-    A day without a return has no close and cannot be traded; the move over it is lost. Raises
+    A day without a return has no close and cannot be traded; its price move is lost. Raises
     ValueError for a fill that is not the close.
     """
     if fill != "close":
@@ -119,7 +119,7 @@ def market_of_returns(
 def sizes(top_k: int | None, n_drop: int | None, stocks: int) -> tuple[int, int]:
     """How many stocks to hold and to replace at most; None scales with their number.
 
-    Raises ValueError where the stocks are too few for what was asked for.
+    Raises ValueError if there are fewer stocks than the settings need.
     """
     held = top_k or max(1, min(HELD, int(stocks * HELD_SHARE)))
     dropped = n_drop or max(1, int(held * DROPPED_SHARE))
@@ -132,10 +132,10 @@ def sizes(top_k: int | None, n_drop: int | None, stocks: int) -> tuple[int, int]
 
 
 def signal_of(predictions: Predictions, trading: BacktestSpec) -> np.ndarray:
-    """(S, N) what is traded on: the mean forecast of the steps that can still be earned.
+    """(S, N) the traded signal: the mean forecast of the steps that can still be earned.
 
-    Those whose target does not start before the trade; where that is none, the last step, and the
-    skill of the model must outlast its target.
+    These are the steps whose target does not start before the trade. If there are none, it is the
+    last step, and the model's skill must last longer than its target.
     """
     dates, delay = trading.market.dates, trading.settings.delay
     rows_ahead = np.searchsorted(dates, predictions.target_start[0]) - np.searchsorted(
@@ -183,7 +183,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
 
 
 def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFrame | None:
-    """By date net_return and benchmark of the forecasts, traded as set; None with too few dates."""
+    """net_return and benchmark of the traded forecasts, by date; None with too few dates."""
     if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
         return None
     ledger = topk_dropout(
@@ -196,18 +196,18 @@ def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFra
 
 
 def excess_returns(ledger: Backtest) -> pd.Series:
-    """By date, the return after costs less that of the equal-weight universe."""
+    """By date, the return after costs minus that of the equal-weight universe."""
     excess: pd.Series = ledger.equity["net_return"] - ledger.equity["benchmark"]
     return excess
 
 
 def holes(predictions: Predictions, dates: np.ndarray) -> list[str]:
-    """What is to be said of market dates between two signal dates that have no signal."""
+    """Notes on gaps: market dates between two signal dates that have no signal."""
     rows = np.searchsorted(dates, predictions.signal_dates)
     before = np.flatnonzero(np.diff(rows) > 1)
     return [
-        f"hole in the test dates: no forecast on {rows[i + 1] - rows[i] - 1} market days between "
-        f"{dates[rows[i]]} and {dates[rows[i + 1]]}; the backtest holds nothing over it"
+        f"gap in the test dates: no forecast on {rows[i + 1] - rows[i] - 1} market days between "
+        f"{dates[rows[i]]} and {dates[rows[i + 1]]}; the backtest holds nothing during it"
         for i in before
     ]
 
@@ -222,9 +222,9 @@ def _tradable_signals(predictions: Predictions, trading: BacktestSpec) -> int:
 def _over_offsets(
     signal: np.ndarray, predictions: Predictions, trading: BacktestSpec
 ) -> pd.DataFrame | None:
-    """The figures of the same strategy begun on later signal dates of the rebalancing period.
+    """The figures of the same strategy started on later signal dates of the rebalancing period.
 
-    Each row covers its own dates, from its first trade on; compare the annual figures.
+    Each row covers its own dates, from its first trade on; only annual figures are comparable.
     """
     settings = trading.settings
     if settings.rebalance_days == 1:
@@ -242,7 +242,7 @@ def _over_offsets(
 
 
 def gaps_of_index(days: pd.Index, trading: BacktestSpec) -> list[str]:
-    """What is to be said of an index that was given, and is not known on all of `days`."""
+    """A note if the index is set but has no value on some of `days`."""
     market = trading.market
     if market.index is None:
         return []
@@ -250,8 +250,8 @@ def gaps_of_index(days: pd.Index, trading: BacktestSpec) -> list[str]:
     if unknown.empty:
         return []
     return [
-        f"backtest: no index to compare with, its file lacks {len(unknown)} of {len(days)} days, "
-        f"first {unknown[0]:%Y-%m-%d}"
+        f"backtest: not compared with the index, its file lacks {len(unknown)} of {len(days)} "
+        f"days, first {unknown[0]:%Y-%m-%d}"
     ]
 
 
@@ -264,18 +264,18 @@ def doubled_costs(settings: Settings) -> Settings:
 def excess_verdict(excess: Estimate) -> str:
     """Whether trading the forecasts earned more than the universe, after costs."""
     mean, lower, upper = (x / BASIS_POINT for x in (excess.mean, excess.lower, excess.upper))
-    start = f"Traded, after costs, less the equal-weight universe: {mean:+.1f} basis points a day"
+    start = f"Traded, after costs, minus the equal-weight universe: {mean:+.1f} basis points a day"
     if excess.few:
-        return f"{start} over {excess.n} days, too few to tell."
+        return f"{start} over {excess.n} days, too few to conclude."
     found = {
         1: "more than the universe",
-        0: "not told apart from the universe",
+        0: "not significantly different from the universe",
         -1: "less than the universe",
     }[excess.sign]
     smallest = (
         ""
         if excess.sign
-        else f"; it takes {excess.detectable() / BASIS_POINT:.1f} basis points a day to tell"
+        else f"; detectable from {excess.detectable() / BASIS_POINT:.1f} basis points a day"
     )
     return (
         f"{start} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "

@@ -2,8 +2,8 @@
 
 Queries, keys and values are the three parts of one tensor, the output of one linear layer, and the
 gradient is one tensor too: no part is copied to another layout. The weights exist for one block of
-groups and queries at a time and are computed anew in the backward pass, so that memory is linear
-in the number of positions, and the search for the strongest query costs no second look at scores.
+groups and queries at a time and are recomputed in the backward pass, so that memory is linear in
+the number of positions, and the search for the strongest query needs no second pass over scores.
 
 G groups that attend among themselves, E heads, S positions, d = D/E;
 g groups and r queries at once.
@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-SCORES = 1 << 20  # held at once: in float32 4 MiB, which stays in the cache
-SCORES_ON_GPU = 1 << 26  # there every block costs launches
+SCORES = 1 << 20  # held at once: in float32 4 MiB, which fits into the cache
+SCORES_ON_GPU = 1 << 26  # larger, because every block costs kernel launches
 
 
 def causal_attention(packed: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over the positions up to one's own.
+    """softmax(q k^T / sqrt(d)) v over the positions up to the query's own.
 
     packed (3, G, E, S, d): queries, keys, values -> (G, E, S, d), in the order of their strides.
     """
@@ -32,7 +32,7 @@ def causal_attention(packed: Tensor) -> Tensor:
 
 
 def strongest_attention(packed: Tensor) -> Tensor:
-    """For every position as a key, the mixture of the query that gives it most of its attention.
+    """For every position as a key, the output of the query that attends to it most.
 
     With A = softmax(q k^T / sqrt(d)), position n gets (A v)[argmax over m of A[m, n]]; no gradient
     flows through the argmax. packed (3, G, E, S, d) -> (G, E, S, d), in the order of its strides.
@@ -41,14 +41,14 @@ def strongest_attention(packed: Tensor) -> Tensor:
 
 
 def attend(packed: Tensor, *, strongest: bool) -> Tensor:
-    """On a GPU the library's flash kernels are the fastest, on the CPU the blocks below."""
+    """The library's flash kernels are the fastest on a GPU, the blocks below on the CPU."""
     if packed.is_cuda:
         return attention_by_library(packed, strongest)
     return Attention.apply(packed, strongest)
 
 
 def attention_by_library(packed: Tensor, strongest: bool) -> Tensor:
-    """The same through scaled_dot_product_attention, and a second look at the scores."""
+    """The same by scaled_dot_product_attention, with a second pass over the scores."""
     query, key, value = packed
     mixtures = scaled_dot_product_attention(query, key, value, is_causal=not strongest)
     if not strongest:
@@ -58,7 +58,7 @@ def attention_by_library(packed: Tensor, strongest: bool) -> Tensor:
 
 @torch.no_grad()
 def strongest_query(query: Tensor, key: Tensor) -> Tensor:
-    """For every key the query that gives it most of its attention: (G, E, S, d) -> (G, E, S)."""
+    """For every key the query that attends to it most: (G, E, S, d) -> (G, E, S)."""
     groups, heads, length, size = query.shape
     rows = max(1, SCORES_ON_GPU // (groups * heads * length))
     best, where = [], []
@@ -83,7 +83,7 @@ class Attention(torch.autograd.Function):
             for row in rows:
                 scores = scores_of(query, key, row, causal=not strongest)  # (gE,S,r)
                 weights = scores.log_softmax(1, torch.promote_types(key.dtype, torch.float32))
-                if strongest:  # in logarithms, where small weights do not tie
+                if strongest:  # compare logarithms, because small weights may tie
                     most, query_of_most = weights.max(-1)
                     best.append(most)
                     where.append(query_of_most + row.start)
@@ -129,7 +129,7 @@ class Attention(torch.autograd.Function):
 
 
 def blocks(packed: Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Groups to take at once, and which of their queries to take at once."""
+    """Slices of groups, and for each the slices of queries, to compute at once."""
     _, groups, heads, length, _ = packed.shape
     r = max(1, min(length, SCORES // (heads * length)))
     g = max(1, SCORES // (heads * length * r))
@@ -148,7 +148,7 @@ def scores_of(query: Tensor, key: Tensor, row: slice, causal: bool) -> Tensor:
 
 
 def stacked(index: Tensor) -> Tensor:
-    """(g, S) rows of each group -> (gS) rows of all groups on top of each other."""
+    """(g, S) rows of each group -> (gS) rows of the stacked groups."""
     first = index.shape[1] * torch.arange(index.shape[0], device=index.device)
     return (index + first[:, None]).flatten()
 

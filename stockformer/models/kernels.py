@@ -1,6 +1,6 @@
-"""Steps of the model with gradients written by hand, for what autograd would keep or copy.
+"""Steps of the model with gradients written by hand, to save memory and copies of autograd.
 
-Each is plain arithmetic in any float type and follows autocast as a linear layer does.
+Each works in any float type and follows autocast like a linear layer.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch.nn.functional import linear
 
 
 def operands(x: Tensor, layer: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
-    """x, weight and bias in the type that the products are to have."""
+    """x, weight and bias in the type of the products."""
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     return x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype)
 
 
 def linear_relu(x: Tensor, layer: nn.Linear) -> Tensor:
-    """relu(layer(x)) in one place of memory; autograd would copy around the in-place step."""
+    """relu(layer(x)) in place; autograd would make a copy."""
     return LinearRelu.apply(*operands(x, layer))
 
 
@@ -43,9 +43,9 @@ class LinearRelu(torch.autograd.Function):
 
 
 def add_linear(x: Tensor, offset: Tensor, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    """z = x + offset and layer(z); z is computed anew in the backward pass, not kept.
+    """z = x + offset and layer(z); z is recomputed in the backward pass, not kept.
 
-    x (..., D) is kept instead, which costs nothing where the step that made it keeps it anyway.
+    x (..., D) is kept instead, which costs nothing if the previous step keeps it anyway.
     """
     x, weight, bias = operands(x, layer)
     return AddLinear.apply(x, offset.to(x.dtype), weight, bias)
@@ -73,8 +73,8 @@ class AddLinear(torch.autograd.Function):
 def add_norm(x: Tensor, y: Tensor) -> Tensor:
     """Layer norm of x + y over the last axis, without affine parameters.
 
-    x is overwritten. The output is kept for the backward pass, as the next linear layer does
-    anyway, not the sum.
+    x is overwritten. The backward pass uses the output, which the next linear layer keeps anyway,
+    instead of the sum.
     """
     return AddNorm.apply(x, y)
 
@@ -90,7 +90,7 @@ class AddNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, to_out: Tensor) -> tuple[Tensor, Tensor]:
         out, inverse = ctx.saved_tensors
-        # As if of the output itself, with mean 0 and deviation 1; then the deviation it had.
+        # The gradient for an input of mean 0 and deviation 1, then divided by the real deviation.
         zero, one = torch.zeros_like(inverse), torch.ones_like(inverse)
         to_x, _, _ = torch.ops.aten.native_layer_norm_backward(
             to_out, out, out.shape[-1:], zero, one, None, None, [True, False, False]
@@ -103,7 +103,7 @@ def causal_convolution(x: Tensor, layer: nn.Linear, dropout: float) -> Tensor:
     """dropout(relu(convolution)) over days, kernel size 2, zeros before the first day.
 
     x (L, ..., D). layer.weight (D, 2D): yesterday's columns, then today's. dropout: the
-    probability, to 1/65,536. The output alone tells the backward pass what was kept.
+    probability, to 1/65,536. The backward pass derives the mask from the output.
     """
     return CausalConvolution.apply(*operands(x, layer), dropout)
 

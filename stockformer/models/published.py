@@ -23,15 +23,15 @@ FUSION = {
     "fusion.key_value": ["khfc", "vhfc"],
     "fusion.output": ["ofc"],
 }
-# Published tensors no forward pass reads, or one that stands twice under two names.
+# Published tensors that no forward pass uses, and one with two names.
 IGNORED = (".proj.", ".klfc.", ".vlfc.", ".tcn.tcn.0.0.")
 
 
 def load_published(model: Stockformer, state: Mapping[str, Tensor]) -> None:
     """Load a published state dict, e.g. `torch.load(path, weights_only=True)`, into `model`.
 
-    The graph embedding is no parameter of the published model and stays as it is. Raises
-    ValueError naming what is missing, left over or of another shape.
+    The graph embedding is no parameter of the published model and does not change. Raises
+    ValueError naming tensors that are missing, unexpected or of another shape.
     """
     own = dict(model.named_parameters())
     translated = translate(state, layers=len(model.layers))
@@ -92,5 +92,5 @@ def translate(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
             stack(f"{target}.output", [f"{spatial}.ofc"])
             two_layers(f"{target}.feedforward", f"{spatial}.ff", "0", "2")
     if left:
-        raise ValueError(f"published checkpoint has tensors the model has not: {sorted(left)}")
+        raise ValueError(f"published checkpoint has unexpected tensors: {sorted(left)}")
     return done

@@ -4,7 +4,7 @@ Ma, Xue, Lu and Chen, "Stockformer: a price-volume factor stock selection model 
 transform and multi-task self-attention networks", arXiv 2401.06139.
 
 B batch, L lookback, H horizon, N stocks, F factors, D width, E heads.
-Inside, time comes first, (L, B, N, D): attention over days and across stocks are then both views.
+Inside, time comes first, (L, B, N, D), so that attention over days and across stocks need no copy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MLP(nn.Sequential):
         return last(linear_relu(x, first))
 
     def in_full_precision(self, x: Tensor) -> Tensor:
-        """The last layer never in half precision, whose 8 bits would let stocks tie."""
+        """The last layer always in full precision: with bfloat16's 8 bits, forecasts would tie."""
         first, last = self.ends()
         hidden = linear_relu(x, first)
         with torch.autocast(x.device.type, enabled=False):
@@ -45,14 +45,14 @@ class MLP(nn.Sequential):
 
 
 def attend_over_days(packed: Tensor, heads: int) -> Tensor:
-    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views but for the attention."""
+    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views, except for the attention."""
     days, batch, stocks, width = packed.shape
     parts = packed.view(days, batch * stocks, 3, heads, -1).permute(2, 1, 3, 0, 4)
     return causal_attention(parts).permute(2, 0, 1, 3).reshape(days, batch, stocks, width // 3)
 
 
 def attend_across_stocks(packed: Tensor, heads: int) -> Tensor:
-    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views but for the attention."""
+    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views, except for the attention."""
     days, batch, stocks, width = packed.shape
     parts = packed.view(days * batch, stocks, 3, heads, -1).permute(2, 0, 3, 1, 4)
     return strongest_attention(parts).transpose(1, 2).reshape(days, batch, stocks, width // 3)
@@ -87,7 +87,7 @@ class TemporalConvolution(nn.Module):
 
 
 class SparseSpatialAttention(nn.Module):
-    """Attention across the N stocks of one day, each stock keeping one query's mixture only."""
+    """Attention across the N stocks of one day; each stock keeps the output of only one query."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -121,7 +121,8 @@ class DualEncoderLayer(nn.Module):
 
 
 class AdaptiveFusion(nn.Module):
-    """The low band asks, the high band answers: causal attention over the H days of each stock."""
+    """Causal attention over the H days of each stock; queries from the low band, keys and values
+    from the high band."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -144,8 +145,8 @@ class Stockformer(nn.Module):
 
     calendar_slots: size of each of the two one-hot calendar codes; values are taken modulo it.
     activation_checkpointing: keep only the inputs of each encoder layer for the backward pass and
-    compute the rest anew, the same numbers for less memory and more time.
-    factors, graph (N, D) and learn_graph are facts of the run, known once the data are.
+    recompute the rest: the same numbers with less memory and more time.
+    factors, graph (N, D) and learn_graph come from the data.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Stockformer(nn.Module):
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Parameters that cannot learn: over a single day attention has nothing to choose."""
+        """Parameters without gradient: attention over a single day does not depend on them."""
         only_day = self.days_low.out_features == 1
         return ("fusion.query.weight", "fusion.query.bias") if only_day else ()
 

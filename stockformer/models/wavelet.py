@@ -1,4 +1,4 @@
-"""The decoupling flow of Stockformer: a wavelet split as one fixed matrix per band."""
+"""The decoupling flow of Stockformer: a wavelet transform as one fixed matrix for each band."""
 
 from __future__ import annotations
 

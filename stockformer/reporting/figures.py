@@ -1,7 +1,7 @@
-"""A report's figures: each a pure function of a frame. Colours are made for light and dark alike.
+"""A report's figures: each a pure function of a frame. Colours suit light and dark pages.
 
-Titles and captions stand in the page, not in the figure, and text, grid and background follow the
-page's style sheet, so that one figure serves light, dark and print.
+Titles and captions are in the page, not in the figure; text, grid and background follow the page's
+style sheet, so that one figure works in light, dark and print.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = {"train": TRAIN, "validation": VALIDATION}
 HEIGHT = 270
 DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
 FEW = 40
-"""Up to so many points each has a marker."""
+"""Largest number of points that get markers."""
 FONT = "system-ui, sans-serif"
 TRANSPARENT = "rgba(0,0,0,0)"
 
@@ -30,7 +30,7 @@ TRANSPARENT = "rgba(0,0,0,0)"
 def training_curve(
     metrics: pd.DataFrame, name: str, quantity: Quantity, tested_epoch: int | None
 ) -> go.Figure:
-    """`train_{name}` and `validation_{name}` by epoch, those there are, or `name` itself.
+    """`train_{name}` and `validation_{name}` by epoch, if recorded, or `name` itself.
 
     metrics: indexed by epoch. The tested epoch, if any, is marked.
     """
@@ -58,7 +58,7 @@ def training_curve(
 
 
 def learning_rate(metrics: pd.DataFrame) -> go.Figure:
-    """The step size of the optimizer by epoch, on a logarithmic axis."""
+    """The learning rate by epoch, on a logarithmic axis."""
     rate = Quantity("learning rate", "log scale", 7)
     figure = training_curve(metrics, "learning_rate", rate, None)
     figure.update_traces(line_shape="hv", hovertemplate="epoch %{x}: %{y:.2e}<extra></extra>")
@@ -69,7 +69,7 @@ def learning_rate(metrics: pd.DataFrame) -> go.Figure:
 
 
 def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
-    """A bar a signal date, and their mean. days: `metrics.daily`."""
+    """A bar for each signal date, and their mean. days: `predictions.daily`."""
     quantity = METRICS[name]
     figure = dated(days.index, quantity.axis)
     figure.add_bar(
@@ -104,7 +104,7 @@ def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
 
 
 def metric_distribution(days: pd.DataFrame, name: str) -> go.Figure:
-    """How many signal dates had what, and their mean."""
+    """Histogram of the metric over signal dates, and its mean."""
     return histogram(days[name], METRICS[name].axis, METRICS[name].spec)
 
 
@@ -113,10 +113,10 @@ def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:
 
     The bins are counted here, so that a figure of 10,000 days is as small as one of ten.
     """
-    known = values.dropna().to_numpy()
-    counts, edges = np.histogram(known, bins="fd") if len(known) else ([0], np.array([0.0, 1.0]))
-    if len(counts) > 80:  # a few far-off days would make thousands
-        counts, edges = np.histogram(known, bins=80)
+    finite = values.dropna().to_numpy()
+    counts, edges = np.histogram(finite, bins="fd") if len(finite) else ([0], np.array([0.0, 1.0]))
+    if len(counts) > 80:  # a few outliers would make thousands
+        counts, edges = np.histogram(finite, bins=80)
     figure = base(x, "days (number)")
     figure.add_bar(
         x=(edges[:-1] + edges[1:]) / 2,
@@ -129,15 +129,15 @@ def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:
             "%{y} days<extra></extra>"
         ),
     )
-    if len(known):
-        mean = float(known.mean())
+    if len(finite):
+        mean = float(finite.mean())
         figure.add_vline(mean, line={"color": VALIDATION, "width": 2, "dash": "dash"})
     figure.add_vline(0, line={"color": REFERENCE, "width": 1})
     return figure
 
 
 def quantile_means(days: pd.DataFrame) -> go.Figure:
-    """A bar a quantile of the forecast: its mean outcome. days: `forecasts.quantile_returns`."""
+    """Mean excess return by quantile of the forecast. days: `forecasts.quantile_returns`."""
     means = days.mean()
     figure = base("quantile of the forecast (1 = lowest)", "excess return (mean, fraction)")
     figure.add_bar(
@@ -151,7 +151,7 @@ def quantile_means(days: pd.DataFrame) -> go.Figure:
 
 
 def quantiles_cumulated(days: pd.DataFrame) -> go.Figure:
-    """A line a quantile: the running sum of its excess returns; a gap adds nothing."""
+    """A line for each quantile: the running sum of its excess returns; a gap adds nothing."""
     figure = dated(days.index, "excess return (sum, fraction)")
     for quantile in days.columns:
         figure.add_scatter(
@@ -166,7 +166,7 @@ def quantiles_cumulated(days: pd.DataFrame) -> go.Figure:
 
 
 def stability_by_day(correlation: pd.Series) -> go.Figure:
-    """How alike a day's ranking is to the one before. correlation: `metrics.rank_stability`."""
+    """Rank correlation with the date before. correlation: `predictions.rank_stability`."""
     figure = dated(correlation.index, "rank correlation (to date before)")
     figure.add_scatter(
         x=correlation.index.to_numpy(),
@@ -179,7 +179,7 @@ def stability_by_day(correlation: pd.Series) -> go.Figure:
 
 
 def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
-    """What came of small and of large forecasts: mean outcome in bins of equally many forecasts.
+    """Mean realised return by predicted return, in bins of equally many forecasts.
 
     cells: prediction and label, returns as fractions, a row a scored cell.
     """
@@ -195,7 +195,7 @@ def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
 
 
 def calibration(table: pd.DataFrame) -> go.Figure:
-    """How often "up" came true against its probability. table: `metrics.calibration`."""
+    """Realised frequency of "up" by forecast probability. table: `predictions.calibration`."""
     some = table[table["n"] > 0]
     figure = base('probability of "up" (forecast)', "went up (share of forecasts)")
     ends = np.array([some["lower"].min(), some["upper"].max()])
@@ -206,13 +206,13 @@ def calibration(table: pd.DataFrame) -> go.Figure:
 
 def base(x: str, y: str) -> go.Figure:
     """An empty figure in the page's style. x, y: what the axes hold, with the unit in brackets."""
-    # Ticks that are not seen keep the labels of two axes apart in their corner.
+    # Invisible ticks keep the labels of the two axes apart in the corner.
     ticks = {"ticks": "outside", "ticklen": 6, "tickcolor": TRANSPARENT}
     axis = {"automargin": True, "zeroline": False, "showline": False} | ticks
     axis |= {"exponentformat": "none"}  # 0.0002, not 200µ
     return go.Figure(
         layout={
-            "template": {},  # Plotly's own would bring its colours, 7 kB a figure
+            "template": {},  # Plotly's default template adds 7 kB to each figure
             "height": HEIGHT,
             "margin": {"l": 8, "r": 24, "t": 28, "b": 8},  # r: half of the last tick's label
             "font": {"family": FONT, "size": 12},
@@ -227,7 +227,7 @@ def base(x: str, y: str) -> go.Figure:
 
 
 def plain(text: str) -> str:
-    """Text that Plotly shows as it is: it would take `<b>` and `<a href=...>` for markup."""
+    """Text escaped for Plotly, which would interpret `<b>` and `<a href=...>` as markup."""
     return escape(text, quote=False)
 
 
@@ -242,7 +242,7 @@ def dated(days: pd.Index, y: str, x: str = "signal date (day)") -> go.Figure:
 
 
 def _reference(figure: go.Figure, ends: Sequence[float] | np.ndarray, name: str) -> None:
-    """The diagonal: what is forecast comes true."""
+    """The diagonal of perfect forecasts."""
     line = {"color": REFERENCE, "width": 1.5, "dash": "dash"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name=name, hoverinfo="skip")
 
@@ -250,7 +250,7 @@ def _reference(figure: go.Figure, ends: Sequence[float] | np.ndarray, name: str)
 def _binned(
     figure: go.Figure, x: pd.Series, y: pd.Series, n: pd.Series, number_format: str
 ) -> None:
-    """A marker a bin, its area the number of forecasts in it."""
+    """A marker for each bin, its area proportional to the number of forecasts."""
     figure.add_scatter(
         x=x.to_numpy(),
         y=y.to_numpy(),
@@ -265,7 +265,7 @@ def _binned(
             "opacity": 1,
         },
         hovertemplate=(
-            f"forecast %{{x:{number_format}}}<br>came true %{{y:{number_format}}}<br>"
+            f"forecast %{{x:{number_format}}}<br>realised %{{y:{number_format}}}<br>"
             "%{customdata:,} forecasts<extra></extra>"
         ),
     )

@@ -1,4 +1,4 @@
-"""A page: sections of tables, figures and words, as one HTML file that needs nothing else."""
+"""A page: sections of tables, figures and text, as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from stockformer.runs import atomic
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure under its title; the caption says how to read it.
+    """A figure with its title; the caption explains how to read it.
 
-    follows: the figure has a trace a row of this table, hidden with it. least_width: in
-    rem; where the screen is narrower, the figure is moved under the finger.
+    follows: id of a table; the figure has one trace for each of its rows, hidden with the row.
+    least_width: in rem; on a narrower screen the figure scrolls sideways.
     """
 
     title: str
@@ -32,13 +32,13 @@ class Plot:
     least_width: int = 0
 
     def json(self) -> Markup:
-        """For a script element, which only a `<` can end."""
+        """For a script element; `<` is escaped, because only it can end the element."""
         return for_script(self.figure.to_json())
 
 
 @dataclass(frozen=True)
 class Text:
-    """Something long, word for word, folded away."""
+    """A long text, shown verbatim and collapsed."""
 
     title: str
     text: str
@@ -46,10 +46,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under one heading, in this order.
+    """The content under one heading, in this order.
 
-    pairs: the content of the page's chooser of two rows to compare, as JSON. details: tables that
-    come after the figures. links: addresses by title.
+    pairs: the data of the page's comparison of two rows, as JSON. details: tables that come after
+    the figures. links: addresses by title.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """kind and name: what the page is about; state: one that the style sheet has a mark for."""
+    """kind and name: the page's subject; state: one that the style sheet has a mark for."""
 
     kind: str
     name: str
@@ -80,11 +80,11 @@ class Page:
 
     @property
     def has_board(self) -> bool:
-        """Whether there is anything to sort or filter."""
+        """Whether a table can be sorted or filtered."""
         return any(table.board for section in self.sections for table in section.tables)
 
     def html(self) -> str:
-        """Whatever text comes from a run is escaped by the template."""
+        """The HTML; the template escapes all text that comes from a run."""
         environment = Environment(
             loader=PackageLoader("stockformer", "reporting"),
             autoescape=True,
@@ -96,7 +96,7 @@ class Page:
         return template.render(page=self, plotly=Markup(get_plotlyjs()))
 
     def write(self, path: Path) -> Path:
-        """Write the page whole or not at all. Raises ValueError where it cannot be written."""
+        """Write the page completely or not at all. Raises ValueError if it cannot be written."""
         require_html(path)
         html = self.html()
         try:
@@ -106,7 +106,7 @@ class Page:
         except OSError as error:
             reason = (error.__cause__ or error).args[1]
             raise ValueError(
-                f"{path}: cannot be written ({reason}); name another place with output=FILE"
+                f"{path}: cannot be written ({reason}); choose another file with output=FILE"
             ) from error
         return path
 
@@ -117,7 +117,7 @@ def require_html(path: Path) -> None:
 
 
 def address(target: Path, beside: Path) -> str:
-    """A link's address of a file or folder, as seen from a page in `beside`."""
+    """The relative link to a file or folder from a page in the folder `beside`."""
     path = Path(os.path.relpath(target.resolve(), beside.resolve()))
     return quote(path.as_posix()) + ("/" if target.is_dir() else "")
 

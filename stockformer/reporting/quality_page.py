@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from html import escape
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from stockformer.data.reading.findings import LEVELS
 from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report
@@ -101,20 +101,8 @@ def _table(frame: pd.DataFrame, index: bool = True) -> str:
 def _image(states: np.ndarray) -> str:
     """A picture of small integers (rows, columns) as a PNG data address."""
     step = [-(-size // LARGEST_IMAGE) for size in states.shape]
-    states = np.ascontiguousarray(states[:: step[0], :: step[1]])
-    height, width = states.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # each begins with 0: no filter
-    lines[:, 1:] = states
-    palette = bytes(value for state in sorted(COLOURS) for value in COLOURS[state])
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = (
-        (b"IHDR", header),
-        (b"PLTE", palette),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        (b"IEND", b""),
-    )
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    picture = Image.fromarray(np.ascontiguousarray(states[:: step[0], :: step[1]], np.uint8), "P")
+    picture.putpalette([value for state in sorted(COLOURS) for value in COLOURS[state]])
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""A run's report: sections, each made from what the run left."""
+"""A run's report: its sections, each made from the run's files."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from stockformer.runs.recorded_run import RecordedRun, read_run
 log = logging.getLogger(__name__)
 
 CALIBRATION_BINS = 20
-NO_PREDICTIONS = "The run left no test predictions."
+NO_PREDICTIONS = "The run has no test predictions."
 
 
 def write_report(run: RecordedRun, output: Path | None) -> Path:
-    """Write the page, whole or not at all: to `output`, by default into the run's folder.
+    """Write the page, completely or not at all: to `output`, by default into the run's folder.
 
-    Returns where it lies. Raises ValueError where it cannot be written.
+    Returns its path. Raises ValueError if it cannot be written.
     """
     path = output or RunDir(run.path).report_file
-    require_html(path)  # before the work
+    require_html(path)  # fail before the work
     return page(run, path.parent).write(path)
 
 
 def try_report(folder: Path) -> None:
-    """Write the report of a run that has just ended; a warning, whatever may be wrong.
+    """Write the report of a run that has just ended; any failure is only a warning.
 
-    The run is whole without it, and analyze.py shows what is wrong.
+    The run is complete without a report, and analyze.py shows the error.
     """
     try:
         path = write_report(read_run(folder), None)
@@ -51,7 +51,7 @@ def try_report(folder: Path) -> None:
 
 
 def page(run: RecordedRun, beside: Path) -> Page:
-    """Everything that the run left, the verdict first. beside: the folder the page will lie in."""
+    """All sections, the verdict first. beside: the folder that the page is written to."""
     sections = [
         comparison(run),
         on_test_dates(run),
@@ -66,12 +66,12 @@ def page(run: RecordedRun, beside: Path) -> Page:
 
 
 def comparison(run: RecordedRun) -> Section:
-    """The model beside the baselines, project targets, and what to bear in mind."""
+    """The model and the baselines, project targets and caveats."""
     title, table, evaluation = "Against the baselines", run.comparison, run.evaluation
     if table is None:
         return Section(title, "The run has not been tested.")
     if evaluation is None:
-        return Section(title, "The run was not compared with any.", tables.comparison(table))
+        return Section(title, "The run has no evaluation.json.", tables.comparison(table))
     return Section(
         title,
         tables.HOW_TO_READ_COMPARISON,
@@ -81,16 +81,16 @@ def comparison(run: RecordedRun) -> Section:
 
 
 def on_test_dates(run: RecordedRun) -> Section:
-    """How the forecasts did day by day."""
+    """The metrics of the forecasts by day."""
     title, predictions = "On the test dates", run.predictions
     if predictions is None:
         return Section(title, NO_PREDICTIONS)
     days = daily(predictions)
     by_day, cumulated = figures.metric_by_day, figures.cumulated_by_day
-    mean, climbs = "Dashed: the mean.", "Skill climbs steadily; luck wanders."
+    mean, climbs = "Dashed: the mean.", "With skill it climbs steadily; by chance it wanders."
     return Section(
         title,
-        f"{format_count(len(days), 'signal date')}. Each metric is taken across the stocks of a "
+        f"{format_count(len(days), 'signal date')}. Each metric is computed across the stocks of a "
         "date, then averaged over dates. Intervals: moving-block bootstrap; t and p: Newey-West, "
         f"against zero. Below {FEW_DATES} dates both are too narrow.",
         [
@@ -109,8 +109,8 @@ def on_test_dates(run: RecordedRun) -> Section:
 
 
 def forecasts_taken_apart(run: RecordedRun) -> Section:
-    """Whether the order of the forecasts pays, and how far they can be taken at their word."""
-    title, predictions = "What the forecasts say", run.predictions
+    """Returns by forecast quantile, the size of forecasts, and their calibration."""
+    title, predictions = "Forecasts", run.predictions
     if predictions is None:
         return Section(title, NO_PREDICTIONS)
     frame = predictions.frame()
@@ -123,33 +123,33 @@ def forecasts_taken_apart(run: RecordedRun) -> Section:
             Plot(
                 "Return by quantile",
                 figures.quantile_means(quantiles),
-                "Fifths of each date's stocks by forecast. Steps that rise from left to right: the "
-                "whole order is worth something, not only its ends.",
+                "Fifths of each date's stocks by forecast. If the bars rise from left to right, "
+                "the whole ranking is informative, not only its ends.",
             ),
             Plot("Return by quantile, cumulated", figures.quantiles_cumulated(quantiles)),
             Plot(
                 "Prediction against outcome",
                 figures.outcome_by_prediction(cells),
                 "Ten bins of equally many forecasts. On the dashed line, forecasts are right in "
-                "size; where the markers rise, at least in direction.",
+                "size; if the markers rise, they are right at least in direction.",
             ),
             Plot(
                 "Calibration",
                 figures.calibration(calibration(predictions, CALIBRATION_BINS)),
                 "Forecasts binned by probability; the larger a marker, the more forecasts. On the "
-                "dashed line, probabilities mean what they say.",
+                "dashed line, probabilities are calibrated.",
             ),
             Plot(
                 "Stability of the ranking",
                 figures.stability_by_day(rank_stability(predictions)),
-                "At 1 the order of the stocks stays; the lower, the more must be traded.",
+                "At 1 the ranking never changes; the lower it is, the higher the turnover.",
             ),
         ],
     )
 
 
 def best_and_worst(run: RecordedRun) -> Section:
-    """The dates and stocks that the rank IC comes from."""
+    """The dates and stocks that contribute most and least to the rank IC."""
     title, predictions = "Best and worst", run.predictions
     if predictions is None:
         return Section(title, NO_PREDICTIONS)
@@ -157,9 +157,9 @@ def best_and_worst(run: RecordedRun) -> Section:
     stocks = forecasts.rank_ic_by_stock(frame[frame["valid"]])
     return Section(
         title,
-        "A stock's share of the rank IC: the shares of all stocks add up to the mean. Those of the "
-        "backtest stand with it. To be looked at, not to be left out: that would be choosing by "
-        "the test.",
+        "A stock's share of the rank IC: the shares of all stocks add up to the mean. The backtest "
+        "section has its own tables. Do not exclude stocks or dates because of these tables: that "
+        "would be selection on the test dates.",
         [
             *tables.days_by(daily(predictions), "rank_ic", "Dates by rank IC"),
             *tables.stocks_by_rank_ic(stocks),
@@ -168,7 +168,7 @@ def best_and_worst(run: RecordedRun) -> Section:
 
 
 def training(run: RecordedRun) -> Section:
-    """How each epoch went, by task."""
+    """Training curves by epoch."""
     title, metrics = "Training", run.metrics
     if metrics is None:
         return Section(title, "No epoch was completed.")
@@ -179,23 +179,23 @@ def training(run: RecordedRun) -> Section:
         for curve in [figures.training_curve(metrics, name, quantity, tested)]
     ]
     plots.insert(-1, Plot("Learning rate", figures.learning_rate(metrics)))
-    marked = "" if tested is None else f" Dotted: epoch {tested}, the one that was tested."
+    marked = "" if tested is None else f" Dotted: epoch {tested}, the tested one."
     return Section(title, f"{format_count(len(metrics), 'epoch')}.{marked}", plots=plots)
 
 
 def _curves() -> dict[str, Quantity]:
-    """What is shown of each epoch: names of metrics.csv without the part of the split."""
+    """Quantities shown by epoch: names in metrics.csv without the prefix of the split."""
     brief = {name: metric for name, metric in METRICS.items() if metric.brief}
     return LOSSES | brief | {"seconds": TRAINING_TIME}
 
 
 def data_quality(run: RecordedRun, beside: Path) -> Section:
-    """What every reader of these figures must know of the data, and where the rest is told."""
+    """Warnings on the data, the split, and the link to the data quality report."""
     title, file = "Data", RunDir(run.path).quality_file
     if run.manifest is None:
-        return Section(title, "The run did not write down what its data are.")
+        return Section(title, "The run has no record of its data.")
     links = {"The data quality report of this run": address(file, beside)} if file.exists() else {}
-    lead = "" if run.manifest.warnings else "Nothing to bear in mind was noted."
+    lead = "" if run.manifest.warnings else "No warnings."
     return Section(
         title,
         lead,
@@ -206,7 +206,7 @@ def data_quality(run: RecordedRun, beside: Path) -> Section:
 
 
 def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
-    """Mean rank IC by month: years by 1 to 12, and `year`; NaN where there was no date."""
+    """Mean rank IC, years by months 1 to 12 and `year`; NaN for a month without a date."""
     rank_ic = days["rank_ic"]
     dates = pd.DatetimeIndex(days.index)
     table = rank_ic.groupby([dates.year, dates.month]).mean().unstack()
@@ -214,11 +214,11 @@ def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
 
 
 def provenance(run: RecordedRun) -> Section:
-    """Where the run comes from, and how to make it again."""
-    title, manifest = "Origin", run.manifest
+    """Where the run comes from, and how to reproduce it."""
+    title, manifest = "Provenance", run.manifest
     configuration = [Text("Configuration", run.config)] if run.config is not None else []
     if manifest is None:
-        lead = "The run did not write down where it comes from."
+        lead = "The run has no record of its provenance."
         return Section(title, lead, texts=configuration)
     train = shlex.join(["python", "train.py", *(run.overrides or ())])
     return Section(
@@ -235,10 +235,10 @@ def provenance(run: RecordedRun) -> Section:
 
 
 def reproduction(git_commit: str, command: str) -> list[str]:
-    """The commands that make the run again."""
+    """The commands that reproduce the run."""
     commit = git_commit.removesuffix("+changes")
     if not re.fullmatch("[0-9a-f]+", commit):
-        return [f"# the code's commit is not known: {commit}", command]
+        return [f"# the code's commit is unknown: {commit}", command]
     lines = [f"git checkout {commit}", command]
     if commit != git_commit:
         lines.insert(0, "# the checkout had changes that are not in this commit")

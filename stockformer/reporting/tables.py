@@ -1,4 +1,4 @@
-"""A report's tables as text: the same cells on the terminal and in the page."""
+"""A report's tables as text, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from stockformer.evaluation.statistics import summary
 from stockformer.runs.recorded_run import Manifest, RecordedRun
 
 HOW_TO_READ_COMPARISON = (
-    "Lead: of the model over the row, a positive one is better for the model whatever the metric; "
-    "paired by date, with a 95 % block-bootstrap interval and a Newey-West p. In the model's own "
-    "row they are of its rank IC against zero. Ranking is compared with what ranks, level "
-    "forecasts with constants; nobody could have known the best constant beforehand."
+    "Lead: of the model over the row; positive means the model is better, whatever the metric. "
+    "It is paired by date, with a 95 % block-bootstrap interval and a Newey-West p. The model's "
+    "own row tests its rank IC against zero. Ranking is compared with baselines that rank, level "
+    "forecasts with constants; the best constant in hindsight uses the test outcomes."
 )
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -35,12 +35,13 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown; the first of a row is its name.
+    """A table of formatted cells; the first cell of a row is its name.
 
-    words: positions of the columns that hold words, not numbers. marked: the name of the row that
-    the table is about. board: an id, if the reader may sort and filter, by the columns `filters`
-    from a list. groups: titles over so many columns each; aside: columns that are set apart. links:
-    addresses by a row's name. shades: from -1 to 1 by (row, column), the strength of a colour.
+    words: positions of the columns that hold words, not numbers. marked: the name of the
+    highlighted row. board: an id, if the table can be sorted and filtered; filters: columns with a
+    list of values to filter by. groups: titles, and the number of columns under each; aside:
+    columns that are set apart. links: addresses by row name. shades: colour strength from -1 to 1
+    by (row, column).
     """
 
     header: Sequence[str]
@@ -56,30 +57,30 @@ class Table:
     shades: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
     def kind(self, column: int) -> str:
-        """The classes of a column's cells."""
+        """The CSS classes of a column's cells."""
         words, aside = column in self.words, column in self.aside
         return " ".join(["words"] * words + ["aside"] * aside)
 
     def values(self, column: int) -> list[str]:
-        """What a column holds, each once."""
+        """The distinct values of a column."""
         return sorted({row[column] for row in self.rows})
 
 
 def subtitle(run: RecordedRun) -> str:
-    """The run in one line: how and when it ended, on what it was tested."""
-    said = [f"{run.status.state} {run.status.time:%Y-%m-%d %H:%M}"]
+    """The run in one line: its state, when it ended, and the test dates and stocks."""
+    parts = [f"{run.status.state} {run.status.time:%Y-%m-%d %H:%M}"]
     if run.evaluation is not None:
         epoch = run.evaluation.epoch
-        said.append("an ensemble" if epoch is None else f"tested epoch {epoch}")
+        parts.append("an ensemble" if epoch is None else f"tested epoch {epoch}")
     if run.predictions is not None:
         dates, tickers = run.predictions.signal_dates, run.predictions.tickers
-        said.append(f"{format_count(len(dates), 'test date')} from {dates[0]} to {dates[-1]}")
-        said.append(format_count(len(tickers), "stock"))
-    return ", ".join(said)
+        parts.append(f"{format_count(len(dates), 'test date')} from {dates[0]} to {dates[-1]}")
+        parts.append(format_count(len(tickers), "stock"))
+    return ", ".join(parts)
 
 
 def comparison(table: pd.DataFrame) -> list[Table]:
-    """The model beside what ranks, then beside all as level forecasts: figure, lead, test."""
+    """The model and the baselines that rank, then all as level forecasts: value, lead, test."""
     ranking = [name for name, metric in COMPARED.items() if not metric.compared_with]
     levels = [name for name in COMPARED if name not in ranking]
     ranks = table[table["rank_ic"].notna() | (table.index == "model")]
@@ -90,7 +91,7 @@ def comparison(table: pd.DataFrame) -> list[Table]:
 
 
 def _comparison(table: pd.DataFrame, metrics: Sequence[str], title: str) -> Table:
-    columns = ("its own", "model's lead", "95 % interval", "p")
+    columns = ("value", "model's lead", "95 % interval", "p")
     rows = [
         (
             label(str(name)),
@@ -121,13 +122,13 @@ def _compared(
 
 
 def targets(evaluation: EvaluationRecord) -> Table:
-    """The figures that were hoped for."""
+    """The project targets and whether the model meets them."""
     rows = [(t.name, "met" if t.met else "not met", f"{t.value:.4f}") for t in evaluation.targets]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
 def remarks(evaluation: EvaluationRecord) -> list[str]:
-    """What to bear in mind: how much of the possible was reached, where known, and the notes."""
+    """The share of the best attainable rank IC, if known, and the notes."""
     oracle = evaluation.oracle_rank_ic
     if oracle is None:
         return list(evaluation.notes)
@@ -140,7 +141,7 @@ def remarks(evaluation: EvaluationRecord) -> list[str]:
 
 
 def scores(predictions: Predictions) -> Table:
-    """Every metric of `evaluation.metrics`, with interval and test where they have a meaning."""
+    """Every metric of `evaluation.metrics`, with interval and test where they are defined."""
     means = score(predictions)
     tests = summary(daily(predictions), predictions.horizon).to_dict("index")
     rows = []
@@ -156,9 +157,9 @@ def scores(predictions: Predictions) -> Table:
 
 
 def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
-    """A row a year, shaded by sign and size; months that no year has are left out.
+    """A row a year, shaded by sign and size; months without any value are left out.
 
-    years: columns 1 to 12 and, last, one of the whole year.
+    years: columns 1 to 12 and, last, one for the whole year.
     """
     years = years.loc[:, years.notna().any()]
     named = [MONTHS[c - 1] if isinstance(c, int) else str(c) for c in years.columns]
@@ -178,9 +179,9 @@ def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
 
 
 def days_by(days: pd.DataFrame, name: str, title: str, shown: int = 5) -> list[Table]:
-    """The best and the worst signal dates by one metric. days: `metrics.daily`."""
+    """The best and the worst signal dates by one metric. days: `predictions.daily`."""
     columns = [name for name, metric in METRICS.items() if metric.brief]
-    told = days[days[name].notna()].sort_values(name, ascending=False, kind="stable")
+    ordered = days[days[name].notna()].sort_values(name, ascending=False, kind="stable")
     header = ("signal date", *(METRICS[column].title for column in columns), "stocks")
 
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -193,11 +194,11 @@ def days_by(days: pd.DataFrame, name: str, title: str, shown: int = 5) -> list[T
             for date, row in zip(part.index, part.to_dict("records"))
         ]
 
-    return best_and_worst(header, rows, told, title, shown)
+    return best_and_worst(header, rows, ordered, title, shown)
 
 
 def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
-    """The stocks that add most to the rank IC and take most from it.
+    """The stocks with the largest and the smallest contribution to the rank IC.
 
     stocks: `forecasts.rank_ic_by_stock`.
     """
@@ -212,7 +213,7 @@ def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
             for ticker, row in zip(part.index, part.to_dict("records"))
         ]
 
-    return best_and_worst(header, rows, stocks, "Stocks by what they add to the rank IC", shown)
+    return best_and_worst(header, rows, stocks, "Stocks by contribution to the rank IC", shown)
 
 
 def best_and_worst(
@@ -222,7 +223,7 @@ def best_and_worst(
     title: str,
     shown: int,
 ) -> list[Table]:
-    """Two tables of the ends of a frame that has the best first; no row is in both."""
+    """Two tables, the first and the last rows of a frame sorted best first; no row is in both."""
     best = ordered.iloc[: min(shown, (len(ordered) + 1) // 2)]
     worst = ordered.iloc[len(best) :].iloc[-shown:][::-1]
     return [
@@ -232,7 +233,7 @@ def best_and_worst(
 
 
 def facts(manifest: Manifest) -> Table:
-    """Versions, seed, device and what else was written down as a single value."""
+    """Versions, seed, device and the other single values of the manifest."""
     rows = {
         "code": manifest.git_commit,
         **{
@@ -245,6 +246,6 @@ def facts(manifest: Manifest) -> Table:
 
 
 def split(parts: pd.DataFrame) -> Table:
-    """What each part of the split spans."""
+    """The dates of each part of the split."""
     header = ("part", *(column.replace("_", " ") for column in parts.columns))
     return Table(header, [tuple(map(str, row)) for row in parts.itertuples()])

@@ -1,5 +1,4 @@
-"""What the terminal shows: of a run its verdict and the table against the baselines, of several the
-ranking."""
+"""Terminal output of analyze.py: a run's verdict and comparison table, or the ranking of runs."""
 
 from __future__ import annotations
 
@@ -22,13 +21,13 @@ from stockformer.runs.recorded_run import RecordedRun, is_run, read_run
 from stockformer.sweeps.trials import Trials, read_trials
 
 SHOWN_RUNS = 10
-"""So many of a ranking; the page has all."""
+"""Number of runs of a ranking on the terminal; the page has all."""
 
 
 def analyse(folder: Path, output: Path | None) -> Iterator[RenderableType]:
-    """Write the page of a run, or of the runs in a folder; what to print meanwhile.
+    """Write the page of a run, or of the runs in a folder; yields what to print.
 
-    Raises ValueError where there is none, or the page cannot be written.
+    Raises ValueError if there is no run, or the page cannot be written.
     """
     if is_run(folder):
         run = read_run(folder)
@@ -42,7 +41,7 @@ def analyse(folder: Path, output: Path | None) -> Iterator[RenderableType]:
 
 
 def ranking(trials: Trials) -> Iterator[RenderableType]:
-    """The leaders by validation, without their test metrics, and what was not completed."""
+    """The best runs by validation, without test metrics, and the runs that were not completed."""
     yield _text(leaderboard.headline(trials), style="bold")
     yield _text(f"{trials.folder}: {leaderboard.subtitle(trials)}")
     if trials.completed:
@@ -64,7 +63,7 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
 
 
 def summary(run: RecordedRun) -> Iterator[RenderableType]:
-    """What to print, piece by piece. No text of the run is taken for markup."""
+    """The parts to print. Text from the run is never interpreted as markup."""
     yield _text(run.headline, style="bold")
     yield _text(f"{run.name}: {tables.subtitle(run)}")
     if run.comparison is not None:
@@ -77,16 +76,16 @@ def summary(run: RecordedRun) -> Iterator[RenderableType]:
 
 
 def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:
-    """As the run's own log closed, with the oracle where there is one."""
+    """The table at the end of the run's log, with the oracle if there is one."""
     if run.evaluation is None:
         return closing_table(table, None, math.nan)
     return closing_table(table, run.evaluation.oracle_rank_ic, run.evaluation.first_step_rank_ic)
 
 
 def _laid_out(table: Table, fold: bool = False) -> RichTable:
-    """Words to the left, numbers to the right, the marked row in bold.
+    """Words on the left, numbers on the right, the marked row in bold.
 
-    fold: what is too wide goes on in the next line.
+    fold: wrap cells that are too wide.
     """
     laid_out = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for position, heading in enumerate(table.header):
@@ -104,5 +103,5 @@ def _laid_out(table: Table, fold: bool = False) -> RichTable:
 
 
 def _text(words: str, style: str = "") -> Text:
-    """What comes from a run is neither markup nor a command to the terminal."""
+    """Text from a run, without markup or terminal control characters."""
     return Text(printable(words), style=style)

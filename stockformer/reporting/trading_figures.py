@@ -25,7 +25,7 @@ COLOURS = (TEST, REFERENCE, TRAIN)
 def lines(
     series: Mapping[str, pd.Series], title: str, number_format: str, fill: bool = False
 ) -> go.Figure:
-    """A line a series, by date; the first is what the figure is about. title: with the unit."""
+    """A line for each series, by date; the first is emphasised. title: with the unit."""
     figure = dated(next(iter(series.values())).index, title, "date (day)")
     for colour, (name, values) in zip(COLOURS, series.items()):
         first = colour == COLOURS[0]
@@ -45,7 +45,7 @@ def lines(
 
 
 def bars(values: pd.Series, title: str, number_format: str) -> go.Figure:
-    """A bar a date, and their mean."""
+    """A bar for each date, and their mean."""
     figure = dated(values.index, title, "date (day)")
     figure.add_bar(
         x=values.index.to_numpy(),
@@ -60,14 +60,14 @@ def bars(values: pd.Series, title: str, number_format: str) -> go.Figure:
 
 
 def returns_distribution(returns: pd.Series) -> go.Figure:
-    """How many days earned what, and their mean."""
+    """Histogram of daily returns, and their mean."""
     figure = histogram(returns, "daily return (%)", "+.2%")
     figure.update_xaxes(tickformat=".1%")
     return figure
 
 
 def by_start_date(offsets: pd.DataFrame, column: str, title: str) -> go.Figure:
-    """A bar a start date of the backtest, and the median."""
+    """A bar for each start date of the backtest, and the median."""
     figure = base("start after the first signal (signal dates)", title)
     figure.add_bar(
         x=offsets.index.to_numpy(),
@@ -78,7 +78,7 @@ def by_start_date(offsets: pd.DataFrame, column: str, title: str) -> go.Figure:
     median = float(offsets[column].median())
     figure.add_hline(median, line={"color": VALIDATION, "width": 2, "dash": "dash"})
     figure.update_yaxes(tickformat=".0%")
-    if len(offsets) <= 12:  # few would get ticks between them
+    if len(offsets) <= 12:  # few bars would get ticks between them
         figure.update_xaxes(dtick=1)
     return figure
 

@@ -1,4 +1,4 @@
-"""What the forecasts would have earned: the report's section on the backtest."""
+"""The report's section on the backtest."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ TITLE = "Backtest"
 PERCENT = Quantity("return", "%", 1, around_zero=True, percent=True)
 DAILY_EXCESS = Quantity("daily excess", "basis points", 1, around_zero=True)
 WINDOWS = (63, 21)
-"""Days of a rolling ratio: the first of which there are two and more."""
+"""Days of a rolling ratio: the first window that fits twice into the dates."""
 FEW_DAYS = 252
 
 
 def backtest(run: RecordedRun) -> Section:
-    """Figures beside their variants and benchmarks, the course by day, the ledger's detail."""
+    """The figures with variants and benchmarks, the equity curve, and details of the ledger."""
     if run.evaluation is None:
         return Section(TITLE, "The run has not been tested.")
     traded = run.evaluation.backtest
     if traded is None:
-        return Section(TITLE, "There were too few test dates to trade on.")
+        return Section(TITLE, "There were too few test dates for a backtest.")
     plots, remarks = equity_curve(traded, run.ledger), caveats(traded)
     if run.ledger is None:
-        remarks.append(f"The ledger is not whole ({run.path.name}/equity.csv and others).")
+        remarks.append(f"The ledger is incomplete ({run.path.name}/equity.csv and others).")
     else:
         plots += ledger_plots(run.ledger)
         remarks.append(
@@ -54,9 +54,9 @@ def backtest(run: RecordedRun) -> Section:
                 trading_figures.by_start_date(
                     traded.start_offsets, "annual_excess_return", "annual excess (%)"
                 ),
-                "Over the universe, of the same strategy begun on each signal date of its first "
-                "rebalancing period. Dashed: the median. Bars of both signs: the result hangs on "
-                "the day it began. They share market days, so their agreement is no certainty.",
+                "Over the universe, of the same strategy started on each signal date of its first "
+                "rebalancing period. Dashed: the median. If the bars have both signs, the result "
+                "depends on the start date. They share market days, so agreement is weak evidence.",
             )
         )
     if traded.sectors:
@@ -68,9 +68,9 @@ def backtest(run: RecordedRun) -> Section:
 
 
 def lead(traded: BacktestResult) -> str:
-    """What trading the forecasts came to, and how they were traded."""
+    """The verdict on trading the forecasts, and the settings."""
     s = traded.settings
-    said = (
+    text = (
         f"{excess_verdict(traded.excess['base'])} TopK-dropout: the {s.top_k} highest forecasts "
         f"are held, at most {s.n_drop} replaced every "
         f"{format_count(s.rebalance_days, 'signal date')}, traded "
@@ -81,12 +81,12 @@ def lead(traded: BacktestResult) -> str:
     )
     days = len(traded.returns)
     if days < FEW_DAYS:
-        said += f" Annual figures from {format_count(days, 'day')} are rough."
-    return said
+        text += f" Annual figures from {format_count(days, 'day')} are rough."
+    return text
 
 
 def earned(traded: BacktestResult) -> Table:
-    """A row a figure; the run, its variants, the benchmarks."""
+    """A row a figure; a column for the run, each variant and each benchmark."""
     columns = pd.concat([traded.figures, traded.benchmarks]).to_dict("index")
     rows = []
     for name, quantity in EARNED.items():
@@ -97,7 +97,7 @@ def earned(traded: BacktestResult) -> Table:
 
 
 def excess(traded: BacktestResult) -> Table:
-    """The daily excess over the universe after costs, tested."""
+    """Tests of the daily excess over the universe after costs."""
     rows = [
         (
             *(_variant(name), DAILY_EXCESS.format(test.mean / BASIS_POINT)),
@@ -112,7 +112,7 @@ def excess(traded: BacktestResult) -> Table:
 
 
 def caveats(traded: BacktestResult) -> list[str]:
-    """What trading at scale would run into."""
+    """The limit of the capital."""
     if not traded.capacity:
         return []
     capital, most = traded.settings.capital, traded.capacity.get("most_trades", float("nan"))
@@ -123,7 +123,7 @@ def caveats(traded: BacktestResult) -> list[str]:
 
 
 def equity_curve(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
-    """By day, from evaluation.json; the index, if any, from the ledger."""
+    """Equity, drawdown and returns by day; an index, if there is one, needs the ledger."""
     net, universe = traded.returns["net_return"], traded.returns["benchmark"]
     both = {"after costs": net, "universe": universe}
     if ledger is not None and ledger.equity["index"].notna().all():
@@ -136,7 +136,7 @@ def equity_curve(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
         Plot(
             "Drawdown",
             trading_figures.lines(
-                _each(returns.drawdown, both), "below the highest (%)", ".1%", fill=True
+                _each(returns.drawdown, both), "below the peak (%)", ".1%", fill=True
             ),
         ),
         Plot(
@@ -154,7 +154,7 @@ def equity_curve(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
 
 
 def from_ledger(ledger: Backtest) -> list[Table]:
-    """Months, drawdowns, and the days and stocks that made and lost most."""
+    """Months, drawdowns, and the best and worst days and stocks."""
     net = ledger.equity["net_return"]
     return [
         tables.by_month(returns.by_month(net), "Monthly returns, after costs", PERCENT),
@@ -210,7 +210,7 @@ def _drawdowns(net: pd.Series) -> Table:
         )
         for row in returns.drawdowns(net).to_dict("records")
     ]
-    header = ("from", "deepest", "made good", "days below", "depth (%)")
+    header = ("from", "trough", "recovered", "days below", "depth (%)")
     return Table(header, rows, title="Deepest drawdowns")
 
 

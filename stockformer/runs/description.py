@@ -1,4 +1,4 @@
-"""What a run is: the manifest it is recorded by, what is logged at its start, and comparisons."""
+"""Description of a run: its manifest, the log lines at its start, and comparisons of manifests."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:
-    """Where a run comes from: enough to know whether another is comparable."""
+    """Where a run comes from, so that runs can be compared."""
     config, data = experiment.config, experiment.data
     panel, span = data.panel, data.targets.span
     files = {**panel.sources, **experiment.embedding.sources}
-    # A simulated market has no files: its settings are what it is.
+    # A simulated market has no files: its settings define it.
     identity = json.dumps(files, sort_keys=True) + OmegaConf.to_yaml(
         config.dataset.source if not files else {}
     )
     packages = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scikit-learn")
     return {
-        "kind": "run",  # an evaluation elsewhere and an ensemble leave folders like a run's
+        "kind": "run",  # an evaluation elsewhere and an ensemble write similar folders
         "versions": {name: importlib.metadata.version(name) for name in packages}
         | {"python": platform.python_version()},
         "platform": platform.platform(),
@@ -61,7 +61,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
 
 
 def log_description(experiment: Experiment, report: Report) -> None:
-    """Log what is about to be trained, as a person would want to check it."""
+    """Log a description of the run before it is trained."""
     config, data = experiment.config, experiment.data
     dates, (days, stocks, factors) = data.panel.dates, data.panel.factors.shape
     log.info(
@@ -88,25 +88,25 @@ def log_description(experiment: Experiment, report: Report) -> None:
 
 
 def require_same_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ValueError where a resumed run would go on with other data: it would be neither."""
+    """Raises ValueError if a resumed run would continue with other data."""
     for name, digest in recorded["files"].items():
         if now["files"].get(name) != digest:
-            raise ValueError(f"{name}: not the file this run was begun with; start a new run")
+            raise ValueError(f"{name}: not the file that this run started with; start a new run")
     for key in ("data_hash", "split", "factor_names", "tickers"):
         if now[key] != recorded[key]:
-            raise ValueError(f"{key} is not what this run was begun with; start a new run")
+            raise ValueError(f"{key} has changed since this run started; start a new run")
     for key in ("threads", "versions"):
         if now[key] != recorded[key]:
             log.warning(
-                "%s: %s when the run began, now %s: it goes on, but not to the bit",
+                "%s: %s when the run started, now %s: it continues, but not bit for bit",
                 *(key, recorded[key], now[key]),
             )
 
 
 def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two manifests are of the same files; of simulated markets, of the same settings.
+    """Whether two manifests have the same files or, for simulated markets, the same settings.
 
-    A file that only one has read, as a graph's, does not count.
+    A file that only one has read, such as a graph's, is ignored.
     """
     files, others = then["files"], now["files"]
     if not files or not others:
@@ -115,7 +115,7 @@ def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def git_commit() -> str:
-    """The commit the code was at, with `+changes` if it was not clean."""
+    """The commit of the code, with `+changes` if the checkout is not clean."""
     folder = Path(__file__).parent
     commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:

@@ -1,8 +1,8 @@
-"""Several runs evaluated as one: those on the same test dates averaged, those on others stitched.
+"""Evaluates several runs as one: runs on the same test dates are averaged, others are joined.
 
-Averaged are the forecasts in the unit of the target, returns, and the probabilities of "up": a run
-whose forecasts spread wider weighs more in the first. Stitched are the folds of a walk forward. The
-baselines are fitted for each fold on its own training days, then stitched likewise.
+The average is over forecast returns, and over probabilities of "up"; a run whose forecasts have a
+larger spread has more weight in the first. The folds of a walk-forward split are joined by date.
+The baselines are fitted for each fold on its own training days, then joined in the same way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stockformer.runs.reopen import configuration
 log = logging.getLogger(__name__)
 
 KEPT = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
-"""Of the first run's manifest, in the ensemble's."""
+"""Keys that the ensemble's manifest takes from the first run."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Member:
 
 
 def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
-    """Evaluate the runs in `folders` as one, into a run folder of its own, which is returned.
+    """Evaluate the runs in `folders` as one, into a new run folder, which is returned.
 
-    Raises ValueError naming the runs that do not go together.
+    Raises ValueError naming the runs that cannot be combined.
     """
     start_log()
     folds = by_dates(members(folders))
@@ -73,11 +73,11 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
 
 
 def members(folders: Sequence[Path]) -> list[Member]:
-    """The runs that the folders are or hold. Raises ValueError for one that is not finished."""
+    """The runs in the folders, or the folders themselves. Raises ValueError for unfinished runs."""
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-    # However a folder is named, a run must not weigh twice.
+    # A run must not count twice, even if its folder is named in two ways.
     paths = {path.resolve(): path for folder in folders for path in runs_under(folder)}
     if len(paths) < 2:
         raise ValueError(
@@ -110,7 +110,7 @@ def members(folders: Sequence[Path]) -> list[Member]:
 
 
 def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
-    """Runs on the same test dates together, in the order of dates.
+    """Runs grouped by their test dates, in the order of dates.
 
     Raises ValueError naming runs that share some of their dates, and folds with more
     or fewer runs than others.
@@ -125,7 +125,7 @@ def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
             raise ValueError(
                 f"ensemble: {one[0].path} ({_span(dates)}) and {other[0].path} ({_span(others)}) "
                 f"share {len(shared)} of their test dates; runs are averaged on the same dates, or "
-                "stitched where they share none"
+                "joined if they share none"
             )
     ordered = sorted(folds.values(), key=lambda fold: fold[0].predictions.signal_dates[0])
     if len({len(fold) for fold in ordered}) > 1:
@@ -141,7 +141,7 @@ def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
 def averaged(fold: Sequence[Member], data: Dataset) -> Predictions:
     """The mean forecast and probability of runs on the same dates, in the panel's order of stocks.
 
-    Raises ValueError where a run's targets are not those of `data`.
+    Raises ValueError if a run's targets are not those of `data`.
     """
     tickers, first = data.panel.tickers, fold[0].predictions
     order = pd.Index(first.tickers).get_indexer(pd.Index(tickers))
@@ -164,7 +164,7 @@ def averaged(fold: Sequence[Member], data: Dataset) -> Predictions:
 
 
 def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str, Any]:
-    """The first run's, but for what is the ensemble's own."""
+    """The first run's manifest with the ensemble's own entries."""
     paths = [run.path.resolve() for fold in folds for run in fold]
     runs = [str(path) for path in paths]
     first = folds[0][0].manifest

@@ -420,7 +420,8 @@ class RunDir:
         except OSError as error:
             raise atomic.not_written(self.lock_file, error) from error
         try:
-            # Not flock: that a forked data loader would hold on to after its parent's death.
+            # Not flock (nor filelock, which uses it): a forked data loader would keep it after its
+            # parent's death.
             fcntl.lockf(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock_descriptor)

@@ -1,4 +1,4 @@
-"""A run read back from what it left in its folder; nothing else is ever looked at."""
+"""Reads a run back from the files in its folder, and from nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LEDGER = {
 
 @dataclass(frozen=True)
 class Status:
-    """How the run ended, or that it has not; `reason` is empty where it finished."""
+    """How the run ended, or that it has not; `reason` is empty if it finished."""
 
     state: str
     reason: str
@@ -59,8 +59,8 @@ class Status:
 class Manifest:
     """Where the run comes from.
 
-    split: a row a part, columns as in `run.MANIFEST`. files: hashes by name. facts: every single
-    value beside what has a name here: the seed, the device, ...
+    split: a row a part, columns as in `run.MANIFEST`. files: hashes by name. facts: all other
+    single values, such as the seed and the device.
     """
 
     git_commit: str
@@ -75,7 +75,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """Everything a report is made of; None where the run did not get that far."""
+    """The contents of a report; None where the run did not get that far."""
 
     path: Path
     status: Status
@@ -89,19 +89,19 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """The folder as a person would look for it: its name and its two parents'."""
+        """The folder's name with its two parents' names."""
         return "/".join(self.path.resolve().parts[-3:])
 
     @property
     def headline(self) -> str:
-        """What comes first in every report: the verdict, or why there is none."""
+        """The first line of every report: the verdict, or why there is none."""
         status, when = self.status, f"{self.status.time:%Y-%m-%d %H:%M}"
         if self.evaluation is not None:
             return self.evaluation.verdict
         if status.state == "running" and RunDir(self.path).killed():
-            return f"No verdict: the run began on {when} and {self.reason}."
+            return f"No verdict: the run started on {when} and {self.reason}."
         if status.state == "running":
-            return f"No verdict: the run has been going since {when} (process {status.process})."
+            return f"No verdict: the run has been running since {when} (process {status.process})."
         if status.state == "interrupted" or status.reason.startswith("KeyboardInterrupt"):
             return f"No verdict: the run was interrupted on {when}."
         if status.state == "failed":
@@ -110,17 +110,17 @@ class RecordedRun:
 
     @property
     def reason(self) -> str:
-        """Why it is not finished, as far as that is known; nobody holds a dead run's lock."""
+        """Why it is not finished, as far as known; a dead run's lock is free."""
         if self.status.state != "running":
             return self.status.reason
         if RunDir(self.path).killed():
             again = pasteable("resume", self.path)
-            return f"was stopped without a chance to say so (killed?): python train.py {again}"
-        return f"process {self.status.process} is at it"
+            return f"ended without recording it (killed?): python train.py {again}"
+        return f"process {self.status.process} is running"
 
     @property
     def comparison(self) -> pd.DataFrame | None:
-        """The model beside the baselines; alone where the run was not compared with them."""
+        """The model and the baselines; only the model if the run was not compared with them."""
         if self.evaluation is not None:
             return self.evaluation.table
         if self.predictions is not None:
@@ -129,9 +129,9 @@ class RecordedRun:
 
 
 def newest_run(folder: Path) -> Path:
-    """The run under `folder` whose status was written last. Raises ValueError where there is none.
+    """The run under `folder` whose status was written last. Raises ValueError if there is none.
 
-    Of runs that ended in the same instant it is the last by name.
+    Of runs that ended at the same instant it is the last by name.
     """
     runs = [run for tree in TREES for run in runs_under(folder / tree)]
     if not runs:
@@ -147,21 +147,21 @@ def is_run(folder: Path) -> bool:
 
 
 def folders_under(tree: Path) -> list[Path]:
-    """Every folder in the tree that a run wrote to, whether or not it says how it ended; sorted."""
+    """Every folder in the tree that a run wrote to, with or without a status; sorted."""
     run = RunDir(tree)
     marks = {file.name for file in (run.status_file, run.config_file, run.metrics_file)}
     found = []
     for folder, inside, files in os.walk(tree):
         if marks.intersection(files):
             found.append(Path(folder))
-            inside.clear()  # what lies in a run's folder is the run's
+            inside.clear()  # folders within a run's folder belong to the run
     return sorted(found, key=_by_number)
 
 
 def read_run(path: Path, large_files: bool = True) -> RecordedRun:
     """Raises ValueError naming the folder or file that is missing, foreign or damaged.
 
-    Without large_files the forecasts and the ledger are left where they are.
+    Without large_files the forecasts and the ledger are not read.
     """
     run = RunDir(path)
     if not path.is_dir():
@@ -192,7 +192,7 @@ def read_run(path: Path, large_files: bool = True) -> RecordedRun:
 
 
 def read_ledger(content: bytes, table: str) -> pd.DataFrame:
-    """A table of the ledger, by its name in LEDGER; its tickers are text, whatever they look like.
+    """A table of the ledger, by its name in LEDGER; tickers are always text.
 
     Raises ValueError or TypeError for anything else.
     """
@@ -206,7 +206,7 @@ def read_ledger(content: bytes, table: str) -> pd.DataFrame:
     )
     require_keys(frame.columns, LEDGER[table])
     if frame["date"].isna().any() or not pd.api.types.is_datetime64_dtype(frame["date"]):
-        raise ValueError("a date that is none")
+        raise ValueError("an invalid date")
     numbers = frame.columns.difference(["date", "ticker", "side"])
     return frame.astype(dict.fromkeys(numbers, float))
 
@@ -214,11 +214,11 @@ def read_ledger(content: bytes, table: str) -> pd.DataFrame:
 def require_keys(given: Collection[str], keys: Collection[str]) -> None:
     missing = [key for key in keys if key not in given]
     if missing:
-        raise ValueError(f"without {', '.join(missing)}")
+        raise ValueError(f"missing {', '.join(missing)}")
 
 
 def predictions_from(frame: pd.DataFrame) -> Predictions:
-    """The inverse of `Predictions.frame`. Raises ValueError where a cell is missing or doubled."""
+    """The inverse of `Predictions.frame`. Raises ValueError for a missing or duplicate cell."""
     require_keys(frame.columns, PREDICTION_COLUMNS)
     frame = frame.sort_values(["signal_date", "step", "ticker"])
     dates, steps, tickers = (frame[name].unique() for name in ("signal_date", "step", "ticker"))
@@ -246,12 +246,12 @@ def predictions_from(frame: pd.DataFrame) -> Predictions:
 
 
 def _by_number(folder: Path) -> tuple[tuple[int, str], ...]:
-    """A sort key that has job 10 after job 9."""
+    """A sort key that puts job 10 after job 9."""
     return tuple((int(part) if part.isdecimal() else -1, part) for part in folder.parts)
 
 
 def _read(run: RunDir, path: Path, parse: Callable[[bytes], Content]) -> Content | None:
-    """What `parse` makes of the file, which must be as the run left it; None where it left none."""
+    """The parsed file, which must be unchanged since the run; None if there is no such file."""
     if not path.exists():
         return None
     try:
@@ -261,7 +261,7 @@ def _read(run: RunDir, path: Path, parse: Callable[[bytes], Content]) -> Content
     try:
         return parse(content)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        # Whatever a file that is not what it should be makes of reading it.
+        # Any error that an invalid file may cause while it is parsed.
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path}: damaged, or not written by train.py ({reason}); {REMEDY}"
@@ -269,7 +269,7 @@ def _read(run: RunDir, path: Path, parse: Callable[[bytes], Content]) -> Content
 
 
 def _ledger(run: RunDir, evaluation: EvaluationRecord | None) -> Backtest | None:
-    """The backtest's ledger; None without all of its files, or the settings they were made with."""
+    """The backtest's ledger; None without all of its files, or without its settings."""
     if evaluation is None or evaluation.backtest is None or not run.equity_file.exists():
         return None
     settings = evaluation.backtest.settings
@@ -320,7 +320,7 @@ def _manifest(run: RunDir) -> Manifest:
 
 
 def _metrics(content: bytes) -> pd.DataFrame:
-    """Indexed by epoch; every other column is a number an epoch."""
+    """metrics.csv by epoch; every other column is numeric."""
     frame = pd.read_csv(io.BytesIO(content))
     require_keys(frame.columns, ("epoch", "train_loss", "validation_loss", "learning_rate"))
     if frame.empty:
@@ -333,5 +333,5 @@ def _metrics(content: bytes) -> pd.DataFrame:
 
 def _predictions(content: bytes) -> Predictions:
     predictions = predictions_from(read_parquet(content, "predictions"))
-    calibration(predictions)  # refuses what is not finite, and what is no probability
+    calibration(predictions)  # raises for numbers that are not finite, or are no probabilities
     return predictions

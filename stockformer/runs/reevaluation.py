@@ -1,4 +1,4 @@
-"""A trained run evaluated again: on its own test days, to the bit, or elsewhere."""
+"""Evaluates a trained run again: on its own test days, bit for bit, or elsewhere."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from stockformer.training.evaluate import Evaluation
 log = logging.getLogger(__name__)
 
 UNNAMED = ("paths.", "trainer.device")
-"""Changes of where, not of what."""
+"""Settings of where the data are, which do not change the evaluation."""
 
 
 def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -> Path:
-    """Evaluate the best checkpoint of a run folder again; the folder of what was evaluated.
+    """Evaluate the best checkpoint of a run folder again; returns the folder of the evaluation.
 
-    Without overrides, or with those that only say where the same data lie, on the run's own test
-    days: the recorded metrics must come out again, and nothing is written. With others elsewhere,
-    into a folder of its own, by default within the run's.
-    Raises ValueError where the metrics are not reproduced, a model cannot be evaluated there, or a
+    Without overrides, or with only paths of the same data, on the run's own test days: the recorded
+    metrics must be reproduced, and nothing is written. With others elsewhere, into a new folder, by
+    default within the run's.
+    Raises ValueError if the metrics are not reproduced, the model cannot be evaluated there, or a
     file is missing.
     """
     start_log()
     run = RunDir(path)
     folder = into or run.evaluations_folder / folder_name(overrides)
     if overrides and folder.exists():
-        raise ValueError(f"{folder}: is there already; name another folder with into=FOLDER")
+        raise ValueError(f"{folder}: already exists; name another folder with into=FOLDER")
     trained = reopen(path, overrides)
     experiment = trained.experiment()
     evaluation = experiment.evaluate_part("test")
@@ -55,27 +55,27 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     facts, predictions = trained.facts, evaluation.predictions
     command = f"{pasteable('run', run.path.resolve())} {shlex.join(overrides)}"
     with RunDir.claim(folder) as place:
-        place.write_manifest(  # first: settings without it are those of a training
+        place.write_manifest(  # first: a folder with settings but no manifest is a training
             now
             | {"kind": "evaluation", "graph_last_date": facts["graph_last_date"]}
             | {"command": f"python evaluate.py {command}"}
         )
         place.write_config(OmegaConf.to_yaml(trained.config), overrides)
         record = evaluate(trained.config, experiment.data, predictions, epoch=facts["epoch"])
-        known = overlap(trained.manifest["split"], predictions)
-        if known:
-            log.warning("%s", known)
-            record = replace(record, verdict=f"{known}. {record.verdict}")
+        warning = overlap(trained.manifest["split"], predictions)
+        if warning:
+            log.warning("%s", warning)
+            record = replace(record, verdict=f"{warning}. {record.verdict}")
         notes = (f"evaluated elsewhere: {' '.join(overrides)}", *record.notes)
         record_evaluation(place, predictions, replace(record, notes=notes))
-    log.info("evaluated elsewhere: %s; the run's own evaluation is as it was", folder)
+    log.info("evaluated elsewhere: %s; the run's own evaluation is unchanged", folder)
     return folder
 
 
 def require_reproduced(
     run: RunDir, then: Mapping[str, Any], now: Mapping[str, Any], evaluation: Evaluation
 ) -> None:
-    """Say that every recorded test metric came out again; ValueError names those that did not."""
+    """Log that every recorded test metric is reproduced; ValueError names those that are not."""
     recorded = run.read_json(run.evaluation_file, {"model": {str: (float, None)}})["model"]
     again = plain(evaluation.metrics)
     different = [
@@ -90,13 +90,13 @@ def require_reproduced(
         what = "; ".join(different[:3]) or "the metrics agree, single predictions do not"
         raise ValueError(f"{run.path}: not reproduced: {what}. {_changes(then, now)}")
     log.info(
-        "reproduced to the bit: all %d recorded test metrics and %s predictions",
+        "reproduced bit for bit: all %d recorded test metrics and %s predictions",
         *(len(recorded), f"{len(known):,}"),
     )
 
 
 def overlap(parts: Mapping[str, Mapping[str, str]], predictions: Predictions) -> str:
-    """What is to be said first where test dates lie before the end of what a run was fitted on."""
+    """A warning if test dates are before the end of the days a run was fitted on; else empty."""
     last = max(parts[name]["last_target_date"] for name in ("train", "validation"))
     dates = predictions.signal_dates
     known = dates[dates < np.datetime64(last)]
@@ -104,7 +104,7 @@ def overlap(parts: Mapping[str, Mapping[str, str]], predictions: Predictions) ->
         return ""
     return (
         f"Not out of sample: {len(known)} of {len(dates)} test dates, {known[0]} to {known[-1]}, "
-        f"lie before {last}, the end of the days the model was fitted on and chosen by"
+        f"are before {last}, the end of the days the model was fitted on and selected by"
     )
 
 
@@ -115,8 +115,8 @@ def folder_name(overrides: Sequence[str]) -> str:
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What is other than when the run was made, as far as it is known."""
+    """What differs from when the run was made, as far as it is recorded."""
     keys = ("git_commit", "device", "platform", "threads", "versions")
     changed = [key.replace("_", " ") for key in keys if then.get(key) != now.get(key)]
     changed += [] if same_data(then, now) else ["the data"]
-    return f"Other than then: {', '.join(changed) or 'nothing that is recorded'}"
+    return f"Changed since then: {', '.join(changed) or 'nothing that is recorded'}"

@@ -1,7 +1,7 @@
-"""A trained run opened again: its configuration, its weights, and what it had fitted.
+"""Reopens a trained run: its configuration, its weights and its fitted preprocessing.
 
-The one place that does so: evaluations elsewhere and ensembles begin here. The configuration is the
-run's own; what the model is made of cannot change, where it is evaluated can.
+Evaluations elsewhere and ensembles use this. The configuration is the run's own: the model cannot
+change, only the data that it is evaluated on.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from stockformer.training.checkpoint import FITTED, load_checkpoint, read_checkp
 
 MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device")
 FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
-"""What a data set's file says of the model's inputs: it stays as the model was trained."""
+"""Keys of a data set that define the model's inputs: they stay as the model was trained."""
 
-MOST_THREADS = 1024  # torch crashes where it is asked for very many
+MOST_THREADS = 1024  # torch crashes with very many
 
 NO_GRAPH = {"_target_": "stockformer.data.graph.NoGraph"}
 
 
 @dataclass(frozen=True)
 class ReopenedRun:
-    """A trained run. manifest: as it was recorded. facts: those of its best checkpoint."""
+    """A trained run. manifest: as recorded. facts: those of its best checkpoint."""
 
     run: RunDir
     config: DictConfig
@@ -47,13 +47,13 @@ class ReopenedRun:
     facts: dict[str, Any]
 
     def experiment(self) -> Experiment:
-        """The run's model with its weights, on the data that `config` names; nothing is fitted.
+        """The run's model with its weights, on the data of `config`; nothing is fitted.
 
-        Raises ValueError where the model cannot be used there: other stocks or factors.
+        Raises ValueError if the model cannot be used there: other stocks or factors.
         """
         panel = read_panel(self.config)
         require_same_stocks(self.facts["tickers"], panel.tickers.tolist())
-        torch.set_num_threads(self.manifest["threads"])  # sums over other shares round otherwise
+        torch.set_num_threads(self.manifest["threads"])  # another number would round differently
         fitted = FittedPreprocessing.of(self.facts)
         experiment = Experiment(self.config, prepare_dataset(self.config, panel, fitted=fitted))
         names = experiment.data.panel.factor_names
@@ -62,13 +62,13 @@ class ReopenedRun:
 
 
 def reopen(path: Path, overrides: Sequence[str] = ()) -> ReopenedRun:
-    """The run in folder `path`, whole and undamaged, with a few changes of where.
+    """The run in folder `path`, complete and undamaged, with changes of the data.
 
-    Raises ValueError where it is no run's folder, damaged, or a change would make another model.
+    Raises ValueError if it is no run's folder, damaged, or a change would give another model.
     """
     run = RunDir(path)
-    run.status()  # refuses what is no run's folder
-    run.verify()  # before the work; what is damaged cannot be reproduced
+    run.status()  # raises if it is no run's folder
+    run.verify()  # before the work; damaged files cannot be reproduced
     facts = read_checkpoint(run.checkpoint("best"))[1]
     require(facts, FITTED, str(run.checkpoint("best")))
     manifest = run.read_manifest("threads", "files", "data_hash", "split")
@@ -80,17 +80,17 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> ReopenedRun:
 
 
 def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
-    """The run's configuration with a few changes, checked like a command line.
+    """The run's configuration with changes, checked like a command line.
 
-    A group that is chosen anew comes from its file; a data set brings its own split. Raises
-    ValueError for a change that would make it another model.
+    A newly chosen group comes from its file; a data set has its own split. Raises ValueError for a
+    change that would give another model.
     """
     keys = [override.partition("=")[0] for override in overrides]
     for key in keys:
         allowed = any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE)
         if not allowed or key in FIXED:
             raise ValueError(
-                f"{key}: a trained model is evaluated as it was trained; what can be changed is "
+                f"{key}: a trained model is evaluated as it was trained; you can change only "
                 f"{', '.join(MAY_CHANGE)} (but not {', '.join(FIXED)})"
             )
     chosen = {key for key in keys if key in ("dataset", "split", "backtest", "paths")}
@@ -117,7 +117,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def require_same_stocks(trained_on: Sequence[str], here: Sequence[str]) -> None:
-    """Raises ValueError for others, or another order: each has its row in the model's graph."""
+    """Raises ValueError for other stocks or another order: the model's graph has a row for each."""
     if list(trained_on) == list(here):
         return
     missing, unknown = (
@@ -133,14 +133,14 @@ def require_same_stocks(trained_on: Sequence[str], here: Sequence[str]) -> None:
 
 
 def _remembered(run: RunDir, chosen: set[str]) -> list[str]:
-    """What the run's command line asked for, but for groups chosen anew, and for a search."""
+    """The run's command line, without newly chosen groups and the words of a search."""
     lines = current_overrides(run.read_config()[1])
     dropped = {*chosen, "search"}
     return [line for line in lines if re.split("[.=]", line.lstrip("+"))[0] not in dropped]
 
 
 def _overlaid(composed: DictConfig, recorded: Any, but: set[str]) -> DictConfig:
-    """The recorded nodes over the composed ones; keys that are new since are as composed."""
+    """The composed nodes overridden by the recorded ones; newer keys keep the composed value."""
     config = composed.copy()
     OmegaConf.set_struct(config, False)  # maps of free keys, such as project targets
     for name, node in recorded.items():

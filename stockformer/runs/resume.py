@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: which run, and what may be otherwise than before."""
+"""Resuming a stopped run: which run, and which settings may change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stockformer.runs.folder import TREES, RunDir, runs_under
 log = logging.getLogger(__name__)
 
 LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
-# Nothing of this changes the epochs a run has behind it.
+# None of these changes the epochs that a run has completed.
 MAY_CHANGE = {
     *("resume", "report", "tags", "paths.data_dir", "paths.cache_dir"),
     *LONGER,
@@ -31,7 +31,7 @@ MAY_CHANGE = {
     *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),
 }
 KILLED_TOO_EARLY = (
-    "was stopped before it had kept its settings, so there is nothing to continue; start it again "
+    "was stopped before it had saved its settings, so there is nothing to continue; start it again "
     "(its folder may be named again, or deleted)"
 )
 
@@ -40,8 +40,8 @@ def requested_run(words: Sequence[str]) -> Path | None:
     """The folder that `resume=` names among the words of a command line, quoted or not.
 
     `latest` is the unfinished run below outputs/ and multirun/ whose status was written last; those
-    that were killed before they kept their settings are passed over.
-    Raises ValueError where there is none.
+    that were killed before they saved their settings are skipped.
+    Raises ValueError if there is none.
     """
     values = [word.partition("=")[2] for word in words if names_a_run(word)]
     if not values or values[-1] == "null":
@@ -57,7 +57,7 @@ def requested_run(words: Sequence[str]) -> Path | None:
         if _unfinished(run):
             return run.path
         if run.killed() and not run.begun():
-            log.warning("passed over %s: %s", run.path, KILLED_TOO_EARLY)
+            log.warning("skipped %s: %s", run.path, KILLED_TOO_EARLY)
     raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
 
 
@@ -67,10 +67,10 @@ def names_a_run(word: str) -> bool:
 
 
 def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]] | None:
-    """The configuration of the run in `folder` with what `words` change, and all its words so far.
+    """The configuration of the run in `folder` with the changes in `words`, and all its words.
 
-    None where the run has finished and nothing is asked beyond. Raises ValueError naming the key
-    that would change the run's past.
+    None if the run has finished and `words` do not extend it. Raises ValueError naming a key that
+    would change completed epochs.
     """
     run = RunDir(folder)
     if folder.is_dir():
@@ -82,11 +82,11 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     before = current_overrides(before)
     if not _is_training(run):
         raise ValueError(
-            f"{folder}: a model judged elsewhere, not a training; nothing to go on with"
+            f"{folder}: an evaluation or an ensemble, not a training; it cannot be resumed"
         )
     config = read_config(text)
     if any(not isinstance(word, str) or "hydra" in word.partition("=")[0] for word in before):
-        raise ValueError(f"{run.overrides_file}: holds what no command line leaves there")
+        raise ValueError(f"{run.overrides_file}: damaged: not a list of overrides")
     words = [word for word in words if not (word.startswith("hydra.") or names_a_run(word))]
     try:
         check_sources(before)
@@ -102,8 +102,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     for key in sorted(changed - MAY_CHANGE):
         if not follows_a_path(now, key):
             raise ValueError(
-                f"{key}: was {old.get(key)!r} when this run began, and cannot become "
-                f"{new.get(key)!r}: that would change its past. A resumed run may change "
+                f"{key}: was {old.get(key)!r} when this run started, and cannot become "
+                f"{new.get(key)!r}: that would change completed epochs. A resumed run may change "
                 f"{', '.join(sorted(MAY_CHANGE - {'resume'}))}; for the rest start a new run"
             )
     if finished and not changed & LONGER:
@@ -123,15 +123,15 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
 
 
 def _together(before: Sequence[str], words: Sequence[str]) -> list[str]:
-    """What a command line would say that begins the run as it now is: the last word on each key."""
+    """The command line that would start the run as it now is: the last word for each key."""
     by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *words]}
     return list(by_key.values())
 
 
 def _is_training(run: RunDir) -> bool:
-    """Not a model judged elsewhere, nor an ensemble, whose folders are like a run's.
+    """Whether it is a training, not an evaluation elsewhere or an ensemble, with similar folders.
 
-    They write their manifest first: a run without one was killed while it read its data.
+    Those write their manifest first: a run without one was killed while it read its data.
     """
     if run.begun() and not (run.trained() or run.manifest_file.exists()):
         return True
@@ -139,7 +139,7 @@ def _is_training(run: RunDir) -> bool:
 
 
 def _unfinished(run: RunDir) -> bool:
-    """A training that can go on: neither finished nor still going, its settings kept."""
+    """Whether it is a training that can be resumed: not finished, not running, with settings."""
     try:
         finished = run.status()["state"] == "finished"
         return not finished and run.begun() and _is_training(run) and not run.in_use()
@@ -148,7 +148,7 @@ def _unfinished(run: RunDir) -> bool:
 
 
 def follows_a_path(config: DictConfig, key: str) -> bool:
-    """Whether a value is one of `paths` only written out."""
+    """Whether a value only follows one of `paths`."""
     node, _, name = key.rpartition(".")
     raw = OmegaConf.to_container(OmegaConf.select(config, node), resolve=False)
     return isinstance(raw, dict) and "${paths." in str(raw.get(name))

@@ -1,7 +1,7 @@
-"""What is read back from JSON: values of a known form, or an error that names the place.
+"""Reads JSON with a schema: values of a known form, or an error that names the place.
 
-Every JSON file that a run, a cache or a checkpoint left goes through here, so that none of its
-values can surprise the code that uses it.
+Every JSON file of a run, a cache or a checkpoint is read here, so that code that uses its values
+can rely on their types.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ LARGEST_INTEGER = 2**63
 
 Form = Any
 """str, int, float (finite, or a whole number), ANY_FLOAT, bool, None, object (anything); a tuple of
-forms: one of them; [form]: a list; {str: form}: names; {"key": form, "key?": form}: an object with
-these keys, those with ? if it has them, and others that are not looked at."""
+forms: one of them; [form]: a list; {str: form}: an object with any keys; {"key": form, "key?":
+form}: an object with these keys, those with ? optional; other keys are ignored."""
 
-ANY_FLOAT = complex  # of JSON's values none is: stands for a number that may be NaN or infinite
+ANY_FLOAT = complex  # no JSON value has this type: stands for a number that may be NaN or infinite
 NUMBER = (float, None)  # of evaluation.json, where null stands for NaN
 KINDS = {
     **{str: "text", int: "a whole number", float: "a finite number", bool: "true or false"},
@@ -27,26 +27,26 @@ KINDS = {
 
 
 def parse_json(data: bytes, form: Form, where: str) -> Any:
-    """The values in JSON. Raises ValueError naming `where` if they are not of this form."""
+    """The values in JSON. Raises ValueError naming `where` if they do not have this form."""
     try:
         value = json.loads(data)
     except RecursionError as error:
         raise ValueError(f"{where}: nested too deep") from error
-    except ValueError as error:  # of the text's encoding too
+    except ValueError as error:  # also for the text's encoding
         raise ValueError(f"{where}: damaged, not JSON: {error}") from error
     require(value, form, where)
     return value
 
 
 def require(value: Any, form: Form, where: str, key: str = "") -> None:
-    """Raises ValueError naming `where` and the place in it where `value` is not of this form."""
+    """Raises ValueError naming `where` and the key if `value` does not have this form."""
     problem = _problem(value, form, key)
     if problem:
         raise ValueError(f"{where}: damaged or foreign: {problem}")
 
 
 def _problem(value: Any, form: Form, key: str) -> str:
-    """What is wrong with `value`, which stands at `key`; empty if nothing is."""
+    """What is wrong with the value at `key`; empty if nothing is."""
     if isinstance(form, tuple):
         problems = [_problem(value, one, key) for one in form]
         return "" if "" in problems else problems[0]
@@ -78,7 +78,7 @@ def _problem_of_object(value: Any, form: Mapping[Any, Form], key: str) -> str:
     required = [name for name in form if not name.endswith("?")]
     missing = [name for name in required if name not in value]
     if missing:
-        return f"without {', '.join(prefix + name for name in missing)}"
+        return f"missing {', '.join(prefix + name for name in missing)}"
     names = {name.removesuffix("?"): one for name, one in form.items()}
     return _first(
         _problem(value[name], one, f"{prefix}{name}")

@@ -1,4 +1,4 @@
-"""How the C library hands memory back, which costs a training step on the CPU about 8 %."""
+"""Setting of the C library's allocator, which saves about 8 % of a training step on the CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step instead of mapping it anew; else do nothing.
+    """Let glibc keep freed memory for the next step; does nothing with another C library.
 
-    Every step frees and asks again for the same large blocks; by default each is a mapping of its
-    own whose pages the kernel must clear again. It must be called before large tensors are made.
+    Every step frees and allocates the same large blocks; by default each is a separate mapping
+    whose pages the kernel must clear again. Call it before large tensors are made.
     """
     if sys.platform != "linux":
         return

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, so that reading one can run no code.
 
-It holds the model's weights under their own names, facts as JSON, and, where training can go on
-from it, the rest of the training state under names that begin with `training/`.
+It holds the model's weights under their own names, facts as JSON and, if training can resume from
+it, the rest of the training state under names that begin with `training/`.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ TRAINING = "training/"
 LARGEST_FACTS = 64 << 20  # bytes
 RENAMED = {"target_unit": "target_scale", "position": "train_state"}
 RENAMED_IN_STATE = {"asked": "requested_micro_batch_size"}
-"""Facts as version 0.1 called them."""
+"""Facts that version 0.1 named differently."""
 
 FITTED: Form = {
     "factor_names": [str],
     "tickers": [str],
     "graph_last_date": (str, None),
     "target_scale": float,
-    "processors": {str: {str: object}},  # arrays, whose shapes the data set tells
+    "processors": {str: {str: object}},  # arrays, whose shapes depend on the data set
     "epoch": int,
 }
-"""The facts that weights need to be used again."""
+"""The facts needed to use the weights again."""
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write `tensors` and `facts` (JSON) to `path` with its SHA-256 beside it, atomically."""
+    """Write `tensors` and `facts` (JSON) to `path`, and a file with its SHA-256, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"facts": json.dumps({"name": path.stem, **facts})}
     atomic.write_checked(path, save(plain, metadata))
 
 
 def keep_copy(path: Path, copy: Path) -> None:
-    """Keep what `path` holds as `copy`; where it is damaged or missing `copy` stays as it is."""
+    """Copy `path` to `copy`; if `path` is damaged or missing, `copy` is unchanged."""
     try:
         tensors, facts = read_checkpoint(path)
     except ValueError:
@@ -54,11 +54,11 @@ def keep_copy(path: Path, copy: Path) -> None:
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the facts in `path`.
 
-    Raises ValueError naming the file if it is damaged, another's, or no checkpoint.
+    Raises ValueError naming the file if it is damaged, renamed, or no checkpoint.
     """
     data = atomic.read_checked(path)
     try:
-        tensors = load(data)  # which checks the header's length and form
+        tensors = load(data)  # checks the header's length and form
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         text = header["__metadata__"]["facts"].encode()
     except (SafetensorError, KeyError, ValueError, MemoryError) as error:
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_checkpoint(path: Path, model: nn.Module, factor_names: tuple[str, ...]) -> dict[str, Any]:
     """Load the weights in `path` into `model` and return the facts.
 
-    Raises ValueError where the factors, their order, or a tensor's shape are not the checkpoint's.
+    Raises ValueError if the factors, their order, or a tensor's shape differ from the checkpoint's.
     """
     tensors, facts = read_checkpoint(path)
     require(facts, {"factor_names": [str]}, str(path))

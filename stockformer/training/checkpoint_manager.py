@@ -1,4 +1,4 @@
-"""A run's checkpoints: what a training needs to go on exactly, and how it is found again."""
+"""A run's checkpoints: the complete state for an exact resume, and how to find it."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ STATE: Form = {
     "scheduler": {str: object},
     "stopping": {str: ANY_FLOAT},
 }
-"""The facts of a checkpoint that training can go on from; objects' own are compared with them."""
+"""The facts of a checkpoint that training can resume from."""
 
 
 @dataclass
 class TrainState:
-    """How far a training has come: `step` steps of `epoch` are done.
+    """Progress of a training: `step` steps of `epoch` are done.
 
-    sums, counts (K,): of the epoch's losses, left on the device. random: every generator's state.
+    sums, counts (K,): of the epoch's losses, kept on the device. random: every generator's state.
     """
 
     micro_batch_size: int
-    requested_micro_batch_size: int  # what it was configured to be
+    requested_micro_batch_size: int  # the configured size
     epoch: int = 1
     step: int = 0
-    seconds: float = 0.0  # those steps took
-    skipped: int = 0  # steps of the whole run, for a number that was not finite
+    seconds: float = 0.0  # time of these steps
+    skipped: int = 0  # steps of the whole run that were skipped as not finite
     best: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)  # the rows of metrics.csv
     sums: Tensor = field(default_factory=lambda: torch.zeros(1))
@@ -72,9 +72,9 @@ class TrainState:
     random: dict[str, Tensor] = field(default_factory=random_state)
 
     def add_step(self, sums: Tensor, counts: Tensor) -> None:
-        """Count a step taken, with its sums and counts; those so far may be on another device."""
+        """Count a step, with its sums and counts; the previous sums may be on another device."""
         if self.sums.shape not in ((1,), sums.shape):
-            raise ValueError("the checkpoint gone on from holds the sums of another loss")
+            raise ValueError("the checkpoint to resume from holds the sums of another loss")
         self.sums = self.sums.to(sums.device) + sums
         self.counts = self.counts.to(counts.device) + counts
         self.step += 1
@@ -83,17 +83,17 @@ class TrainState:
     def next_epoch(self) -> None:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.sums, self.counts = torch.zeros(1), torch.zeros(1)
-        self.random = random_state()  # a model may have drawn while it was validated
+        self.random = random_state()  # validation may have drawn random numbers
 
     def split(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Its tensors, by the names they have in a checkpoint, and the rest as JSON."""
+        """The tensors, by their names in a checkpoint, and the rest as JSON."""
         tensors = {f"{TRAINING}{name}": getattr(self, name) for name in ("sums", "counts")}
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in IN_TENSORS}
         return tensors | self.random, plain
 
     @classmethod
     def join(cls, tensors: dict[str, Tensor], plain: dict[str, Any]) -> Self:
-        """The inverse of `split`. Raises what a checkpoint of other content makes it raise."""
+        """The inverse of `split`. Raises various errors for invalid content."""
         if (
             min(plain["micro_batch_size"], plain["requested_micro_batch_size"], plain["epoch"]) < 1
             or plain["step"] < 0
@@ -110,9 +110,9 @@ class TrainState:
 class CheckpointManager:
     """Writes and reads the checkpoints of one run.
 
-    best: the weights of the best epoch. last: weights and state, to go on from; previous: the one
-    before it. epoch-N: kept every `every` epochs (0: never), the newest `keep` of them. facts: what
-    the weights need to be used again.
+    best: the weights of the best epoch. last: weights and state, to resume from; previous: the one
+    before it. epoch-N: kept every `every` epochs (0: never), the newest `keep` of them. facts:
+    needed to use the weights again.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class CheckpointManager:
         save_checkpoint(self.run.checkpoint("best"), self.model.state_dict(), facts)
 
     def save_epoch(self, state: TrainState) -> None:
-        """At an epoch's end: every so often one to keep, and `last`.
+        """At an epoch's end: `epoch-N` if it is due, then `last`.
 
-        `last` comes last: killed before it, the run does the epoch again and all of this.
+        `last` is written last: a run killed before it repeats the epoch and all of this.
         """
         epoch = state.epoch - 1
         if self.every and epoch % self.every == 0:
@@ -151,11 +151,11 @@ class CheckpointManager:
         self.save(last, state)
 
     def save(self, path: Path, state: TrainState) -> None:
-        """A checkpoint to go on from at `state`."""
+        """Write a checkpoint to resume from at `state`."""
         tensors, plain = state.split()
         optimizer_tensors, optimizer = optimizer_state(self.optimizer)
         facts = self.facts | {
-            "epoch": state.epoch - 1,  # the last whole one
+            "epoch": state.epoch - 1,  # the last complete epoch
             "train_state": plain,
             "optimizer": optimizer,
             "scheduler": self.scheduler.state_dict(),
@@ -165,9 +165,9 @@ class CheckpointManager:
         save_checkpoint(path, tensors, facts)
 
     def resume(self) -> TrainState:
-        """Bring model, optimizer, scheduler and stopping to where `last` says, else `previous`.
+        """Restore model, optimizer, scheduler and early stopping from `last`, else `previous`.
 
-        Raises ValueError where there is nothing sound to go on from.
+        Raises ValueError if there is no valid checkpoint.
         """
         tensors, facts = self.newest()
         where = f"{self.run.path}/checkpoints/{facts['name']}.safetensors"
@@ -190,10 +190,10 @@ class CheckpointManager:
         except torch.OutOfMemoryError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"{where}: not a state to go on from: {error}") from error
+            raise ValueError(f"{where}: not a state to resume from: {error}") from error
         except RuntimeError as error:  # torch's, of shapes and kinds
             reason = " ".join(str(error).split())
-            raise ValueError(f"{where}: not a state to go on from: {reason}") from error
+            raise ValueError(f"{where}: not a state to resume from: {reason}") from error
         return state
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -204,11 +204,11 @@ class CheckpointManager:
             try:
                 tensors, facts = read_checkpoint(path)
             except ValueError as error:
-                log.warning("%s; looking for the checkpoint before it", error)
+                log.warning("%s; trying the previous checkpoint", error)
                 continue
             self.require_ours(path, facts)
             return tensors, facts
-        raise ValueError(f"{self.run.path}: no sound checkpoint to go on from; start the run anew")
+        raise ValueError(f"{self.run.path}: no valid checkpoint to resume from; start a new run")
 
     def require_ours(self, path: Path, facts: Mapping[str, Any]) -> None:
         if facts.get("run") != self.facts["run"]:

@@ -1,4 +1,4 @@
-"""On what a model is computed, in which numbers, and whether this machine can."""
+"""The device and precision of a model, and whether this machine supports them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def choose(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu; under torchrun each process has a cuda device of its own.
+    """`auto` is cuda, then mps, then cpu; under torchrun each process has its own cuda device.
 
     Raises ValueError for a device this machine lacks.
     """
@@ -30,7 +30,7 @@ def choose(name: str) -> torch.device:
 
 
 def set_up(device: torch.device, precision: str, deterministic: bool) -> None:
-    """Tell torch how to compute. Raises ValueError for a precision the device lacks."""
+    """Set torch's precision and determinism. Raises ValueError for an unsupported precision."""
     cuda = device.type == "cuda"
     if precision == "tf32" and not (cuda and torch.cuda.get_device_capability(device) >= (8, 0)):
         raise ValueError(
@@ -49,9 +49,9 @@ def set_up(device: torch.device, precision: str, deterministic: bool) -> None:
 
 
 def speed_up(model: nn.Module, device: torch.device, precision: str, compiled: bool) -> None:
-    """Make the model's forward run in bfloat16, and compiled, if asked for; weights are untouched.
+    """Run the model's forward in bfloat16, or compiled, as configured; weights are unchanged.
 
-    Raises ValueError where there is no compiler.
+    Raises ValueError if there is no compiler.
     """
     if precision == "bf16":
         autocast = torch.autocast(device.type, torch.bfloat16)
@@ -62,7 +62,7 @@ def speed_up(model: nn.Module, device: torch.device, precision: str, compiled: b
             raise ValueError(
                 "trainer.compile=true: no C++ compiler found; install g++, or leave it false"
             )
-        # On cuda its graphs also save the launches that small panels wait for.
+        # On CUDA its graphs also save kernel launches, which dominate on small panels.
         model.compile(mode="reduce-overhead" if device.type == "cuda" else None)
 
 

@@ -1,4 +1,4 @@
-"""When to keep an epoch, and when to stop."""
+"""Early stopping: which epoch is the best, and when to stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EarlyStopping:
         self.epochs_without = 0
 
     def better(self, value: float) -> bool:
-        """Take the epoch's value; whether it is the best so far."""
+        """Record the epoch's value; returns whether it is the best so far."""
         if self.sign * value > self.best + self.min_delta:
             self.best, self.epochs_without = self.sign * value, 0
             return True

@@ -1,8 +1,8 @@
-"""How much memory a run will need, told before the work, and what to lower where it is too much.
+"""Estimates the memory a run needs, before the work, and names the settings to lower.
 
-What a step keeps is counted by running the model on torch's fake tensors, which have shapes but no
-content. The factors below were measured on simulated markets on a CPU (158 factors of 300 stocks;
-steps of 1 to 3 GiB); a part is good to about a third.
+The activations of a step are counted by running the model on torch's fake tensors, which have
+shapes but no content. The factors below were measured on simulated markets on a CPU (158 factors of
+300 stocks; steps of 1 to 3 GiB); each part is accurate to about a third.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from stockformer.training.losses import Loss
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-LIBRARIES = 0.5 * GIB  # torch, pandas and their like, before any data
-# All factors in float32, that many times at once: as read, for the baselines ranked and copied;
+LIBRARIES = 0.5 * GIB  # torch, pandas and others, before any data
+# Number of float32 copies of all factors at once: as read, and ranked and copied for baselines;
 CUBES = 5.0
 PROCESSED_CUBES = 13.0  # and while a processor ranks them in float64.
 COLUMNS = 30  # of 8 bytes for each stock and day: prices, returns, targets, predictions
 COPIES_OF_WEIGHTS = 4  # weights, gradients, two moments of Adam
-STEP = 1.65  # what a step takes beside what it keeps for its backward pass
-ROUGHLY = 8  # numbers kept for a position of the input, by the root of the number of weights
-UNLIMITED = 1 << 60  # what cgroups of the first version say where there is no limit
+STEP = 1.65  # memory of a step, relative to the activations kept for its backward pass
+ROUGHLY = 8  # numbers kept for a position of the input, per root of the number of weights
+UNLIMITED = 1 << 60  # cgroups v1 report a number above this if there is no limit
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes at the peak, by what they are for. samples: how many a step computes at once."""
+    """Peak memory in bytes, by purpose. samples: number of samples a step computes at once."""
 
     data: float = 0.0
     weights: float = 0.0
@@ -54,11 +54,11 @@ class Estimate:
             "weights and optimizer": self.weights,
             f"a step of {self.samples} samples": self.step,
         }
-        told = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
-        return f"about {gib(self.total)} ({told})"
+        text = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+        return f"about {gib(self.total)} ({text})"
 
     def require(self, limit: float, device: str = "this machine") -> None:
-        """Raises ValueError, saying what to lower, where that is clearly more than there is."""
+        """Raises ValueError naming the settings to lower, if it is clearly above the limit."""
         if self.total <= limit:
             return
         settings = {
@@ -74,7 +74,7 @@ class Estimate:
 
 
 def data_bytes(shape: tuple[int, ...], processed: bool) -> float:
-    """What factors of this shape (T, N, F), the rest of their panel and its baselines take."""
+    """Bytes of factors of this shape (T, N, F), the rest of the panel and the baselines."""
     days, stocks, factors = shape
     cubes = PROCESSED_CUBES if processed else CUBES
     return days * stocks * (cubes * 4 * factors + 8 * COLUMNS)
@@ -83,14 +83,14 @@ def data_bytes(shape: tuple[int, ...], processed: bool) -> float:
 def training_bytes(
     make_model: Callable[[], nn.Module], loss: Loss, sample: Batch, samples: int, enough: float
 ) -> tuple[float, float]:
-    """Of weights with what the optimizer keeps, and of a step with `samples` samples at once.
+    """Bytes of the weights with the optimizer's state, and of a step with `samples` samples.
 
     make_model: called where tensors have no content. sample: a batch of one. A step is counted only
-    where the two may come to more than `enough`: what that needs of torch takes seconds to import.
-    Zeros where the model cannot be run without content; then it is not known.
+    if the two may exceed `enough`, because the torch modules it needs take seconds to import.
+    Zeros (unknown) if the model cannot be run without content.
     """
     try:
-        with torch.device("meta"):  # shapes without content, for making a model alone
+        with torch.device("meta"):  # shapes without content, only to build the model
             numbers = sum(p.numel() for p in make_model().parameters())
         weights = COPIES_OF_WEIGHTS * 4.0 * numbers
         step = 4.0 * sample.returns.numel() * samples * ROUGHLY * math.sqrt(numbers)
@@ -105,9 +105,9 @@ def training_bytes(
 
 
 def kept_bytes(model: nn.Module, loss: Loss, batch: Batch) -> int:
-    """What a forward pass keeps for its backward pass, but for the weights."""
+    """Bytes that a forward pass keeps for its backward pass, without the weights."""
     weights = {storage_of(tensor) for tensor in model.state_dict(keep_vars=True).values()}
-    kept: dict[int, Tensor] = {}  # the tensors too, or another could get the same number
+    kept: dict[int, Tensor] = {}  # keeps the tensors, so that no other gets the same id
 
     def keep(tensor: Tensor) -> Tensor:
         if storage_of(tensor) not in weights:
@@ -127,7 +127,7 @@ def storage_of(tensor: Tensor) -> int:
 def machine_memory(
     cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> float:
-    """Bytes this process may use: the machine's, or less where a container or job is limited."""
+    """Bytes this process may use: the machine's memory, or the limit of a container or job."""
     limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
     for line in own.read_text().splitlines() if own.exists() else []:
         _, controllers, name = line.split(":", 2)
@@ -139,7 +139,7 @@ def machine_memory(
             else (cgroups, "memory.max")
         )
         folder = root / name.lstrip("/")
-        for each in (folder, *folder.parents):  # every group above limits too
+        for each in (folder, *folder.parents):  # parent groups also set limits
             if not each.is_relative_to(root):
                 break
             limits += read_limit(each / file)
@@ -147,7 +147,7 @@ def machine_memory(
 
 
 def read_limit(file: Path) -> list[float]:
-    """The limit in a file; none where there is no such file, or no limit."""
+    """The limit in a file; empty if there is no such file, or no limit."""
     try:
         text = file.read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The one way a model is evaluated: validation, test and re-evaluation alike."""
+"""Evaluation of a model, the same for validation, test and re-evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Evaluation:
 
 
 class NotFinite(FloatingPointError):
-    """Predictions that are no numbers. signals (S,): the rows of their signal dates."""
+    """Predictions that are not finite. signals (S,): the rows of their signal dates."""
 
     def __init__(self, message: str, signals: torch.Tensor) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class NotFinite(FloatingPointError):
 
 
 class Evaluator:
-    """Knows what the panel says of every signal date, and scores a model on some of them."""
+    """Scores a model on signal dates, with the targets of the panel."""
 
     def __init__(
         self, panel: Panel, targets: Targets, device: torch.device, processes: Processes
@@ -46,23 +46,23 @@ class Evaluator:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, loss: Loss, batches: Iterable[Batch]) -> Evaluation:
-        """`batches`: this process's share; the evaluation is of all shares, in every process.
+        """`batches`: this process's shard; every process returns the evaluation of all shards.
 
-        Raises NotFinite naming the dates where the model's output is not finite, MemoryError with
-        advice where memory is short.
+        Raises NotFinite naming the dates on which the model's output is not finite, MemoryError
+        with advice if memory is short.
         """
         model.eval()
-        said, sums, counts = [], [], []
+        outputs, sums, counts = [], [], []
         for batch in batches:
             on_device = batch.to(self.device)
             counts.append(loss.counts(on_device))
             for piece, forecast, its_sums in self.forecasts(model, loss, on_device):
-                # A compiled model on cuda overwrites its outputs when it is called again.
-                said.append((piece.signal, forecast.returns.clone(), forecast.logits.clone()))
+                # A compiled model on CUDA overwrites its outputs when it is called again.
+                outputs.append((piece.signal, forecast.returns.clone(), forecast.logits.clone()))
                 sums.append(its_sums)
         signals, returns, logits = (
             self.processes.all_gather(torch.cat(part).cpu().double().numpy(), self.device)
-            for part in zip(*said)
+            for part in zip(*outputs)
         )
         totals = [torch.stack(values).sum(0) for values in (sums, counts)]
         self.processes.all_reduce(totals)
@@ -73,7 +73,7 @@ class Evaluator:
     def forecasts(
         self, model: nn.Module, loss: Loss, batch: Batch
     ) -> list[tuple[Batch, Forecast, torch.Tensor]]:
-        """`batch`, what the model says of it and the loss's sums; in halves if memory is short."""
+        """`batch`, its forecast and the loss sums; in halves if memory is short."""
         size = len(batch.signal)
         try:
             with oom_advice(f"evaluating {size} samples"):
@@ -92,7 +92,7 @@ class Evaluator:
     def predictions(
         self, signals: np.ndarray, forecast: np.ndarray, probability: np.ndarray
     ) -> Predictions:
-        """What was said on `signals` (S,), dated, beside what happened.
+        """The forecasts on `signals` (S,), with dates and realised targets.
 
         forecast (S, H, N) in the target's scale, probability (S, H, N) of "up".
         """

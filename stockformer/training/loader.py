@@ -1,4 +1,4 @@
-"""A part of the split as batches for one process."""
+"""Data loaders: a part of the split as batches for one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stockformer.interface import Batch
 from stockformer.training.processes import Processes
 from stockformer.training.sampler import EpochSampler
 
-EVALUATED_AT_ONCE = 4  # micro-batches: an evaluation keeps no activations
+EVALUATED_AT_ONCE = 4  # micro-batches; an evaluation keeps no activations
 
 
 def make_loader(
@@ -30,8 +30,8 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """This process's share of the windows that end on `signals`, rows of the panel.
 
-    part: `train` comes in batches of `batch_size`, in an order that the seed decides; the others by
-    date. Raises ValueError for more processes than samples.
+    part: `train` has batches of `batch_size`, in an order given by the seed; the others are sorted
+    by date. Raises ValueError for more processes than samples.
     """
     if processes.size > len(signals):
         raise ValueError(
@@ -51,5 +51,5 @@ def make_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=device.type == "cuda" and chosen.signals.device.type == "cpu",
-        generator=torch.Generator(),  # the workers' seeds must not cost the model's a number
+        generator=torch.Generator(),  # the workers' seeds must not advance the model's generator
     )

@@ -1,8 +1,8 @@
-"""The two tasks' losses. B batch, H horizon, N stocks; K the means a loss is made of.
+"""The losses of the two tasks. B batch, H horizon, N stocks; K the means a loss consists of.
 
-Every loss is a weighted sum of K means over cells. It says the sums and the counts apart, both
-additive, so that a batch split into micro-batches or over processes has the gradient, and an epoch
-the mean, of its cells whatever the pieces were.
+Every loss is a weighted sum of K means over cells. It returns sums and counts separately. Both are
+additive, so the gradient of a batch and the mean of an epoch do not depend on how the cells are
+split into micro-batches or over processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stockformer.models.wavelet import band_matrices
 
 @dataclass(frozen=True)
 class LossParts:
-    """What the optimizer minimises and its two tasks, scalars."""
+    """The total loss and the losses of its two tasks, scalars."""
 
     total: Tensor
     regression: Tensor
@@ -35,19 +35,19 @@ class LossParts:
 
 
 class Loss(nn.Module, ABC):
-    """What a trainer asks of a loss."""
+    """The interface of a loss."""
 
     @abstractmethod
     def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
-        """(K,) what each mean sums over the cells of `batch`."""
+        """(K,) the numerator of each mean over the cells of `batch`."""
 
     @abstractmethod
     def counts(self, batch: Batch) -> Tensor:
-        """(K,) over how many cells each does."""
+        """(K,) the number of cells of each mean."""
 
     @abstractmethod
     def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
-        """The loss of sums and counts (K,), each added up over as many batches as wished."""
+        """The loss from sums and counts (K,), each added up over any number of batches."""
 
     def forward(self, forecast: Forecast, batch: Batch) -> LossParts:
         return self.parts(self.sums(forecast, batch), self.counts(batch))
@@ -57,9 +57,9 @@ ERRORS = {"absolute": torch.abs, "squared": torch.square}
 
 
 class MaskedLoss(Loss):
-    """Error and cross-entropy over the valid cells of both tasks: a missing return is no "down".
+    """Error and cross-entropy over the valid cells of both tasks; a missing return is not "down".
 
-    error: "absolute" (MAE) or "squared", of the target as it is trained on.
+    error: "absolute" (MAE) or "squared", of the transformed target.
     low_band_return: also train the low band's own return head on the low band of the target. The
     target days are few, so that band mixes them; off by default. wavelet: the model's, which makes
     that band; None for a model without bands.
@@ -88,7 +88,7 @@ class MaskedLoss(Loss):
         self.register_buffer("target_low", band, persistent=False)
 
     def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
-        """(4,): error and cross-entropy, then those of the low band, 0 where it is not trained."""
+        """(4,): error and cross-entropy, then those of the low band, 0 if it is not trained."""
         valid = batch.valid
         sums = [
             (self.error(forecast.returns - batch.target) * valid).sum(),
@@ -116,7 +116,7 @@ class MaskedLoss(Loss):
 
 
 class PublishedLoss(Loss):
-    """The published sum, kept to be measured: a zero return counts as missing in MAE, not in CE.
+    """The published loss, for comparison: a zero return counts as missing in MAE, not in CE.
 
     NaN where every return is zero. Needs a model with a low band.
     """
@@ -157,8 +157,8 @@ class PublishedLoss(Loss):
 
     @staticmethod
     def counts_of(y: Tensor, y_low: Tensor) -> Tensor:
-        # The published weight 1/mean(kept) is float32 whatever the model is, 1e-8 off the exact
-        # one: these are the counts that give the same.
+        # The published weight 1/mean(kept) is always float32, 1e-8 off the exact value; these
+        # counts reproduce it.
         weights = [1 / (values != 0).float().mean() for values in (y, y_low)]
         every = torch.ones_like(weights[0])
         return y.numel() / torch.stack([*weights, every, every]).to(y.dtype)
@@ -170,7 +170,7 @@ def target_band(horizon: int, wavelet: str) -> Tensor:
 
 
 def whole(valid: Tensor) -> Tensor:
-    """A band needs every day it mixes: one missing day leaves the stock out. (B, H, N) bool."""
+    """(B, H, N) bool: stocks valid on all days; a band mixes all days and needs each of them."""
     return valid.all(dim=1, keepdim=True).expand_as(valid)
 
 

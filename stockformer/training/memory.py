@@ -1,4 +1,4 @@
-"""What memory a training has taken, and how running out of it looks."""
+"""Peak memory of a training, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """On cuda it has a class of its own; on the CPU only its words."""
+    """On CUDA the error has its own class; on the CPU only its message identifies it."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def advice(where: str) -> str:
-    """One line for a person whose memory was too small."""
+    """One line that names the settings to lower when memory is too small."""
     return (
         f"out of memory {where}; lower trainer.micro_batch_size (slower, the same batch; "
         "trainer.oom=split does it by itself), or model.width or dataset.lookback (another model)"
@@ -25,7 +25,7 @@ def advice(where: str) -> str:
 
 @contextmanager
 def oom_advice(where: str) -> Iterator[None]:
-    """Within this context running out of memory is a MemoryError with advice."""
+    """Within this context an out-of-memory error becomes a MemoryError with advice."""
     try:
         yield
     except RuntimeError as error:
@@ -35,7 +35,7 @@ def oom_advice(where: str) -> Iterator[None]:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory held so far, in MiB: of the device on cuda, else of the whole process."""
+    """Peak memory so far, in MiB: of the device on CUDA, otherwise of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Where a number stopped being finite: names for a person, found by doing the step again."""
+"""Finds the tensors that are not finite, by repeating the step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stockformer.training.losses import Loss
 
 
 def nonfinite_tensors(model: nn.Module, loss: Loss, batch: Batch) -> list[str]:
-    """The inputs, weights, modules' outputs, loss and gradients not finite, in that order.
+    """Names of inputs, weights, module outputs, loss and gradients that are not finite, in order.
 
     `batch` is on the model's device. The parameters keep the gradient of this batch.
     """

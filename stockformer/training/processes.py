@@ -1,8 +1,8 @@
-"""Data-parallel training: what the processes that torchrun starts tell each other.
+"""Data-parallel training: communication between the processes that torchrun starts.
 
-Every process holds the whole model and computes its share of each batch. One sum over all of them
-before the optimizer's step makes the gradient that of the whole batch, so a process may have fewer
-samples than another, none, or split its share further when memory is short.
+Every process holds the whole model and computes its shard of each batch. The gradients are summed
+over all processes before the optimizer's step, which gives the gradient of the whole batch. So a
+process may have fewer samples than another, none, or split its shard when memory is short.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Items = TypeVar("Items", bound=Sequence[Any] | np.ndarray)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, `rank` of `size`; only rank 0 writes and speaks."""
+    """This process, `rank` of `size`; only rank 0 writes files and logs."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def join(cls, device: torch.device) -> Self:
-        """Meet the others that torchrun started, if it did."""
+        """Join the process group if torchrun started this process."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
@@ -44,7 +44,7 @@ class Processes:
         return items[self.rank :: self.size]  # type: ignore[return-value]
 
     def all_gather(self, mine: np.ndarray, device: torch.device) -> np.ndarray:
-        """What `shard` dealt out put together again, as float64: adding zeros is exact."""
+        """The inverse of `shard` over all processes, as float64: adding zeros is exact."""
         if self.size == 1:
             return mine
         total = torch.tensor(len(mine), device=device)

@@ -1,4 +1,4 @@
-"""Signs of life: a bar on a terminal, a line now and then elsewhere; times as people say them."""
+"""Progress: a bar on a terminal, otherwise a log line from time to time; readable durations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 EVERY = 30.0  # seconds from one line to the next
 Item = TypeVar("Item")
-_tasks: list[str] = []  # what is being worked on, the whole before its parts
+_tasks: list[str] = []  # the tasks in progress, a task before its parts
 
 
 def progress(
@@ -28,10 +28,10 @@ def progress(
     done: int = 0,
     detail: Callable[[], str] = str,
 ) -> Iterable[Item]:
-    """Yield `items`, with a bar and the time left on a terminal; it vanishes once they are done.
+    """Yield `items`, with a bar and the time left on a terminal; it disappears at the end.
 
-    Elsewhere a line of the log says so every EVERY seconds, with what `detail` adds.
-    Of several processes only the first shows anything.
+    Without a terminal, a line is logged every EVERY seconds, with the text of `detail`.
+    Only the main process shows progress.
     """
     if not is_main_process():
         return items
@@ -43,45 +43,45 @@ def progress(
             console=make_console(),
             transient=True,
         )
-    return _told(items, description, total, done, detail)
+    return _logged(items, description, total, done, detail)
 
 
-def _told(
+def _logged(
     items: Iterable[Item], description: str, total: int, done: int, detail: Callable[[], str]
 ) -> Iterator[Item]:
-    started = told = time.monotonic()
+    started = last = time.monotonic()
     for number, item in enumerate(items, 1):
         yield item
         now, left = time.monotonic(), total - done - number
-        if now - told >= EVERY and left:
-            told = now
+        if now - last >= EVERY and left:
+            last = now
             rest = human_time((now - started) / number * left)
             log.info("%s: %d of %d%s, %s left", description, done + number, total, detail(), rest)
 
 
 @contextmanager
 def working(task: str) -> Iterator[None]:
-    """Within this context a line every EVERY seconds says that `task` is still being done."""
+    """Within this context a line every EVERY seconds logs that `task` is still in progress."""
     if not is_main_process():
         yield
         return
     done = threading.Event()
     started = time.monotonic()
 
-    def tell() -> None:
+    def log_progress() -> None:
         while not done.wait(EVERY):
-            if _tasks[-1:] == [task]:  # else a part of it tells
+            if _tasks[-1:] == [task]:  # otherwise a part of it logs
                 log.info("%s: %s so far", task, human_time(time.monotonic() - started))
 
-    teller = threading.Thread(target=tell, daemon=True)
+    reporter = threading.Thread(target=log_progress, daemon=True)
     _tasks.append(task)
-    teller.start()
+    reporter.start()
     try:
         yield
     finally:
         done.set()
         _tasks.remove(task)
-        teller.join()
+        reporter.join()
 
 
 def human_time(seconds: float) -> str:

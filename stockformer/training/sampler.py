@@ -12,10 +12,10 @@ from stockformer.training.processes import Processes
 
 
 class EpochSampler(Sampler[list[int]]):
-    """An epoch's batches, as positions: shuffled by seed and epoch alone, each process its share.
+    """An epoch's batches, as positions: shuffled only by seed and epoch, sharded over processes.
 
-    So a run that goes on in the middle of an epoch finds the batches it has not seen, whatever
-    else has drawn random numbers. `set_position` says where; an iteration begins there.
+    So a run resumed in the middle of an epoch gets the remaining batches, independent of other
+    random numbers. An iteration begins at the position given to `set_position`.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, processes: Processes) -> None:
@@ -28,7 +28,7 @@ class EpochSampler(Sampler[list[int]]):
         self.epoch, self.step = epoch, step
 
     def __len__(self) -> int:
-        """Steps of a whole epoch."""
+        """Number of steps of a whole epoch."""
         return math.ceil(self.samples / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:

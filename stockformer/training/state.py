@@ -1,4 +1,4 @@
-"""The state of a training as tensors and JSON: the optimizer's, and every random generator's."""
+"""The state of a training as tensors and JSON: optimizer and random generators."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OPTIMIZER, RANDOM = f"{TRAINING}optimizer/", f"{TRAINING}random/"
 
 
 def seed(number: int) -> None:
-    """Start every generator a model may draw from: torch's on every device, NumPy's, Python's."""
+    """Seed every generator a model may use: torch's on every device, NumPy's, Python's."""
     torch.manual_seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002 (a model of a user may draw from it)
     random.seed(number)
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of all of them, as tensors by the names they have in a checkpoint."""
+    """The state of all these generators, as tensors by their names in a checkpoint."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002
     assert isinstance(numpy, dict)
     _, python, python_gauss = random.getstate()
@@ -41,7 +41,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(tensors: Mapping[str, Tensor]) -> None:
-    """Go back to what `random_state` found, as far as this machine has those devices."""
+    """Restore the result of `random_state`, for the devices that this machine has."""
     state = _under(RANDOM, tensors)
     torch.set_rng_state(state["torch"])
     *key, position = state["numpy"].tolist()
@@ -60,7 +60,7 @@ def _some(value: float | None) -> Tensor:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Its tensors by name, and what else it keeps, as JSON."""
+    """The optimizer's tensors by name, and the rest of its state as JSON."""
     state = optimizer.state_dict()
     tensors, plain = {}, {}
     for number, values in state["state"].items():
@@ -76,7 +76,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Raises ValueError, KeyError or RuntimeError where that is not a state of this optimizer."""
+    """Raises ValueError, KeyError or RuntimeError if it is not a state of this optimizer."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     require_alike(optimizer.state_dict()["param_groups"], facts["groups"], "optimizer")
     state: dict[int, dict[str, Any]] = {}
@@ -89,7 +89,7 @@ def load_optimizer_state(
 
 
 def require_alike(own: Any, given: Any, what: str) -> None:
-    """Raises ValueError where `given`, read from JSON, is not of the form of `own`."""
+    """Raises ValueError if `given`, read from JSON, has another form than `own`."""
     if own is None or given is None:
         alike = not isinstance(given, (dict, list, str))
     elif isinstance(own, dict):
@@ -105,7 +105,7 @@ def require_alike(own: Any, given: Any, what: str) -> None:
     else:
         alike = type(own) is type(given)
     if not alike:
-        raise ValueError(f"{what}: {str(given)[:60]!r} where there was {str(own)[:60]!r}")
+        raise ValueError(f"{what}: {str(given)[:60]!r}, expected a form like {str(own)[:60]!r}")
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

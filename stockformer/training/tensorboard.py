@@ -1,4 +1,4 @@
-"""What TensorBoard is shown of a run."""
+"""TensorBoard logging of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stockformer.runs import atomic
 class TensorBoard:
     """Scalars by epoch, the config as text, the test by day, hyper-parameters with final metrics.
 
-    The plugin "custom scalars" has training and validation in one figure, a task each.
+    The plugin "custom scalars" shows training and validation in one figure for each task.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class TensorBoard:
 
     @cached_property
     def writer(self) -> SummaryWriter:
-        """Made when there is something to write: of several processes one writes."""
+        """Created on first use, because only one of several processes writes."""
         writer = SummaryWriter(str(self.folder))
         figures = {
             name.replace("_", " "): ["Multiline", [f"train/{name}", f"validation/{name}"]]
@@ -54,7 +54,7 @@ class TensorBoard:
                     self.writer.close()
         except OSError:
             if error is None:
-                raise  # else the disk was full before, which `error` says
+                raise  # otherwise `error` already reports the full disk
         finally:
             threading.excepthook = self.former_hook
 
@@ -65,7 +65,7 @@ class TensorBoard:
                 part, _, rest = name.partition("_")
                 tag = f"{part}/{rest}" if part in ("train", "validation") else f"run/{name}"
                 self.writer.add_scalar(tag, value, epoch)
-            self.writer.flush()  # a killed run's curves are there
+            self.writer.flush()  # so that a killed run's curves are saved
 
     def text(self, name: str, text: str) -> None:
         with self.named():
@@ -98,7 +98,7 @@ class TensorBoard:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Errors of the disk say where they happened."""
+        """Adds the folder to errors of the disk."""
         try:
             yield
         except OSError as error:
@@ -106,6 +106,6 @@ class TensorBoard:
 
 
 def _left_to_the_main_thread(arguments: threading.ExceptHookArgs) -> None:
-    """The writer's thread hands its error to the next call here; it need not be printed as well."""
+    """The next call raises the error of the writer's thread, so it is not printed as well."""
     if not issubclass(arguments.exc_type, OSError):
         threading.__excepthook__(arguments)

@@ -1,4 +1,4 @@
-"""The training loop: one, plain, for every model."""
+"""The training loop, the same for every model."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from stockformer.training.tensorboard import TensorBoard
 log = logging.getLogger(__name__)
 
 UNCHECKED = 16
-"""Steps taken before Python looks whether they were finite, on a device that runs ahead of it."""
+"""Steps between two checks for finite values, on a device that runs asynchronously."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step not yet checked: the state before it, its signal dates, and how it went."""
+    """A step not yet checked: the state before it, its signal dates, loss and gradient norm."""
 
     start: TrainState
     signal: Tensor
@@ -54,12 +54,12 @@ class StepResult:
 
 
 class Trainer:
-    """Fits a model, and leaves its best and last epoch as checkpoints.
+    """Fits a model, and writes its best and last epoch as checkpoints.
 
-    monitor: the validation metric that picks the best epoch. micro_batch_size: the samples computed
-    at once; the gradient of a batch is summed over its micro-batches and over all processes.
-    on_nonfinite: "stop" at a step whose loss or gradient is not finite, or "skip" at most
-    `skip_limit` of them. oom: "stop" when memory runs out, or "split" the micro-batch.
+    monitor: the validation metric that selects the best epoch. micro_batch_size: the number of
+    samples computed at once; the gradient of a batch is summed over its micro-batches and over all
+    processes. on_nonfinite: "stop" at a step whose loss or gradient is not finite, or "skip" at
+    most `skip_limit` of them. oom: "stop" when memory runs out, or "split" the micro-batch.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Trainer:
         self.complete = False  # from then on the model is not that of `position`
 
     def fit(self, train: DataLoader[Batch], validation: DataLoader[Batch]) -> float:
-        """Train until `max_epoch` or until patience ends; the best monitored value.
+        """Train until `max_epoch` or early stopping; returns the best monitored value.
 
-        Raises FloatingPointError, naming epoch, step and dates, where a number is not finite, and
-        MemoryError with advice where memory is short.
+        Raises FloatingPointError, naming epoch, step and dates, if a number is not finite, and
+        MemoryError with advice if memory is short.
         """
         self.checkpoints.run.save_on_interrupt = self.save_on_interrupt
         if self.processes.is_main and not self.checkpoints.run.trained():
@@ -114,27 +114,27 @@ class Trainer:
             self.complete = True
         if self.state.best is None:
             raise FloatingPointError(
-                f"no epoch had a defined validation {self.monitor}: no valid target, or forecasts "
-                "that do not tell stocks apart; look at the validation days or trainer.monitor"
+                f"no epoch had a defined validation {self.monitor}: no valid target, or the same "
+                "forecast for all stocks; check the validation days or trainer.monitor"
             )
         return self.state.best
 
     def resume(self) -> None:
-        """Go back to where the run's last sound checkpoint was written."""
+        """Restore the run's last valid checkpoint."""
         if not self.checkpoints.run.trained():
-            log.info("resumed before the first step: beginning")
+            log.info("resumed before the first step: starting at the beginning")
             return
-        asked = self.state.requested_micro_batch_size
+        requested = self.state.requested_micro_batch_size
         self.state = self.checkpoints.resume()
-        if self.state.requested_micro_batch_size != asked:  # else it is what memory allowed
-            self.state.requested_micro_batch_size = self.state.micro_batch_size = asked
-        if not self.processes.is_main:  # the state is the first process's: draw other numbers
+        if self.state.requested_micro_batch_size != requested:  # else keep what fitted into memory
+            self.state.requested_micro_batch_size = self.state.micro_batch_size = requested
+        if not self.processes.is_main:  # the saved random state is the main process's
             seed(int(torch.randint(2**31, ())) + self.processes.rank)
             self.state.random = random_state()
         log.info("resumed after step %d of epoch %d", self.state.step, self.state.epoch)
 
     def train_epoch(self, batches: DataLoader[Batch]) -> dict[str, float]:
-        """The rest of the epoch: mean loss, its two tasks, and how fast it went."""
+        """Train the rest of the epoch: mean loss, its two tasks, and samples per second."""
         order = batches.sampler
         assert isinstance(order, EpochSampler)
         order.set_position(epoch=self.state.epoch, step=self.state.step)
@@ -149,7 +149,7 @@ class Trainer:
             self.state.seconds = time.perf_counter() - started
             if self.evaluator.device.type == "cpu" or len(self.unchecked) == UNCHECKED:
                 self.check(batches)
-        self.check(batches)  # a device that runs ahead is done with its steps only then
+        self.check(batches)  # also waits for an asynchronous device
         self.state.seconds = time.perf_counter() - started
         speed = {
             "seconds": self.state.seconds,
@@ -163,7 +163,7 @@ class Trainer:
         return f" steps, loss so far {loss.item():.4f}"
 
     def take_step(self, batch: Batch) -> None:
-        """One step of the optimizer, which leaves the weights alone if a number is not finite."""
+        """One optimizer step, which does not change the weights if a number is not finite."""
         counts = self.loss.counts(batch.to(self.evaluator.device))
         self.processes.all_reduce([counts])
         sums = self.gradient(batch, counts)
@@ -180,20 +180,20 @@ class Trainer:
         """() bool, left on the device: whether this step must not change the weights."""
         nonfinite = ~(loss.isfinite() & norm.isfinite())
         if self.unchecked and self.on_nonfinite == "stop":
-            nonfinite |= self.unchecked[-1].nonfinite  # nothing may follow such a step
+            nonfinite |= self.unchecked[-1].nonfinite  # no step may follow such a step
         return nonfinite
 
     def apply_gradient(self, nonfinite: Tensor) -> None:
-        """Let the optimizer take the step, unless it is not finite."""
+        """Apply the optimizer's step, unless it is not finite."""
         fused = self.optimizer.defaults.get("fused")
-        if fused:  # read on the device: Python need not wait for it
+        if fused:  # read on the device, so Python does not wait for it
             self.optimizer.found_inf = nonfinite.float()  # type: ignore[attr-defined]
         with oom_advice(f"in epoch {self.state.epoch}, step {self.state.step + 1}"):
             if fused or not nonfinite:
                 self.optimizer.step()
 
     def gradient(self, batch: Batch, counts: Tensor) -> Tensor:
-        """Leave the gradient of all processes' batch in the parameters; (K,) the loss's sums."""
+        """Store the gradient of the whole batch in the parameters; returns the loss sums (K,)."""
         while True:
             try:
                 sums = self.backward(batch, counts)
@@ -205,14 +205,14 @@ class Trainer:
                 set_random_state(self.state.random)
         if self.processes.size > 1:
             for parameter in self.model.parameters():
-                if parameter.grad is None:  # a share without samples
+                if parameter.grad is None:  # a shard without samples
                     parameter.grad = torch.zeros_like(parameter)
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             self.processes.all_reduce([*gradients, sums])
         return sums
 
     def backward(self, batch: Batch, counts: Tensor) -> Tensor:
-        """Add up the micro-batches' gradients; (K,) what the loss sums up."""
+        """Accumulate the micro-batches' gradients; returns the loss sums (K,)."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros_like(counts)
         at_once = self.state.micro_batch_size
@@ -224,7 +224,7 @@ class Trainer:
         return total
 
     def split_micro_batch(self, error: RuntimeError) -> None:
-        """Halve the micro-batch, which changes no result, or raise MemoryError with advice."""
+        """Halve the micro-batch, which does not change results, or raise MemoryError."""
         at_once = self.state.micro_batch_size
         where = f"epoch {self.state.epoch}, step {self.state.step + 1}"
         self.optimizer.zero_grad(set_to_none=True)
@@ -234,12 +234,12 @@ class Trainer:
             torch.accelerator.empty_cache()
         self.state.micro_batch_size = -(-at_once // 2)
         log.warning(
-            "out of memory in %s: going on with the same batch, %d samples at once",
+            "out of memory in %s: continuing with the same batch, %d samples at once",
             *(where, self.state.micro_batch_size),
         )
 
     def check(self, batches: DataLoader[Batch]) -> None:
-        """Look at the steps taken: stop at the first that was not finite, or count them."""
+        """Check the steps taken: stop at the first that was not finite, or count them."""
         with self.changing:
             nonfinite = self.flush_checks()
         for step in nonfinite:
@@ -247,23 +247,23 @@ class Trainer:
             if self.on_nonfinite == "stop" or self.state.skipped > self.skip_limit:
                 known = self.post_mortem(step.signal, batches, message)
                 raise FloatingPointError(
-                    f"{message}; lower optimizer.lr, or look at the inputs of these dates{known}"
+                    f"{message}; lower optimizer.lr, or check the inputs of these dates{known}"
                 )
-            log.warning("step left out: %s", message)
+            log.warning("step skipped: %s", message)
 
     def flush_checks(self) -> list[StepResult]:
-        """The steps not looked at that were not finite: counted, or the first of them undone."""
+        """The unchecked steps that were not finite: counted, or the first of them undone."""
         unchecked, self.unchecked = self.unchecked, []
         flags = torch.stack([step.nonfinite for step in unchecked]).tolist() if unchecked else []
         nonfinite = [step for step, flag in zip(unchecked, flags) if flag]
         if self.on_nonfinite == "skip":
             self.state.skipped += len(nonfinite)
         elif nonfinite:
-            self.state = nonfinite[0].start  # the weights are still those before it
+            self.state = nonfinite[0].start  # the weights have not changed since
         return nonfinite
 
     def validate(self, batches: DataLoader[Batch]) -> Evaluation:
-        """Raises FloatingPointError, naming epoch and dates, where a prediction is not finite."""
+        """Raises FloatingPointError, naming epoch and dates, if a prediction is not finite."""
         try:
             shown = progress(batches, f"validation of epoch {self.state.epoch}", len(batches))
             return self.evaluator.evaluate(self.model, self.loss, shown)
@@ -274,7 +274,7 @@ class Trainer:
             raise FloatingPointError(f"{message}{known}") from error
 
     def post_mortem(self, signals: Tensor, batches: DataLoader[Batch], message: str) -> str:
-        """Keep the state, and what was not finite, in the run's debug folder; says where."""
+        """Save the state and the tensors' names to the run's debug folder; text with its place."""
         if not self.processes.is_main:
             return ""
         self.checkpoints.save(self.checkpoints.run.debug_state_file, self.state)
@@ -293,7 +293,7 @@ class Trainer:
         return f"{first}; more in {self.checkpoints.run.debug_file}"
 
     def close_epoch(self, training: dict[str, float], evaluation: Evaluation) -> None:
-        """Write the epoch down, follow the schedule, and go to the start of the next."""
+        """Record the epoch, step the scheduler, and go to the start of the next epoch."""
         epoch, value = self.state.epoch, evaluation.metrics[self.monitor]
         row = self.row(training, evaluation)
         better = self.stopping.better(value)
@@ -341,15 +341,15 @@ class Trainer:
         )
 
     def time_left(self, epoch: int) -> str:
-        """By the pace of the last epochs; nothing where it is seconds."""
+        """Estimated from the last epochs; empty if it is only seconds."""
         last = self.state.history[-3:]
         left = sum(row["seconds"] for row in last) / len(last) * (self.max_epoch - epoch)
         return f"  {human_time(left)} left" if left >= 20 else ""
 
     def save_on_interrupt(self) -> str:
-        """Keep the state as of the last step taken, for a run that is told to stop.
+        """Save the state after the last step, for a run that is interrupted.
 
-        Nothing is trained or written after that: the process is about to leave.
+        Nothing is trained or written afterwards: the process is about to exit.
         """
         self.changing.acquire()
         if not self.complete:

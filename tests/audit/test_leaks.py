@@ -273,7 +273,7 @@ LEAKS = {
     "graph on all dates": Planted(without_files(whole_sample_graph), "graph embedding"),
     "calendar of tomorrow": Planted(without_files(calendar_from_the_future), "calendar"),
     "model normalising over the batch": Planted(
-        patched(Stockformer, "forward", mixing), "prediction: the model says other things"
+        patched(Stockformer, "forward", mixing), "prediction: the forecast of a date"
     ),
     "model reading the target": Planted(
         patched(Stockformer, "forward", reading_the_target), "prediction"
@@ -327,7 +327,7 @@ LEAKS = {
         patched(backtest, "_trade", without_delay), "backtest: trades before .* change"
     ),
     "trade-day membership": Planted(
-        members_of_the_trade_day, "backtest: what is bought depends on who is a member after"
+        members_of_the_trade_day, "backtest: purchases depend on membership after"
     ),
     "yesterday's target scored": Planted(
         patched(Evaluator, "predictions", yesterdays_target), "scored label known already"
@@ -348,7 +348,7 @@ LEAKS = {
         patched(Windows, "__getitem__", trend_of_tomorrow), "window's trend"
     ),
     "model remembering earlier batches": Planted(
-        patched(Stockformer, "forward", remembering), "prediction: the model says other things"
+        patched(Stockformer, "forward", remembering), "prediction: the forecast of a date"
     ),
     "class threshold over the whole sample": Planted(
         patched(experiment, "next_returns", global_median), "target's up"
@@ -407,7 +407,7 @@ def test_prepared_factors_are_not_said_to_be_checked_and_can_be_waived(
     config = config_of(phase5_files, "split=ratio", "dataset.waived_factors=[KLEN]")
     found = run_audit(config, cuts=1, fast=True)
     assert found.leaks == []
-    assert found.not_checkable[0] == "3 prepared factors: made outside; screened instead"
+    assert found.not_checkable[0] == "3 prepared factors: prepared outside; screened instead"
     assert found.not_checkable[1].startswith(
         "factor KLEN: waived, its rank IC with the return 1 day"
     )

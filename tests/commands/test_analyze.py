@@ -100,7 +100,7 @@ def test_a_run_still_going_or_interrupted_is_said_to_be(command: Command, tmp_pa
     with RunDir.claim(tmp_path / "outputs/day/time"):
         status, output = command("analyze")
     assert status == 0, output
-    assert "No verdict: the run has been going since " in output
+    assert "No verdict: the run has been running since " in output
     failed_run(tmp_path / "outputs/day/time-2", KeyboardInterrupt())
     status, output = command("analyze")
     assert status == 0, output
@@ -118,12 +118,12 @@ def test_a_dead_run_is_said_to_be_dead(command: Command, tmp_path: Path) -> None
     assert captured(killed)[0] == 9
     status, output = command("analyze")
     assert status == 0, output
-    assert "was stopped without a chance to say so (killed?): python train.py 'resume=" in output
-    assert "has been going" not in output
+    assert "ended without recording it (killed?): python train.py 'resume=" in output
+    assert "has been running" not in output
     finished_run(tmp_path / "outputs/day/other")
     status, output = command("analyze", "run=outputs")
     assert status == 0, output
-    assert "running: day/dead (1) was stopped without a chance to say so" in output
+    assert "running: day/dead (1) ended without recording it" in output
     page = html.unescape((tmp_path / "outputs/leaderboard.html").read_text())
     assert f"python train.py {pasteable('resume', Path('outputs/day/dead (1)'))}" in page
 

@@ -34,7 +34,7 @@ def test_the_recorded_metrics_come_out_again(
     before = contents(tmp_path / "run")
     status, output = command("evaluate", "run=run")
     assert status == 0, output
-    assert "reproduced to the bit: all 16 recorded test metrics and" in output
+    assert "reproduced bit for bit: all 16 recorded test metrics and" in output
     assert contents(tmp_path / "run") == before
 
 
@@ -46,7 +46,7 @@ def test_the_same_data_elsewhere_are_the_same(
     moved = ("run=run", "paths.data_dir=moved", "trainer.device=cpu")
     status, output = command("evaluate", *moved)
     assert status == 0, output
-    assert "reproduced to the bit" in output
+    assert "reproduced bit for bit" in output
     assert not (tmp_path / "run/evaluations").exists()
 
 
@@ -60,7 +60,7 @@ def test_other_numbers_are_said_to_be_other(
     assert status == 1
     assert "run: not reproduced: " in output
     assert "recorded, " in output
-    assert "Other than then: the data" in output
+    assert "Changed since then: the data" in output
     file = tmp_path / "run/predictions.parquet"
     phase5_files.returns[-3, 2] -= 1e-9
     phase5_files.write()
@@ -105,7 +105,7 @@ def test_days_the_model_was_fitted_on_are_told_by_date(
     known = [date for date in dates["signal_date"] if date < last]
     expected = (
         f"Not out of sample: {len(known)} of {len(dates['signal_date'])} test dates, {known[0]} to "
-        f"{known[-1]}, lie before {last}"
+        f"{known[-1]}, are before {last}"
     )
     assert evaluation["verdict"].startswith(expected)
     assert expected in output

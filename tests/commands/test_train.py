@@ -29,7 +29,7 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     assert status == 0, output
     (folder,) = run_folders(tmp_path)
     assert folder.parents[1].name == "outputs"
-    assert "not read, beside the data: 128_corr_struc2vec_adjgat.npy, factors/stray.csv" in output
+    assert "that are not read: 128_corr_struc2vec_adjgat.npy, factors/stray.csv" in output
     assert "cannot trigger within" in output
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     said = (folder / "train.log").read_text()
@@ -73,7 +73,7 @@ def test_the_closing_table_sets_the_model_beside_the_baselines(
     assert {"zero_return", "majority_class", "yesterday_class", "reversal_1_day"} < set(names)
     assert {"reversal_5_day", "momentum_20_day", "ridge", "lightgbm"} < set(names)
     assert {"training_mean", "always_up", "best_constant"} < set(names)
-    assert all(f"\n{label(name)[:13]}" in output for name in names)
+    assert all(f"\n{label(name).removeprefix('best ')[:13]}" in output for name in names)
     assert evaluation["verdict"] in output
     assert all(sentence in output for sentence in evaluation["sentences"])
     assert [t["name"] for t in evaluation["targets"]] == [

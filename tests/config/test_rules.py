@@ -44,7 +44,7 @@ REFUSED = {
     "+trainer.max_epochs=3": "Did you mean 'trainer.max_epoch'?",
     "++model.widht=3": "Did you mean 'model.width'?",
     "trainer.max_epoch = 3": "not KEY=VALUE as Hydra reads it: no blanks around =",
-    "dataset.source.delimiter=;": "in quotes of its own, e.g. 'KEY=\"a;b\"'",
+    "dataset.source.delimiter=;": "in its own quotes, e.g. 'KEY=\"a;b\"'",
     "max_epoch=3": "Did you mean 'trainer.max_epoch'?",
     "datset=x": "Did you mean 'dataset'?",
     "trainer.max_epoch=abc": "trainer.max_epoch: Value 'abc'",

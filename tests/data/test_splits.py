@@ -108,5 +108,5 @@ def test_no_window_or_target_reaches_across_a_break() -> None:
     assert np.array_equal(np.setdiff1d(split.train, kept.train), np.arange(28, 35))
     assert np.array_equal(kept.test, split.test)
     assert split.without((), lookback=5, target_span=2).train.shape == split.train.shape
-    with pytest.raises(ValueError, match="every validation window reaches across a gap"):
+    with pytest.raises(ValueError, match="every validation window crosses a gap"):
         split.without(range(60, 82, 4), lookback=5, target_span=2)

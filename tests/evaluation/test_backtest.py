@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from small_data import backtest_settings
 
 from stockformer.evaluation.backtest import (
     Market,
-    Settings,
     capacity,
     dropout,
     figures,
@@ -50,7 +50,7 @@ def random_market():
     return make
 
 
-SMALL = Settings(top_k=5, n_drop=2)
+SMALL = backtest_settings(top_k=5, n_drop=2)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def golden(shared, nifty):
 
 def test_reproduces_qlib(golden):
     market, signal, positions, account = golden
-    ours = topk_dropout(signal, market.dates[300:], market, Settings())
+    ours = topk_dropout(signal, market.dates[300:], market, backtest_settings())
     both = ours.positions.merge(
         positions, on=["date", "ticker"], how="outer", suffixes=("", "_qlib"), indicator=True
     )
@@ -133,7 +133,7 @@ def test_no_stock_is_dropped_for_a_worse_one(seed):
 
 def test_ledger_by_hand():
     """One stock of two is held; bought at 10, it rises to 12 and is replaced by the other at 5."""
-    settings = Settings(
+    settings = backtest_settings(
         top_k=1,
         n_drop=1,
         capital=1000.0,
@@ -214,7 +214,7 @@ def test_locked_stock_is_neither_bought_nor_sold():
     close[3:, 1] = 12.0
     free = np.isfinite(close)
     free[2, 0] = False
-    settings = Settings(top_k=1, n_drop=1)
+    settings = backtest_settings(top_k=1, n_drop=1)
     wanted, unwanted = [2.0, 1.0, 0.0], [0.0, 1.0, 2.0]
     market = market_of(close, tradable=free)
     # Bought on day 1; to be sold on day 2, where it is locked; sold on day 3.
@@ -237,7 +237,7 @@ def test_stock_without_a_price_keeps_its_value():
     close[3, 0] = 12.0
     market = market_of(close)
     signal = np.tile([2.0, 1.0, 0.0], (3, 1))
-    run = topk_dropout(signal, market.dates[:3], market, Settings(top_k=1, n_drop=1))
+    run = topk_dropout(signal, market.dates[:3], market, backtest_settings(top_k=1, n_drop=1))
     assert run.equity["net_return"].iloc[1] == pytest.approx(0.0)
     gain = run.positions["shares"].iloc[0] * 2 / run.equity["account"].iloc[1]
     assert run.equity["gross_return"].iloc[2] == pytest.approx(gain)
@@ -246,7 +246,7 @@ def test_stock_without_a_price_keeps_its_value():
     late = np.full((3, 3), 10.0)
     late[0, 0] = np.nan
     market = market_of(late)
-    run = topk_dropout(signal[:1], market.dates[:1], market, Settings(top_k=1, n_drop=1))
+    run = topk_dropout(signal[:1], market.dates[:1], market, backtest_settings(top_k=1, n_drop=1))
     assert run.positions["ticker"].tolist() == ["S001"]
 
 
@@ -329,14 +329,14 @@ def test_capacity_is_where_the_tightest_trade_fills_its_share():
     volume = np.full((3, 3), 1000.0)
     volume[1, 0] = 500.0
     market = market_of(close, volume=volume)
-    settings = Settings(top_k=2, n_drop=1, capital=1000.0, risk_degree=0.9)
+    settings = backtest_settings(top_k=2, n_drop=1, capital=1000.0, risk_degree=0.9)
     run = topk_dropout(np.array([[3.0, 2.0, 1.0]]), market.dates[:1], market, settings)
     # 45 shares of each; a tenth of 500 shares allows 50 / 45 of the capital, of 1000 twice that.
     sizes = capacity(run, market, participation_rate=0.1)
     assert sizes["all_trades"] == pytest.approx(1000 * 50 / 45)
     assert sizes["most_trades"] == pytest.approx(1000 * 50 / 45 * 1.05)
     with pytest.raises(ValueError, match="no volumes"):
-        capacity(run, market_of(close))
+        capacity(run, market_of(close), participation_rate=0.1)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_capacity_is_where_the_tightest_trade_fills_its_share():
 )
 def test_settings_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**change)
+        backtest_settings(**change)
 
 
 def test_misfits_are_refused(random_market):
@@ -358,12 +358,12 @@ def test_misfits_are_refused(random_market):
     with pytest.raises(ValueError, match=r"signal has shape \(39, 30\), expected \(40, 30\)"):
         topk_dropout(signal[1:], market.dates, market, SMALL)
     with pytest.raises(ValueError, match="at most the 30 stocks"):
-        topk_dropout(signal, market.dates, market, Settings(top_k=28))
+        topk_dropout(signal, market.dates, market, backtest_settings(top_k=28))
     with pytest.raises(ValueError, match="2025-01-01 is not in the market"):
         topk_dropout(signal, market.dates + 366, market, SMALL)
     with pytest.raises(ValueError, match="not strictly increasing"):
         topk_dropout(signal, market.dates[::-1], market, SMALL)
-    with pytest.raises(ValueError, match="none to trade at offset 39"):
+    with pytest.raises(ValueError, match="signals can be traded at offset 39"):
         topk_dropout(signal, market.dates, market, SMALL, offset=39)
     with pytest.raises(ValueError, match="no price to fill at"):
         replace(market, tradable=np.ones_like(market.tradable))
@@ -399,7 +399,9 @@ def test_what_is_locked_before_a_hole_is_sold_at_its_last_close():
     close[2, 0] = np.nan
     market = market_of(close)
     signal = np.tile([2.0, 1.0, 0.0], (4, 1))
-    run = topk_dropout(signal, market.dates[[0, 1, 5, 6]], market, Settings(top_k=1, n_drop=1))
+    run = topk_dropout(
+        signal, market.dates[[0, 1, 5, 6]], market, backtest_settings(top_k=1, n_drop=1)
+    )
     (sale,) = run.trades[run.trades["side"] == "sell"].to_dict("records")
     assert (sale["ticker"], sale["price"]) == ("S000", 10.0)
     assert largest_imbalance(run) < 1e-9

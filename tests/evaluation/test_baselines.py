@@ -185,7 +185,10 @@ def test_no_baseline_sees_past_its_signal_date(market):
     [
         ({"training_days": np.arange(41)}, "training day 2024-02-10 is not before"),
         ({"training_days": np.arange(0)}, "step 1 has no valid cell"),
-        ({"tickers": np.array([f"X{i}" for i in range(20)])}, "other tickers"),
+        (
+            {"tickers": np.array([f"X{i}" for i in range(20)])},
+            "tickers of history and predictions differ",
+        ),
         (
             {"dates": np.datetime64("2025-01-01") + np.arange(60)},
             "2024-02-10 is not in the history",

@@ -88,7 +88,7 @@ def test_no_constant_is_called_skill(market, constant):
 def test_a_forecast_that_tells_no_stocks_apart_ranks_nothing(market):
     constant = forecast(market(), np.full((DATES, 1, STOCKS), 0.0005))
     sentence = verdict(compare(constant, rivals(market())))
-    assert sentence == "The model ranks nothing: on no test date does it tell two stocks apart."
+    assert sentence == "The model ranks nothing: on each test date all its forecasts are the same."
 
 
 def test_skill_is_claimed_against_the_best_ranker_with_interval_and_p(market):
@@ -127,7 +127,7 @@ def test_a_lead_is_positive_where_the_model_is_better(market):
         (0.0, 0.3, "shows no skill in ranking (rank IC"),
         (0.0, 0.3, "and is significantly worse than ridge"),
         (0.0, 0.0, "and not significantly better than"),
-        (0.0, 0.0, "60 dates can show a rank IC of 0.0"),
+        (0.0, 0.0, "60 dates can detect a rank IC of 0.0"),
         (-0.1, 0.0, "worse than chance"),
     ],
 )
@@ -143,8 +143,8 @@ def test_dates_that_repeat_one_ranking_are_no_evidence(market):
     dates = market()
     kept = np.broadcast_to(dates.label.mean(axis=0), dates.label.shape)
     sentence = verdict(compare(forecast(dates, kept), rivals(dates)))
-    assert sentence.startswith("Too few separate rankings to tell (rank IC +0.")
-    assert "(rank correlation 1.00), so 60 dates are about 1 of them" in sentence
+    assert sentence.startswith("Too few separate rankings to conclude (rank IC +0.")
+    assert "(rank correlation 1.00), so 60 dates count as about 1." in sentence
     changing = forecast(dates, kept + noise(dates, 1))
     assert verdict(compare(changing, rivals(dates))).startswith("The model ranks stocks better")
 
@@ -155,8 +155,8 @@ def test_few_dates_are_too_few_to_tell(market, dates):
     model = forecast(few, 0.5 * few.label + noise(few, 1))
     compared = compare(model, rivals(few))
     sentence = verdict(compared)
-    assert sentence.startswith("Too few dates to tell: rank IC +0.")
-    smallest = f"{dates} date{'s' * (dates > 1)} can show "
+    assert sentence.startswith("Too few dates to conclude: rank IC +0.")
+    smallest = f"{dates} date{'s' * (dates > 1)} can detect "
     assert smallest in sentence
     assert ("no rank IC, however large" in sentence) == (dates < 3)
     assert levels(compared) == ""
@@ -183,7 +183,7 @@ def test_level_forecasts_are_compared_with_their_own_constants(market):
     sentence = levels(compare(forecast(dates, 0.3 * dates.label), rivals(dates)))
     assert "MAE 0." in sentence
     assert " beats 0." in sentence
-    assert "of the best constant, known afterwards (p < 0.001)" in sentence
+    assert "of the best constant in hindsight (p < 0.001)" in sentence
     worse = levels(compare(forecast(dates, 10 * noise(dates, 1)), rivals(dates)))
     assert "is significantly worse than" in worse
     assert "of the training mean" in worse

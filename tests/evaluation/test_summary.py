@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from small_data import backtest_settings
 
-from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.predictions import Predictions
@@ -59,7 +59,12 @@ def evaluated(
     return summarise(
         predictions,
         all_baselines(predictions, market, with_lightgbm=False),
-        trading=BacktestSpec(where, Settings(top_k=5, n_drop=1)),
+        trading=BacktestSpec(
+            where,
+            backtest_settings(top_k=5, n_drop=1),
+            start_offsets=20,
+            participation_rate=0.05,
+        ),
         notes=["as told"],
         oracle=oracle,
     )
@@ -82,7 +87,7 @@ def test_a_leaked_label_is_said_to_be_too_good_to_be_true(market):
     found = evaluated(market, 0.05 * label + noise(1))
     assert 0.4 < found.scores["rank_ic"] < 0.95
     assert found.verdict.startswith("Too good to be true: a rank IC of 0.")
-    assert "is a leaked label until shown otherwise. " in found.verdict
+    assert "suggests a leak of the label; find the cause before" in found.verdict
     assert "The model ranks stocks better than chance" in found.verdict
     honest = evaluated(market, 0.005 * label + noise(6))
     assert 0.05 < honest.scores["rank_ic"] < 0.1
@@ -129,7 +134,7 @@ def test_the_closing_lines_fit_a_terminal_and_name_the_baselines(market):
     table = said[2 : said.index("", 2)]
     assert max(map(len, table)) <= 80
     assert sum(line.startswith("Baselines that rank: 1-day reversal, ") for line in said) == 1
-    assert sum(line.startswith("Traded, after costs, less the equal-weight") for line in said) == 1
+    assert sum(line.startswith("Traded, after costs, minus the equal-weight") for line in said) == 1
 
 
 def test_json_holds_the_tests_beside_the_means_and_the_days(market):
@@ -165,7 +170,7 @@ def test_without_a_number_there_is_null_and_few_dates_are_not_traded(market):
     few = evaluated(market, noise(1)[:3]).to_json()
     assert few["backtest"] is None
     assert "no backtest: too few test dates" in few["notes"]
-    assert few["verdict"].startswith("Too few dates to tell: rank IC ")
+    assert few["verdict"].startswith("Too few dates to conclude: rank IC ")
 
 
 def test_the_oracle_is_judged_on_the_first_step(market):

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from small_data import backtest_settings
 
 from stockformer.evaluation.backtest import (
-    Settings,
     capacity,
     figures,
     largest_imbalance,
@@ -33,7 +33,7 @@ from stockformer.evaluation.trading import (
     trade,
 )
 
-SETTINGS = Settings(top_k=5, n_drop=2, slippage_basis_points=3.0)
+SETTINGS = backtest_settings(top_k=5, n_drop=2, slippage_basis_points=3.0)
 
 
 @pytest.fixture
@@ -54,7 +54,9 @@ def trading(random_predictions):
     market = market_of_prices(
         dates, predictions.tickers, prices, fill="close", tradable=np.isfinite(close)
     )
-    return predictions, BacktestSpec(market, SETTINGS, start_offsets=4, sectors=sectors)
+    return predictions, BacktestSpec(
+        market, SETTINGS, start_offsets=4, participation_rate=0.05, sectors=sectors
+    )
 
 
 def test_every_figure_also_a_day_later_and_at_twice_the_cost(trading):
@@ -101,7 +103,7 @@ def test_start_dates_are_those_of_a_rebalancing_period(trading):
         )
         assert offsets.loc[offset].to_dict() == pytest.approx(figures(run.equity), nan_ok=True)
     assert len(trade(predictions, replace(slow, start_offsets=2)).start_offsets) == 2
-    assert "begun on 3 days of a rebalancing period" in "".join(trade(predictions, slow).lines())
+    assert "started on 3 days of a rebalancing period" in "".join(trade(predictions, slow).lines())
 
 
 def test_the_excess_over_the_universe_is_tested_by_date(trading):
@@ -118,17 +120,16 @@ def test_the_excess_over_the_universe_is_tested_by_date(trading):
     [
         (0.004, 100, ": more than the universe."),
         (-0.004, 100, ": less than the universe."),
-        (0.0001, 100, ": not told apart from the universe; it takes "),
-        (0.004, 19, " over 19 days, too few to tell."),
+        (0.0001, 100, ": not significantly different from the universe; detectable from "),
+        (0.004, 19, " over 19 days, too few to conclude."),
     ],
 )
 def test_what_the_excess_came_to_in_a_sentence(mean, days, words):
     noise = np.random.default_rng(0).normal(0, 0.005, days)
     test = estimate(mean + noise - noise.mean())
     sentence = excess_verdict(test)
-    assert sentence.startswith(
-        f"Traded, after costs, less the equal-weight universe: {mean * 1e4:+.1f} basis points a day"
-    )
+    start = f"{mean * 1e4:+.1f} basis points a day"
+    assert sentence.startswith(f"Traded, after costs, minus the equal-weight universe: {start}")
     assert words in sentence
 
 
@@ -143,9 +144,7 @@ def test_a_hole_in_the_dates_is_named(trading):
         if name != "tickers"
     }
     (said,) = holes(replace(predictions, **kept), dates)
-    assert said.startswith(
-        "hole in the test dates: no forecast on 3 market days between 2024-01-04"
-    )
+    assert said.startswith("gap in the test dates: no forecast on 3 market days between 2024-01-04")
     days = trade(replace(predictions, **kept), where).ledger.equity.index
     assert len(days) == 9
 
@@ -254,7 +253,7 @@ def test_an_index_is_compared_with_where_it_is_known(trading):
         unknown.returns.index, replace(where, market=replace(where.market, index=index))
     )
     assert said == [
-        "backtest: no index to compare with, its file lacks 3 of 12 days, first 2024-01-02"
+        "backtest: not compared with the index, its file lacks 3 of 12 days, first 2024-01-02"
     ]
     assert np.isnan(unknown.figures.loc["base", "index_total_return"])
 

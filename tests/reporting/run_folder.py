@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from small_data import backtest_settings
 
-from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.summary import summarise
@@ -70,8 +70,9 @@ def summary(predictions: Predictions) -> EvaluationRecord:
     returns = np.random.default_rng(1).normal(0, 0.02, (len(dates), len(TICKERS)))
     trading = BacktestSpec(
         market_of_returns(dates, TICKERS, returns, fill="close"),
-        Settings(top_k=2, n_drop=1, rebalance_days=2),
+        backtest_settings(top_k=2, n_drop=1, rebalance_days=2),
         start_offsets=3,
+        participation_rate=0.05,
         sectors=np.array(["IT", "Oil & gas", "", "IT", "IT", "IT", "<b>"]),
     )
     notes = ["survivorship: M&M & others", "few dates"]

@@ -54,11 +54,11 @@ def page(html: str) -> Page:
 def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     assert page.texts["h1"][0].startswith("The model ")
     assert page.texts["h2"] == [
-        *("Against the baselines", "On the test dates", "What the forecasts say", "Backtest"),
-        *("Best and worst", "Training", "Data", "Origin"),
+        *("Against the baselines", "On the test dates", "Forecasts", "Backtest"),
+        *("Best and worst", "Training", "Data", "Provenance"),
     ]
     names = page.texts["th"]
-    assert {"its own", "model's lead", "best constant, known afterwards"} <= set(names)
+    assert {"value", "model's lead", "best constant in hindsight"} <= set(names)
     assert {"model", "zero return", "1-day reversal", "test accuracy > 0.52"} <= set(names)
     assert "top minus bottom fifth" in names
     cells = page.texts["td"]
@@ -67,7 +67,7 @@ def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     assert {"met", "not met"} & set(cells)
     remarks = page.texts["li"]
     assert remarks[0].startswith("As level forecasts: MAE ")
-    assert remarks[1].startswith("Traded, after costs, less the equal-weight universe: ")
+    assert remarks[1].startswith("Traded, after costs, minus the equal-weight universe: ")
     assert remarks[2].startswith("Baselines that rank: 1-day reversal. Constants: ")
     assert "oracle" in remarks[3]
     assert remarks[4:6] == ["survivorship: M&M & others", "few dates"]
@@ -118,7 +118,7 @@ def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
     assert "has not been tested" in said
     assert "no test predictions" in said
     assert "3 epochs." in said
-    assert "did not write down where it comes from" in said
+    assert "has no record of its provenance" in said
 
 
 def test_predictions_without_a_comparison_are_still_shown(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_reports_need_no_torch() -> None:
     [
         ("12ab", "git checkout 12ab"),
         ("12ab+changes", "# the checkout had changes that are not in this commit"),
-        ("not a git checkout", "# the code's commit is not known: not a git checkout"),
+        ("not a git checkout", "# the code's commit is unknown: not a git checkout"),
     ],
 )
 def test_how_to_make_a_run_again(commit: str, first: str) -> None:

@@ -75,7 +75,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_it(
     said = run.log_file.read_text()
     if damage is not remove:
         assert "last.safetensors" in said
-        assert "looking for the checkpoint before it" in said
+        assert "trying the previous checkpoint" in said
     assert "resumed after step 0 of epoch 2" in said
     assert not differences(whole, run.path)
 
@@ -83,7 +83,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_it(
 def test_a_run_without_a_sound_checkpoint_is_refused(small: SmallRuns, run: RunDir) -> None:
     flip(run.checkpoint("last"))
     cut(run.checkpoint("previous"))
-    with pytest.raises(ValueError, match="no sound checkpoint to go on from; start the run anew"):
+    with pytest.raises(ValueError, match="no valid checkpoint to resume from; start a new run"):
         small.run(run.path)
 
 
@@ -158,7 +158,7 @@ def test_a_run_on_other_data_is_refused(small: SmallRuns, run: RunDir) -> None:
     manifest = json.loads(run.manifest_file.read_text())
     manifest["files"] = dict.fromkeys(manifest["files"], "0" * 64)
     run.write_manifest(manifest)
-    with pytest.raises(ValueError, match="not the file this run was begun with"):
+    with pytest.raises(ValueError, match="not the file that this run started with"):
         small.run(run.path)
 
 

@@ -89,7 +89,7 @@ def test_a_hole_between_folds_is_named_and_not_traded_through(
     assert status == 0, output
     folds = [pd.unique(predictions(tmp_path / "sweep" / name)["signal_date"]) for name in "01"]
     last, first = (str(date)[:10] for date in (folds[0][-1], folds[1][0]))
-    said = f"hole in the test dates: no forecast on 10 market days between {last} and {first}"
+    said = f"gap in the test dates: no forecast on 10 market days between {last} and {first}"
     assert said in output
     days = evaluation(tmp_path / "whole")["backtest"]["daily"]["date"]
     assert len(days) == 20

@@ -117,7 +117,7 @@ def test_a_sweep_is_not_written_through_a_link(tmp_path: Path, victim: Path) -> 
     (tmp_path / "sweep").mkdir()
     check_command_line(words, multirun=True)
     (tmp_path / "sweep" / "multirun.yaml").symlink_to(victim)
-    with pytest.raises(ValueError, match=r"multirun\.yaml: a link, which no sweep leaves there"):
+    with pytest.raises(ValueError, match=r"multirun\.yaml: a link, which no sweep creates"):
         check_command_line(words, multirun=True)
     check_command_line([*words, "hydra.sweep.dir=x/${hydra:job.name}"], multirun=True)
 

@@ -91,12 +91,12 @@ def test_killed_before_its_settings_were_kept(
         Child(moment, words, tmp_path / "output", sleep).signal(signal.SIGKILL)
     status, output = captured(lambda: train_main([f"resume={newest}"]))
     assert status == 1
-    assert "was stopped before it had kept its settings" in output
+    assert "was stopped before it had saved its settings" in output
     assert "start it again" in output
     assert len(output.splitlines()) == 1
     status, output = captured(lambda: train_main(["resume=latest"]))
     assert status == 0, output
-    assert output.startswith(f"passed over {newest}: ")
+    assert output.startswith(f"skipped {newest}: ")
     assert not differences(whole, older)
     status, output = captured(lambda: train_main(["resume=latest"]))
     assert status == 1

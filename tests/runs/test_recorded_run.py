@@ -91,11 +91,11 @@ def test_columns_nobody_knows_are_passed_over() -> None:
         ("manifest.json", "[]", "the whole is a list, expected an object"),
         ("manifest.json", '{"seed": 0}', "without .*git_commit"),
         ("metrics.csv", "", "No columns"),
-        ("metrics.csv", "date,price\n1,2\n", "without epoch"),
+        ("metrics.csv", "date,price\n1,2\n", "missing epoch"),
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n1,2,3,oops\n", "oops"),
         ("metrics.csv", "epoch,train_loss,validation_loss,learning_rate\n", "no epoch"),
         ("evaluation.json", '{"version": 99', "delimiter"),
-        ("evaluation.json", '{"version": 3}', "without epoch"),
+        ("evaluation.json", '{"version": 3}', "missing epoch"),
         ("predictions.parquet", b"PAR1 junk", "arquet"),
     ],
 )
@@ -134,8 +134,8 @@ def test_an_evaluation_of_another_version_or_shape_is_refused(tmp_path: Path) ->
     data = json.loads(file.read_text())
     for change, reason in (
         ({"version": 2}, "version 2, but this code reads 4"),
-        ({"table": [{"mae": 1}]}, r"without table\[0\]\.name"),
-        ({"targets": [{"value": 1}]}, r"without targets\[0\]\.name"),
+        ({"table": [{"mae": 1}]}, r"missing table\[0\]\.name"),
+        ({"targets": [{"value": 1}]}, r"missing targets\[0\]\.name"),
         ({"model": {"mae": "low"}}, r"model\.mae is 'low', expected a finite number"),
         ({"table": 3}, "table is 3, expected a list"),
     ):

@@ -66,7 +66,7 @@ def test_a_run_cannot_become_shorter_than_it_is(finished: Path) -> None:
 )
 def test_what_would_change_its_past_is_refused_by_name(stopped: Path, word: str) -> None:
     key = "dataset" if word == "dataset=demo" else word.partition("=")[0]
-    with pytest.raises(ValueError, match=rf"{key}.*: was .* that would change its past"):
+    with pytest.raises(ValueError, match=rf"{key}.*: was .* that would change completed epochs"):
         continued(stopped, [f"resume={stopped}", word])
 
 
@@ -104,7 +104,7 @@ def test_a_model_judged_elsewhere_is_no_run_to_go_on_with(stopped: Path, finishe
         requested_run(["resume=latest"])
     before = {path: path.read_bytes() for path in elsewhere.path.iterdir() if path.is_file()}
     status, output = command(f"resume={elsewhere.path}", "trainer.max_epoch=9")
-    assert (status, "a model judged elsewhere, not a training" in output) == (1, True), output
+    assert (status, "an evaluation or an ensemble, not a training" in output) == (1, True), output
     assert before == {path: path.read_bytes() for path in before}
 
 
@@ -127,7 +127,7 @@ def test_a_run_that_kept_nothing_says_so(stopped: Path) -> None:
     shutil.rmtree(stopped / "checkpoints")
     status, output = command(f"resume={stopped}")
     assert status == 1
-    assert "no sound checkpoint to go on from; start the run anew" in output
+    assert "no valid checkpoint to resume from; start a new run" in output
     (stopped / "config.yaml").unlink()
     status, output = command(f"resume={stopped}")
     assert status == 1

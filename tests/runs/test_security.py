@@ -66,7 +66,7 @@ def test_a_pickle_in_a_checkpoints_place(
         atomic.write_checked(path, path.read_bytes())
         with pytest.raises(ValueError, match=rf"{name}\.safetensors: not a checkpoint"):
             read_checkpoint(path)
-    with pytest.raises(ValueError, match="no sound checkpoint"):
+    with pytest.raises(ValueError, match="no valid checkpoint"):
         small.run(run.path, "trainer.max_epoch=4")
 
 
@@ -136,7 +136,7 @@ def test_a_search_path_among_the_recorded_words(
     config, words = run.read_config()
     for key in ("hydra.searchpath", "+hydra.searchpath", "++hydra.searchpath"):
         edited(run, config, [*words, f"{key}=[pkg://payload]"])
-        with pytest.raises(ValueError, match=r"overrides\.json: holds what no command line leaves"):
+        with pytest.raises(ValueError, match=r"overrides\.json: damaged: not a list of overrides"):
             continued(run.path, ["trainer.max_epoch=4"])
         status, _ = captured(lambda key=key: train_main([f"{key}=[pkg://payload]"]))
         assert status == 1
@@ -152,7 +152,7 @@ def test_names_that_leave_the_folder(
     manifest = run.read_manifest()
     run.write_manifest(manifest | {"files": manifest["files"] | {f"../../{canary.name}": "0"}})
     outside = {p for p in tmp_path.rglob("*") if not p.is_relative_to(run.path)}
-    with pytest.raises(ValueError, match="not the file this run was begun with"):
+    with pytest.raises(ValueError, match="not the file that this run started with"):
         small.run(run.path, "trainer.max_epoch=4")
     assert outside == {p for p in tmp_path.rglob("*") if not p.is_relative_to(run.path)}
     assert facts["name"] == "last"

@@ -178,7 +178,7 @@ def test_a_step_may_be_left_out(small: SmallRuns, watched: Watched, tmp_path: Pa
     metrics = pd.read_csv(run.metrics_file)
     assert list(metrics["skipped_steps"]) == [0, 1, 1]
     assert metrics["train_loss"].notna().all()
-    assert "step left out: gradient norm is nan in epoch 2, step 2" in run.log_file.read_text()
+    assert "step skipped: gradient norm is nan in epoch 2, step 2" in run.log_file.read_text()
 
 
 def test_no_more_steps_are_left_out_than_the_limit(
@@ -311,7 +311,7 @@ def test_a_split_micro_batch_changes_no_result_and_is_recorded(
     metrics = metrics_of(run)
     assert list(metrics["micro_batch_size"]) == [4, 4, 4]
     require_close(metrics, enough)
-    assert "going on with the same batch, 4 samples at once" in run.log_file.read_text()
+    assert "continuing with the same batch, 4 samples at once" in run.log_file.read_text()
 
 
 def test_dropout_is_drawn_anew_for_a_split_batch(small: SmallRuns, tmp_path: Path) -> None:

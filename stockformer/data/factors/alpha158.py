@@ -1,13 +1,13 @@
 """The factors of qlib's Alpha158 and Alpha360, computed on a whole panel at once.
 
 Formulas: qlib 0.9.7, ``qlib/contrib/data/loader.py`` (``Alpha158DL``, ``Alpha360DL``), operators in
-``qlib/data/ops.py``. T dates, N stocks, F factors; every array is (T, N) unless it says so. Factors
+``qlib/data/ops.py``. T dates, N stocks, F factors; every array is (T, N) unless stated. Factors
 are pure numbers: prices relative to today's close or open, volumes to today's volume.
 
-Causal: row t uses rows up to t. A window of d days is the last d rows of the panel; what is unknown
-in it is skipped, and a stock listed less than d days ago has a window of what there is, as in qlib.
+Causal: row t uses rows up to t. A window of d days is the last d rows of the panel; unknown values
+are skipped, and a stock listed less than d days ago has a shorter window, as in qlib.
 
-Departures from qlib, none of which shows on complete prices beyond rounding:
+Differences from qlib, which on complete prices are no more than rounding:
 - prices are float64, where qlib rounds them, and differences and ratios of them, to float32;
 - a day without a trade has no factors, and windows skip it also where qlib counts it (CNTP, CNTN,
   CNTD: as a day that did not move; IMAX, IMIN, IMXD: as the extreme itself);
@@ -30,12 +30,12 @@ REQUIRED = ("open", "high", "low", "close", "volume")
 WINDOWS = (5, 10, 20, 30, 60)
 LAGS = tuple(range(59, -1, -1))
 TINY = 1e-12  # added by qlib where a denominator may be zero
-FLAT = 2e-5  # qlib sees no correlation where a standard deviation, unscaled, is at most this
-BLOCK_CELLS = 32_768  # dates x stocks worked on at a time, so that intermediates stay in the cache
+FLAT = 2e-5  # qlib gives no correlation if a standard deviation, unscaled, is at most this
+BLOCK_CELLS = 32_768  # dates x stocks computed at a time, so that intermediates stay in the cache
 
 
 def earlier(values: np.ndarray, lag: int) -> np.ndarray:
-    """What rows lag, lag + 1, ... find lag rows back: a view (T - lag, N)."""
+    """The values `lag` rows before rows lag, lag + 1, ...: a view (T - lag, N)."""
     return values[: max(len(values) - lag, 0)]
 
 
@@ -47,11 +47,11 @@ def shifted(values: np.ndarray, lag: int) -> np.ndarray:
 
 
 class Sums:
-    """Sums over the last d rows of each of terms(lag), which tells what the row lag back adds.
+    """Sums over the last d rows of each of terms(lag), the terms of the row `lag` rows back.
 
-    Windows are asked for in ascending order and grow row by row, so all cost as much as the
-    longest. Every row is summed afresh: a running total would go on carrying the rounding errors
-    of values that have left the window.
+    Windows must be requested in ascending order and grow row by row, so all cost as much as the
+    longest. Every row is summed anew: a running total would keep the rounding errors of values
+    that have left the window.
     """
 
     def __init__(self, terms: Callable[[int], Sequence[np.ndarray]]) -> None:
@@ -61,7 +61,7 @@ class Sums:
 
     def over(self, days: int) -> list[np.ndarray]:
         """The sums, which the next call changes in place."""
-        assert days >= self.days, "windows must be asked for in ascending order"
+        assert days >= self.days, "windows must be requested in ascending order"
         for lag in range(self.days, days):
             for total, term in zip(self.totals, self.terms(lag), strict=True):
                 total[lag:] += term
@@ -79,8 +79,8 @@ class Extremes:
         self.days = 1
 
     def over(self, days: int) -> tuple[np.ndarray, np.ndarray]:
-        """Highest value, -inf where none is known, and lag; the next call changes both in place."""
-        assert days >= self.days, "windows must be asked for in ascending order"
+        """Highest value, -inf if none is known, and lag; the next call changes both in place."""
+        assert days >= self.days, "windows must be requested in ascending order"
         for lag in range(self.days, days):
             values, highest, lags = earlier(self.values, lag), self.highest[lag:], self.lags[lag:]
             np.maximum(lags, (values >= highest) * np.int16(lag), out=lags)
@@ -106,7 +106,7 @@ class Moments(NamedTuple):
 
     @property
     def std(self) -> np.ndarray:
-        """Sample standard deviation of x, NaN of a single value."""
+        """Sample standard deviation of x, NaN for a single value."""
         return np.sqrt(self.x_squares / (self.known - 1))
 
     @property
@@ -130,9 +130,9 @@ class Moments(NamedTuple):
 class Pairs:
     """Moments of two series over the last d rows, by sums of deviations from the latest known pair.
 
-    That pair lies in every window that holds any, and no value is further from the mean of its own
-    sample than sqrt(n - 1) standard deviations (Samuelson's inequality), so that a high level of
-    prices costs no digits, which sums of squared prices would.
+    That pair is in every window that has any, and no value is further from the mean of its own
+    sample than sqrt(n - 1) standard deviations (Samuelson's inequality). So high prices lose no
+    digits, as they would in sums of squared prices.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -142,7 +142,7 @@ class Pairs:
         x_latest = np.take_along_axis(x, latest, axis=0)
         y_latest = np.take_along_axis(y, latest, axis=0)
 
-        # Without self: a cycle would keep every block's arrays until the garbage collector runs.
+        # No reference to self: a cycle would keep every block's arrays until garbage collection.
         def terms(lag: int) -> tuple[np.ndarray, ...]:
             present = earlier(weight, lag)
             x_deviation = (earlier(x, lag) - x_latest[lag:]) * present
@@ -160,7 +160,7 @@ class Pairs:
 
 
 class Stocks:
-    """The prices of a block of stocks, and what several factors share, computed when first asked.
+    """The prices of a block of stocks, and intermediates of several factors, computed lazily.
 
     open, high, low, close, volume, vwap (T, N) float64, NaN where unknown.
     """
@@ -234,14 +234,14 @@ class Stocks:
         return -self.negative_lows.over(days)[0]
 
     def position(self, extremes: Extremes, days: int) -> np.ndarray:
-        """Where in the window the extreme was first reached, as a share of days: 1 / days at the
-        window's first row or, if later, at the listing."""
+        """Position in the window at which the extreme was first reached, as a share of days: 1 /
+        days at the window's first row or, if later, at the listing."""
         highest, lags = extremes.over(days)
         age = self.rows - self.traded.argmax(axis=0) + 1
         return np.where(np.isfinite(highest), (np.minimum(age, days) - lags) / days, np.nan)
 
     def rank(self, days: int) -> np.ndarray:
-        """Rank of today's close among those of the window, ties averaged, as a share of them."""
+        """Percentile rank of today's close among those of the window, ties averaged."""
         below, not_above, traded = self._closes_below.over(days)
         return (below + not_above + 1) / (2 * traded)
 
@@ -272,7 +272,7 @@ def _gains_and_losses(values: np.ndarray) -> Sums:
 
 
 def shares(sums: Sums, days: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of up and of down in the total; unknown where the window holds no change."""
+    """Shares of up and of down in the total; NaN if the window has no known change."""
     up, down, total, known = sums.over(days)
     total = np.where(known > 0, total + TINY, np.nan)
     return up / total, down / total
@@ -351,7 +351,7 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def resolve(names: Sequence[str]) -> list[tuple[Factor, int]]:
-    """Function and number of days of each name; ValueError for a name nobody knows."""
+    """Function and number of days of each name; ValueError for an unknown name."""
     known = {name: (factor, 0) for name, factor in SINGLE_DAY.items()}
     for family, spans in ((LAGGED, LAGS), (ROLLING, WINDOWS), (EXTRA, WINDOWS)):
         known |= {f"{n}{span}": (factor, span) for n, factor in family.items() for span in spans}
@@ -370,11 +370,11 @@ def compute(
     names: Sequence[str] | None = None,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Factors of every stock on every date, from what was known on that date.
+    """Factors of every stock on every date, from data known on that date.
 
-    prices: open, high, low, close, volume and, optionally, vwap, (T, N) each, in any one currency
-        and any one unit of volume, NaN where not traded; without vwap, (high + low + close) / 3.
-    names: the factors wanted, in this order, or sets of them (`expand`); ALPHA158 if None.
+    prices: open, high, low, close, volume and, optionally, vwap, (T, N) each, in one currency and
+        one unit of volume, NaN where not traded; without vwap, (high + low + close) / 3.
+    names: the factors to compute, in this order, or sets of them (`expand`); ALPHA158 if None.
     out: (T, N, F) float32 to write into, such as a memory map, if the result should not be in RAM.
 
     Returns the factors (T, N, F) float32, NaN where unknown or not traded, and their names (F,).
@@ -409,9 +409,9 @@ def _block_factors(
         array[np.isinf(array)] = np.nan
     block = Stocks(prices)
     result = np.empty((*block.close.shape, len(factors)), np.float32)
-    # A window grows out of the next shorter one, so all factors of a window go together.
+    # A window extends the next shorter one, so all factors of a window are computed together.
     by_days = sorted(range(len(factors)), key=lambda i: factors[i][1])
-    # What overflows, or divides by zero, is unknown: it becomes NaN below.
+    # Overflows and divisions by zero become NaN below.
     with np.errstate(all="ignore"):
         for i in by_days:
             factor, days = factors[i]

@@ -1,4 +1,4 @@
-"""A day's values across stocks on one scale."""
+"""Scaling of a day's values across stocks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ UNIFORM_DEVIATION = 12**-0.5  # standard deviation of a rank spread evenly over 
 
 
 def cross_sectional(values: np.ndarray, kind: str, axis: int, clip: float) -> np.ndarray:
-    """Each day's values across stocks (along `axis`); NaN stays NaN.
+    """Each day's values scaled across stocks (along `axis`); NaN stays NaN.
 
     kind "rank": percentile rank, centred, ties averaged, to unit deviation; "zscore": by the day's
-    mean and standard deviation, cut at `clip`. Raises ValueError for another kind.
+    mean and standard deviation, clipped at `clip`. Raises ValueError for another kind.
     """
     known = np.isfinite(values)
     count = np.maximum(known.sum(axis=axis, keepdims=True), 1)

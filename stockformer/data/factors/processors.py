@@ -1,8 +1,8 @@
-"""Preparation of factors, each step a fit on training days and an apply that uses its result.
+"""Processors of factors: each is fitted on training days, and applied with the fitted state.
 
-Every processor is called alike: `fit(panel, targets, fit_rows) -> state`, arrays by name, from
-those rows alone, and `apply(panel, state) -> panel`. What a row becomes depends on that row, on
-rows before it and on the state, never on later rows. T dates, N stocks, F factors; NaN is unknown.
+Every processor has the same methods: `fit(panel, targets, fit_rows) -> state`, arrays by name, from
+only those rows, and `apply(panel, state) -> panel`. A processed row depends on that row, on earlier
+rows and on the state, never on later rows. T dates, N stocks, F factors; NaN is unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CrossSectional:
     """Each day's values across stocks on a common scale of about unit deviation.
 
     kind "rank": percentile rank, centred, ties averaged; "zscore": by the day's mean and standard
-    deviation, cut at `clip`.
+    deviation, clipped at `clip`.
     """
 
     def __init__(self, *, kind: str, clip: float) -> None:
@@ -40,7 +40,7 @@ class CrossSectional:
 
 
 class Winsorise:
-    """Cut each factor at its `share` and 1 - `share` quantiles over the training cells."""
+    """Clip each factor at its `share` and 1 - `share` quantiles over the training cells."""
 
     def __init__(self, *, share: float) -> None:
         if not 0 < share < 0.5:
@@ -57,9 +57,9 @@ class Winsorise:
 
 
 class RobustZScore:
-    """(x - median) / (1.4826 median absolute deviation) of the training cells, cut at `clip`.
+    """(x - median) / (1.4826 median absolute deviation) of the training cells, clipped at `clip`.
 
-    A factor without deviation there becomes 0.
+    A factor without deviation in the training cells becomes 0.
     """
 
     def __init__(self, *, clip: float) -> None:
@@ -78,10 +78,10 @@ class RobustZScore:
 
 
 class Neutralise:
-    """What is left of each factor, day by day, once sector means and size are taken out.
+    """Residuals of each factor, day by day, after sector means and size are removed.
 
     Least squares across stocks on sector dummies (`sector`) and the log of the traded value
-    averaged over 20 days (`size`). Stocks without a sector share one of their own.
+    averaged over 20 days (`size`). Stocks without a sector form a sector of their own.
     """
 
     def __init__(self, *, sector: bool, size: bool) -> None:
@@ -108,9 +108,9 @@ class Neutralise:
 
 
 class Select:
-    """Keep named factors, or the `count` whose mean daily rank IC over the training days is clip.
+    """Keep named factors, or the `count` with the largest absolute rank IC on the training days.
 
-    The IC is with the first step of the target; both ends of the scale are information.
+    This is the mean daily rank IC with the first step of the target; its sign does not matter.
     """
 
     def __init__(self, *, names: Sequence[str], count: int) -> None:
@@ -120,11 +120,9 @@ class Select:
         if self.names:
             missing = [name for name in self.names if name not in panel.factor_names]
             if missing:
-                raise ValueError(f"processors: select names factors that are not there: {missing}")
+                raise ValueError(f"processors: select names factors that do not exist: {missing}")
             return {"kept": np.array([panel.factor_names.index(name) for name in self.names])}
-        last = (
-            fit_rows.stop - targets.span
-        )  # signal days whose target ends within what may be fit_rows
+        last = fit_rows.stop - targets.span  # signal days whose target ends within fit_rows
         known = np.where(targets.valid[:last, 0], targets.returns[:last, 0], np.nan)
         ic = [
             _mean_rank_ic(panel.factors[:last, :, f], known) for f in range(len(panel.factor_names))
@@ -138,7 +136,7 @@ class Select:
 
 
 class Fill:
-    """Where a factor is unknown: its last known value of the stock, if `forward`; then 0."""
+    """Fill unknown cells with the stock's last known value, if `forward`, and then with 0."""
 
     def __init__(self, *, forward: bool) -> None:
         self.forward = forward
@@ -161,19 +159,19 @@ def fill_forward_then_zero(factors: np.ndarray) -> np.ndarray:
 
 
 def _zero_filled(factors: np.ndarray) -> np.ndarray:
-    """Infinity stays, to be refused: `nan_to_num` would make it a huge number."""
+    """NaN becomes 0. Infinity stays, to be refused later: `nan_to_num` would make it a number."""
     return np.where(np.isnan(factors), np.float32(0), factors)
 
 
 def _quantiles(factors: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """(shares, F) of the known cells of each factor; NaN where none is."""
+    """(shares, F) quantiles of the known cells of each factor; NaN without any."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
         return np.nanquantile(factors, shares, axis=(0, 1)).astype(np.float32)
 
 
 def residuals(exposures: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What least squares on exposures (N, K) leaves of values (N, F); NaN where not known."""
+    """Residuals of values (N, F) after least squares on exposures (N, K); NaN where unknown."""
     left = np.full(values.shape, np.nan)
     known = np.isfinite(values) & np.isfinite(exposures).all(axis=1)[:, None]
     masks, which = np.unique(known, axis=1, return_inverse=True)
@@ -185,7 +183,7 @@ def residuals(exposures: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _log_size(panel: Panel) -> np.ndarray:
-    """(T, N) log of the traded value, averaged over the last 20 days as far as known."""
+    """(T, N) log of the mean traded value of the last 20 days, over the known ones."""
     value = panel.prices["close"] * panel.prices["volume"]
     total, count = np.zeros(value.shape), np.zeros(value.shape)
     for lag in range(min(SIZE_DAYS, len(value))):
@@ -197,7 +195,7 @@ def _log_size(panel: Panel) -> np.ndarray:
 
 
 def _mean_rank_ic(factor: np.ndarray, label: np.ndarray) -> float:
-    """Mean over days of the Spearman correlation across stocks known in both, (T, N) each."""
+    """Mean over days of the Spearman correlation across stocks known in both (T, N) arrays."""
     known = np.isfinite(factor) & np.isfinite(label)
     a, b = (
         cross_sectional(np.where(known, x, np.nan), "rank", axis=1, clip=np.inf)

@@ -7,7 +7,6 @@ may be deleted at any time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,9 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from stockformer.data.panel import Panel
 from stockformer.data.reading.findings import LEVELS, Finding
@@ -74,17 +74,16 @@ def prepare(
     Arrays are memory-mapped: what is never looked at is never read. Two processes that ask at once
     prepare once. Raises whatever `load` raises, and then leaves nothing behind.
     """
-    with _told_of_the_cache(cache):
+    with _naming_the_cache(cache):
         cache.mkdir(parents=True, exist_ok=True)
     key = _key({**settings, "factor_names": list(factor_names)}, inputs, cache)
     folder = cache / key
     panel = _stored(folder)
     if panel is not None:
         return panel
-    with _told_of_the_cache(cache):
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock = os.fdopen(os.open(cache / f"{key}.lock", flags, 0o666), "w")
-    with _only_one(lock):
+    with _naming_the_cache(cache):
+        lock = FileLock(cache / f"{key}.lock", mode=0o666).acquire()
+    with lock:
         panel = _stored(folder)  # another process may have been faster
         if panel is None:
             log.info(
@@ -92,7 +91,7 @@ def prepare(
                 folder,
             )
             panel = load()
-            with _told_of_the_cache(cache), _new_folder(folder) as unfinished:
+            with _naming_the_cache(cache), _new_folder(folder) as unfinished:
                 _store(panel, unfinished, factor_names, fill_factors)
             panel = _stored(folder)
     if panel is None:
@@ -192,8 +191,8 @@ def _reserve(path: Path) -> None:
 
 
 @contextmanager
-def _told_of_the_cache(cache: Path) -> Iterator[None]:
-    """Errors of writing the cache say where it is, and that it may be elsewhere."""
+def _naming_the_cache(cache: Path) -> Iterator[None]:
+    """Let errors of writing the cache name its folder and the key that moves it."""
     try:
         yield
     except OSError as error:
@@ -290,14 +289,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         # Also what processes left that were killed: nobody else prepares this panel now.
         for rest in folder.parent.glob(f"{folder.name}.unfinished-*"):
             shutil.rmtree(rest, ignore_errors=True)
-
-
-@contextmanager
-def _only_one(lock: TextIO) -> Iterator[None]:
-    """Wait until no other process is inside; the lock of a process that dies is free at once."""
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _read_json(path: Path) -> dict[str, Any]:

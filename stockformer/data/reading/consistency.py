@@ -1,7 +1,7 @@
-"""Whether the columns of a data set can belong together. T dates, N stocks.
+"""Checks of columns against each other. T dates, N stocks.
 
-Each column may be in order by itself and the set still be wrong: an adjusted close that stands
-still, a vwap in another unit, a return that is not the close's.
+Each column may be valid by itself and the data still be wrong: an adjusted close that never
+changes, a vwap in another unit, a return that is not the close's.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from stockformer.data.reading.findings import ERROR, WARNING, Finding, Findings
 
 ANOTHER_UNIT = 2.0  # times the close, in the median, beyond which a price is in another unit
 OUTSIDE_RANGE = 0.01  # share of a price by which a vwap may lie outside low and high
-MAX_ODD_SHARE = 0.05  # share of a stock's days from which something odd is no accident
+MAX_ODD_SHARE = 0.05  # share of a stock's days up to which an anomaly may be an accident
 STANDS_STILL = 0.5  # share of the days with another close on which an adjusted close is the same
 MIN_DAYS_TO_COMPARE, DIFFERENT_CLOSES = 20, 10  # of two stocks with the same closes
 SAME_RATIO, MAX_RATIO_CHANGES = 0.001, 0.2  # of adjusted / close: a change, share of the days
-ROUNDED = 0.0051  # half a cent: what rounding may have taken
-IN_PERCENT = 0.2  # a median move of so much in a day is one in percent, not a fraction
-SAME_RETURN = 0.002  # how far a return may be from the close's
+ROUNDED = 0.0051  # half a cent: the largest effect of rounding
+IN_PERCENT = 0.2  # a larger median daily move is in percent, not a fraction
+SAME_RETURN = 0.002  # largest difference between a return and the close's
 
 
 class Checker:
-    """Checks of the stocks of one source, each of which becomes a finding that names the stock."""
+    """Checks of the stocks of one source; each finding names the stock."""
 
     def __init__(
         self, dates: np.ndarray, tickers: np.ndarray, findings: Findings, file: str
@@ -34,7 +34,7 @@ class Checker:
     def stocks(
         self, level: str, check: str, hit: np.ndarray, message: str, where: np.ndarray | None = None
     ) -> None:
-        """One finding a stock that is hit (N,); where (T, N): its first day, and how many."""
+        """One finding for each stock that is hit (N,), with its first day and number of days."""
         hits = np.flatnonzero(hit).tolist()
 
         def finding(i: int) -> Finding:
@@ -48,10 +48,10 @@ class Checker:
         self.findings.each(level, check, hits, finding)
 
     def prices(self, prices: Mapping[str, np.ndarray]) -> None:
-        """Check prices (T, N) as they were read, before they are adjusted."""
+        """Check prices (T, N) as read, before adjustment."""
         close = prices["close"]
         known = np.isfinite(close)
-        if not self.findings.any_error():  # what could not be read is missing too, and was told
+        if not self.findings.any_error():  # unreadable cells are missing too, and already reported
             for name in ("open", "high", "low", "volume"):
                 if name in prices:
                     self._missing(name, known & ~np.isfinite(prices[name]), known)
@@ -82,7 +82,7 @@ class Checker:
         missing = known & ~np.isfinite(adjusted)
         empty = missing.any(axis=0) & (missing.sum(axis=0) == known.sum(axis=0))
         message = "no adjusted close"
-        advice = 'dataset.source.columns.adjusted="" reads the close as it stands'
+        advice = 'dataset.source.columns.adjusted="" reads the unadjusted close'
         self.stocks(ERROR, "no value", empty, f"{message}; {advice}")
         some = missing.any(axis=0) & ~empty
         self.stocks(
@@ -97,7 +97,7 @@ class Checker:
         still = moved & (adjusted[1:] == adjusted[:-1])
         frozen: np.ndarray = still.sum(axis=0) > STANDS_STILL * np.maximum(moved.sum(axis=0), 1)
         where = _from_second_day(still)
-        message = "the adjusted close stands still while the close moves"
+        message = "the adjusted close does not change while the close does"
         self.stocks(ERROR, "adjusted close", frozen, f"{message}; {advice}", where)
         # A split or a dividend changes the ratio on a few days, another day's price on most.
         ratio = np.log(adjusted / close)
@@ -124,10 +124,10 @@ class Checker:
         low, high = prices["low"] * (1 - OUTSIDE_RANGE), prices["high"] * (1 + OUTSIDE_RANGE)
         outside = usable & ((price < low) | (price > high))
         often = outside.sum(axis=0) > MAX_ODD_SHARE * np.maximum(usable.sum(axis=0), 1)
-        self.stocks(WARNING, "vwap", often, f"{name} lies outside low and high", outside)
+        self.stocks(WARNING, "vwap", often, f"{name} is outside low and high", outside)
 
     def _alike(self, close: np.ndarray, known: np.ndarray) -> None:
-        """Two stocks with the same closes on every day that both have; one may be a cut copy."""
+        """Two stocks with the same closes on all common days; one may be a truncated copy."""
         first: dict[bytes, int] = {}
         for i in np.flatnonzero(known.sum(axis=0) >= MIN_DAYS_TO_COMPARE).tolist():
             rows = np.flatnonzero(known[:, i])
@@ -145,7 +145,7 @@ class Checker:
     def returns(self, returns: np.ndarray, close: np.ndarray | None, gap: np.ndarray) -> None:
         """Check returns (T, N) that were read; close (T, N) where there is one.
 
-        gap: rows (K,) that no return of the close reaches.
+        gap: rows (K,) without a return of the close.
         """
         impossible = returns < -1
         message = "a return below -100 %: in percent, or another column?"
@@ -187,12 +187,12 @@ class Checker:
 
 
 def _from_second_day(hit: np.ndarray) -> np.ndarray:
-    """What compares a day with the one before, (T-1, N), as (T, N)."""
+    """A comparison of each day with the day before, (T-1, N), as (T, N)."""
     return np.vstack([np.zeros((1, hit.shape[1]), bool), hit])
 
 
 def _shift(returns: np.ndarray, expected: np.ndarray) -> str:
-    """Whether the returns are the close's of another day."""
+    """A hint, if the returns are the close's of another day."""
     for days, which in ((1, "the next"), (-1, "the last")):
         moved = np.roll(expected, -days, axis=0)
         both = np.isfinite(moved) & np.isfinite(returns)

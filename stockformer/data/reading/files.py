@@ -1,4 +1,4 @@
-"""Reading files: whole, hashed, within limits, never outside their folder; errors name the file."""
+"""Reads files: completely, hashed, within limits and inside their folder; errors name the file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from stockformer.data.reading.findings import Finding, Findings
 from stockformer.data.reading.tables import Table, day, parse_csv
 
 LARGEST = 8 << 30  # bytes of a file, once unpacked
-EXPANSION = 100  # times its size a packed file may grow: prices grow 3 to 20 times
-ALWAYS_ALLOWED = 64 << 20  # bytes that any packed file may grow to
+EXPANSION = 100  # times its size that a file may unpack to: prices grow 3 to 20 times
+ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
 GZIP_MAGIC = b"\x1f\x8b"
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error)
 DAMAGED_ARRAY = (
-    *(ValueError, TypeError, SyntaxError, tokenize.TokenError),  # a header that is no header
+    *(ValueError, TypeError, SyntaxError, tokenize.TokenError),  # an invalid header
     *(OSError, EOFError, MemoryError, OverflowError),
 )
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises ValueError if it is no file, empty, unreadable or too large."""
+    """The content of a file. Raises ValueError if it is missing, empty, unreadable or too large."""
     if path.is_symlink() and not path.exists():
         raise ValueError(f"{path}: a link to {path.readlink()}, which does not exist, or to itself")
     if path.is_dir():
         raise ValueError(f"{path}: a folder, expected a file")
     if not path.is_file():
         raise ValueError(
-            f"{path}: file not found, or not a file (paths.data_dir says where data sets lie)"
+            f"{path}: file not found, or not a file (paths.data_dir: the folder of the data sets)"
         )
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path}: larger than {LARGEST >> 20} MiB")
@@ -56,7 +56,7 @@ def unpacked_limit(packed: int) -> int:
 
 
 def gunzip(content: bytes, path: Path) -> bytes:
-    """Unpack, if it is gzip. Raises ValueError for a damaged, cut or exploding archive."""
+    """Unpack gzip content. Raises ValueError for a damaged, truncated or too large archive."""
     if not content.startswith(GZIP_MAGIC):
         return content
     limit = unpacked_limit(len(content))
@@ -64,7 +64,7 @@ def gunzip(content: bytes, path: Path) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as archive:
             plain = archive.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: gzip archive damaged or cut: {error}") from error
+        raise ValueError(f"{path}: gzip archive damaged or truncated: {error}") from error
     if len(plain) > limit:
         raise ValueError(
             f"{path}: unpacks to more than {limit >> 20} MiB, {EXPANSION} times its size"
@@ -80,22 +80,22 @@ def inside(root: Path, name: str) -> Path:
     parts = PurePosixPath(name.replace("\\", "/"))
     try:
         within = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:  # a link that leads to itself
-        raise ValueError(f"{path}: a link that leads nowhere: {error}") from error
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise ValueError(f"{path}: a broken link: {error}") from error
     if parts.is_absolute() or ".." in parts.parts or not within:
         raise ValueError(f"{path}: leads out of {root}")
     return path
 
 
 class Folder:
-    """Files below `root`, read whole; `hashes` has the SHA-256 of each that was."""
+    """Files below `root`, read completely; `hashes` has the SHA-256 of each file read."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.hashes: dict[str, str] = {}
         if not self.root.is_dir():
             raise ValueError(
-                f"data folder not found: {self.root} (paths.data_dir says where data sets lie)"
+                f"data folder not found: {self.root} (paths.data_dir: the folder of the data sets)"
             )
 
     def bytes(self, name: str) -> bytes:
@@ -122,9 +122,9 @@ class Folder:
             raise ValueError(f"{path}: cannot be read as a NumPy array: {error}") from error
 
     def table(self, name: str, findings: Findings) -> pd.DataFrame | None:
-        """A CSV of dates x tickers as float64, missing cells NaN, labels as they stand.
+        """A CSV of dates x tickers as float64, missing cells NaN, labels unchanged.
 
-        None after an error; whatever is wrong with it is added to `findings`.
+        None after an error, which is added to `findings`.
         """
         path, own = str(self.root / name), Findings()
         try:
@@ -157,7 +157,7 @@ def _wide(table: Table, findings: Findings) -> pd.DataFrame:
 
 
 def _npy(content: bytes) -> np.ndarray:
-    """The array in `content`, whose header may not promise other than what follows it."""
+    """The array in `content`; its header must match the size of the data."""
     stream = io.BytesIO(content)
     headers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -185,10 +185,10 @@ def _npz(content: bytes, key: str) -> np.ndarray:
         if member.file_size > limit:
             raise ValueError(f"array {key!r} unpacks to more than {limit >> 20} MiB")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # The others unpack as much as there is, whatever is asked for.
+            # Other methods unpack everything, whatever size is requested.
             raise ValueError(f"array {key!r} is packed as np.savez_compressed does not")
         with archive.open(member) as file:
-            # The size that the archive declares may be a lie: nothing beyond it is unpacked.
+            # The declared size may be wrong: nothing beyond it is unpacked.
             unpacked = file.read(member.file_size + 1)
         if len(unpacked) != member.file_size:
             raise ValueError(f"array {key!r} is not of the size that the archive declares")

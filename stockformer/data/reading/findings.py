@@ -1,4 +1,4 @@
-"""What is wrong with data that were read: collected one by one, refused all at once."""
+"""Findings on data: collected one by one, and reported all at once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 ERROR, WARNING, REPAIRED = LEVELS = ("error", "warning", "repaired")
-REST = "further ones"  # the message of a finding that counts those without words
-# Findings that are kept in words; the others are counted.
+REST = "further ones"  # the message of a finding that stands for the counted ones
+# Findings that are kept as text; the others are only counted.
 KEPT_AT_ONCE = 100  # of one check of one file
 KEPT = 1000  # of one check
-# And how many of a check are shown in a message.
+# Number of findings of a check that are shown in a message.
 SHOWN_OF_A_FILE = 5
 SHOWN = 50
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: where, and what. `count` cells are meant, the first of which is named.
+    """One finding: its place and a message. It stands for `count` cells and names the first.
 
-    row: as an editor counts lines, the header being line 1; of a Parquet file counted from 1.
+    row: the line number in an editor, the header being line 1; in a Parquet file counted from 1.
     """
 
     message: str
@@ -61,7 +61,7 @@ class Findings:
     def each(
         self, level: str, check: str, hits: Iterable[int], finding: Callable[[int], Finding]
     ) -> None:
-        """Add one finding for each hit; no more are put into words than are kept."""
+        """Add one finding for each hit; only those that are kept are formatted."""
         hits = list(hits)
         if not hits:
             return
@@ -80,7 +80,7 @@ class Findings:
         return any(level == ERROR for level, _ in self.numbers)
 
     def refuse(self, strict: bool = False) -> None:
-        """Raise ValueError with every error, and in strict mode every warning, if there is any."""
+        """Raise ValueError with every error, and in strict mode every warning, if any."""
         refused = (ERROR, WARNING) if strict else (ERROR,)
         number = sum(n for (level, _), n in self.numbers.items() if level in refused)
         if number:
@@ -94,7 +94,7 @@ class Findings:
         return lines(self.result(), level)
 
     def result(self) -> tuple[Finding, ...]:
-        """Every finding kept; what was only counted follows as one more of its check."""
+        """Every finding kept; the counted ones follow as one more finding of their check."""
         kept = Counter((f.level, f.check) for f in self.kept)
         rest = [
             Finding(REST, count=number - kept[key], level=key[0], check=key[1])

@@ -1,6 +1,6 @@
-"""The checks of what was read, and the report on a panel. R rows, T dates, N stocks.
+"""Checks of data after reading, and the data quality report. R rows, T dates, N stocks.
 
-What is masked is masked from the past alone: a row's mask never depends on a later row.
+Masks use only the past: a row's mask never depends on a later row.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from stockformer.data.reading.universe import check_tickers
 PRICES = ("open", "high", "low", "close", "vwap", "adjusted")
 USUAL_PRICE, LARGEST_PRICE, LARGEST_VOLUME = 1e9, 1e15, 1e18
 ROUNDING = 1e-6  # share of a price by which open and close may lie outside low and high
-UNITS = (100, 1000)  # cents for dollars, thousands for ones
-LIKE_UNITS = 0.15  # how far a jump may be from these factors, as a share, to look like them
+UNITS = (100, 1000)  # cents instead of dollars, thousands instead of ones
+LIKE_UNITS = 0.15  # relative distance from these factors within which a jump looks like one
 LONG_BREAK = 4  # calendar days between sessions from which the report lists them
 ONE_DAY = np.timedelta64(1, "D")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What is odd enough to say so; docs/data.md explains each.
+    """Thresholds of the checks; docs/data.md explains each.
 
     strict: refuse warnings too. jump: daily return that looks like a corporate action (0.5: a rise
-    of 50 % or the fall that undoes it). stale_days: days a price may stand still before it counts
-    as not traded. max_gap_days: calendar days without any session over which no window reaches.
-    max_weekend_share: of dates; above it the dates must be wrong. min_coverage: share of the days
-    since its listing that a stock is expected to be traded on.
+    of 50 % or the fall that reverses it). stale_days: number of days after which an unchanged price
+    counts as not traded. max_gap_days: longest gap between sessions, in calendar days, that a
+    window may cross. max_weekend_share: of dates; above it the dates must be wrong. min_coverage:
+    expected share of traded days since a stock's listing.
     """
 
     strict: bool = False
@@ -69,9 +69,9 @@ class Rules:
 def checked_records(
     path: str, layout: Layout, rules: Rules, findings: Findings
 ) -> tuple[Records, dict[str, str]]:
-    """What the files at `path` say, checked row by row, by stock and date; SHA-256 of each file.
+    """The records of the files at `path`, checked and sorted by stock and date; SHA-256 of each.
 
-    Raises ValueError if there is nothing to go on with.
+    Raises ValueError if no row could be read.
     """
     records, hashes = read_records(Path(path), layout, findings)
     check_tickers(records.tickers.tolist(), path, findings)
@@ -84,7 +84,7 @@ def checked_records(
 
 
 def in_order(records: Records, findings: Findings) -> Records:
-    """The rows by stock and date, exact copies left out; another row for a day is an error."""
+    """The rows by stock and date, exact copies removed; another row for a day is an error."""
     by_stock = np.argsort(records.ticker, kind="stable")
     moved = np.zeros(len(by_stock), bool)
     moved[by_stock[1:]] = (np.diff(records.date[by_stock]) < 0 * ONE_DAY) & (
@@ -98,14 +98,14 @@ def in_order(records: Records, findings: Findings) -> Records:
     copy = again.copy()
     for values in records.values.values():
         copy[1:] &= (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
-    _stocks(findings, REPAIRED, "duplicate row", records, copy, "exact copies left out")
+    _stocks(findings, REPAIRED, "duplicate row", records, copy, "exact copies removed")
     message = "another row for the same day"
     _cells(findings, ERROR, "duplicate date", records, again & ~copy, message)
     return records.only(~again)
 
 
 def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
-    """Check rows in order; what was not really traded becomes NaN in place."""
+    """Check sorted rows; rows without real trades become NaN in place."""
     values = records.values
     for name in (n for n in PRICES if n in values):
         for level, largest in ((ERROR, LARGEST_PRICE), (WARNING, USUAL_PRICE)):
@@ -126,7 +126,7 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
         _cells(findings, ERROR, "high below low", records, high < low, "high below low", "high")
         for name in (n for n in ("open", "close") if n in values):
             outside = (values[name] > high * (1 + ROUNDING)) | (values[name] < low * (1 - ROUNDING))
-            message = f"{name} lies outside low and high"
+            message = f"{name} is outside low and high"
             _cells(
                 *(findings, ERROR, "outside low and high", records),
                 *(outside & (high >= low), message, name),
@@ -159,17 +159,19 @@ def check_dates(dates: np.ndarray, rules: Rules, findings: Findings, file: str) 
         )
     for row in session_gaps(dates, rules.max_gap_days):
         length = (dates[row] - dates[row - 1]) // ONE_DAY
-        message = f"no session for {length} days; no window reaches across: ends"
+        message = f"no session for {length} days; no window crosses this gap: ends"
         findings.warning("gap", Finding(message, file, date=str(dates[row])))
 
 
 def check_coverage(
     traded: np.ndarray, tickers: np.ndarray, rules: Rules, findings: Findings, file: str
 ) -> None:
-    """Check where (T, N) stocks were traded: a panel of one, stocks without or with few days."""
+    """Check the traded cells (T, N): a panel of one stock, stocks with no or few traded days."""
     stocks = traded.shape[1]
     if stocks < 2:
-        findings.error("one stock", Finding(f"a panel of {stocks} stock, needed are 2", file))
+        findings.error(
+            "one stock", Finding(f"a panel of {stocks} stock, at least 2 are needed", file)
+        )
     never = ~traded.any(axis=0)
     findings.each(
         ERROR,
@@ -192,7 +194,7 @@ def check_coverage(
 
 @dataclass(frozen=True)
 class Report:
-    """What a person should know of a panel before believing a result on it.
+    """The data quality of a panel, to read before trusting a result on it.
 
     stocks: a row a stock, worst coverage first. sessions: weekend sessions and long breaks.
     states (T, N): NOT_LISTED yet, MISSING or TRADED.
@@ -220,7 +222,7 @@ class Report:
         named = [
             f"{date} {what}"
             for date, what in self.sessions["what"].items()
-            if str(date) not in found_dates  # told below
+            if str(date) not in found_dates  # these are listed below
         ]
         if named:
             result.append(f"calendar ({len(named)}): {_some(named)}")
@@ -239,7 +241,7 @@ def report(panel: Panel, name: str) -> Report:
     """The quality report on a prepared panel."""
     traded = np.isfinite(panel.prices.get("close", panel.returns))
     if "close" not in panel.prices:
-        traded[0] = traded[1]  # the first return is unknown, whoever was traded
+        traded[0] = traded[1]  # the first return is always unknown
     listed = np.logical_or.accumulate(traded, axis=0)
     first, last = traded.argmax(axis=0), len(traded) - 1 - traded[::-1].argmax(axis=0)
     stocks = pd.DataFrame(
@@ -293,7 +295,7 @@ def check_single_precision(
     findings: Findings,
     file: str,
 ) -> None:
-    """Check that no value (T, N) computed from good ones is too large for what a model is given."""
+    """Check that no value (T, N) computed from valid ones is too large for single precision."""
     rows, columns = np.nonzero(np.abs(values) > LARGEST_NUMBER)
     findings.each(
         ERROR,
@@ -311,7 +313,7 @@ def check_single_precision(
 def close_to_close(close: np.ndarray, after_gap: np.ndarray) -> np.ndarray:
     """Simple returns (T, N) of consecutive sessions; NaN in the first row and after a break."""
     returns = np.full(close.shape, np.nan)
-    with np.errstate(over="ignore"):  # found by check_single_precision
+    with np.errstate(over="ignore"):  # checked by check_single_precision
         returns[1:] = close[1:] / close[:-1] - 1
     returns[after_gap] = np.nan
     return returns
@@ -324,7 +326,7 @@ def coverage(traded: np.ndarray) -> np.ndarray:
 
 
 def session_gaps(dates: np.ndarray, max_gap_days: int) -> np.ndarray:
-    """Rows of dates (T,) before which there was no session for more than `max_gap_days`."""
+    """Rows of dates (T,) after a gap of more than `max_gap_days` without a session."""
     return np.flatnonzero(np.diff(dates) > max_gap_days * ONE_DAY) + 1
 
 
@@ -336,7 +338,7 @@ def check_returns(
     findings: Findings,
     file: str,
 ) -> None:
-    """Check returns (T, N) that come without prices: jumps, and stocks that never move."""
+    """Check returns (T, N) without prices: jumps, and stocks that never move."""
     for check, hit in _jumps(1 + returns, rules.jump).items():
         rows, columns = np.nonzero(hit)
 
@@ -370,7 +372,7 @@ def _check_jumps(records: Records, name: str, rules: Rules, findings: Findings) 
 
 
 def _jumps(ratio: np.ndarray, jump: float) -> dict[str, np.ndarray]:
-    """Where the ratios of a price to the one before it look like something else than trade."""
+    """Masks of price ratios that look like a corporate action or a change of unit."""
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.abs(np.log(ratio))
     units = np.zeros(ratio.shape, bool)
@@ -409,7 +411,7 @@ def _cells(
     message: str,
     column: str = "",
 ) -> None:
-    """One finding for each row (R,) that is hit, the first of each file before all others."""
+    """One finding for each row in `hits` (R,), the first of each file before all others."""
     rows = np.flatnonzero(hits)
     first = np.unique(records.file[rows], return_index=True)[1]
     findings.each(
@@ -423,7 +425,7 @@ def _cells(
 def _stocks(
     findings: Findings, level: str, check: str, records: Records, hits: np.ndarray, message: str
 ) -> None:
-    """One finding for each stock of a file with rows (R,) that are hit: first row and count."""
+    """One finding for each stock of a file with rows in `hit` (R,): first row and count."""
     rows = np.flatnonzero(hits)
     _, first, count = np.unique(
         records.file[rows] * len(records.tickers) + records.ticker[rows],

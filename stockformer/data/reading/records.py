@@ -1,6 +1,6 @@
-"""What was read, row by row: one stock on one day each. R rows, T dates, N stocks.
+"""Records read from files, one row a stock and day. R rows, T dates, N stocks.
 
-Files named after their stock, and long files with a column that names it, are read alike.
+Files named after their stock and long files with a ticker column give the same records.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stockformer.data.reading.findings import ERROR, Finding, Findings
 from stockformer.data.reading.tables import Table, day, parse_csv, parse_parquet
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-AUTO = "auto"  # a column under one of the names that it goes by, if there is one
+AUTO = "auto"  # a column under one of its usual names, if there is one
 COLUMN_ALIASES = {
     "adjusted": (
         *("adj close", "adj_close", "adjclose", "adj. close", "adj-close", "close_adj"),
@@ -41,8 +41,8 @@ COPY = re.compile(r"copy of (.+)|(.+?) ?\(\d+\)|(.+?)[ _-]+copy(?: ?\d+)?", re.I
 class Records:
     """Rows of one or several files.
 
-    file, row (R,): where a row stands, `file` counting in `files`. date (R,) datetime64[D], NaT
-    where it could not be read. ticker (R,): position in `tickers` (N,), texts. values: columns
+    file, row (R,): the place of a row; `file` is a position in `files`. date (R,) datetime64[D],
+    NaT where it could not be read. ticker (R,): position in `tickers` (N,), texts. values: columns
     (R,) float64 by name, NaN where missing.
     """
 
@@ -66,7 +66,7 @@ class Records:
         )
 
     def only(self, rows: np.ndarray) -> Records:
-        """Some of the rows, by position or by mask; tickers stay as they are."""
+        """Some of the rows, by position or by mask; tickers are unchanged."""
         return replace(
             self,
             file=self.file[rows],
@@ -79,7 +79,7 @@ class Records:
     def pivot(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The dates (T,), increasing, and every column as (T, N), NaN where there is no row.
 
-        Every date must be known and no stock have one twice.
+        Every date must be known, and no stock may have a date twice.
         """
         dates, of_row = np.unique(self.date, return_inverse=True)
         cell = of_row * len(self.tickers) + self.ticker
@@ -93,10 +93,10 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the files are written: the columns' names by what they hold ("date", "ticker", ...).
+    """Layout of the files: the columns' names by their content ("date", "ticker", ...).
 
-    optional: columns that may be "auto", read where there is one of their usual names; a list of
-    names, likewise; or "", not read. Any other name must be there. delimiter: a character, or its
+    optional: columns that may be "auto" (read under one of their usual names, if present), a list
+    of names (likewise), or "" (not read). Any other name must exist. delimiter: a character, or its
     English name. Raises ValueError naming the setting.
     """
 
@@ -115,7 +115,7 @@ class Layout:
         for what, name in self.columns.items():
             if what not in self.optional and not self.needed(what):
                 raise ValueError(
-                    f"dataset.source.columns.{what}={name!r} names no column, and is needed"
+                    f"dataset.source.columns.{what}={name!r} names no column, but is required"
                 )
         needed = map(self.needed, self.columns)
         names = [name.lower() for name in needed if name]
@@ -136,14 +136,14 @@ class Layout:
         return DELIMITERS.get(self.delimiter, self.delimiter)
 
     def needed(self, what: str) -> str:
-        """The name of a column that must be in every file; "" for one that need not be."""
+        """The name of a column that must be in every file; "" if it is optional."""
         name = self.columns[what]
         return name.strip() if isinstance(name, str) and not is_auto(name) else ""
 
     def candidate_names(self, what: str) -> tuple[str, ...]:
         """In lower case, the names that the column may have in a file; none if it is not read.
 
-        What another column claims by name is not a candidate for one that is found by itself.
+        A name that is set for another column is not a candidate for an "auto" column.
         """
         name = self.columns[what]
         if needed := self.needed(what):
@@ -158,7 +158,7 @@ def is_auto(name: str | list[str]) -> bool:
 
 
 def require_date_format(date_format: str) -> None:
-    """Raises ValueError where it is not a form that tells year, month and day."""
+    """Raises ValueError unless the format has year, month and day."""
     moment = datetime(2023, 11, 28, tzinfo=UTC)
     try:
         read = datetime.strptime(moment.strftime(date_format), date_format)
@@ -166,7 +166,7 @@ def require_date_format(date_format: str) -> None:
         raise ValueError(f"dataset.source.date_format={date_format!r}: {error}") from error
     if read.date() != moment.date():
         raise ValueError(
-            f"dataset.source.date_format={date_format!r}: must tell year, month and day, "
+            f"dataset.source.date_format={date_format!r}: must have year, month and day, "
             "e.g. %d/%m/%Y"
         )
 
@@ -175,7 +175,7 @@ def read_records(path: Path, layout: Layout, findings: Findings) -> tuple[Record
     """All rows of a file or of a folder's files, and the SHA-256 of each file.
 
     A folder's files without a ticker column are named after their stock. Raises ValueError, with
-    everything found, if there is nothing to go on with.
+    all findings, if no row could be read.
     """
     parts, hashes = [], {}
     for name, file in _files(path, findings):
@@ -197,7 +197,7 @@ def read_records(path: Path, layout: Layout, findings: Findings) -> tuple[Record
 
 
 def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
-    """The files to read, each with the stock it is named after: "" for a file given by itself."""
+    """The files to read, each with the stock it is named after; "" if `path` is a single file."""
     if not path.is_dir():
         return [("", path)]
     files, entries = [], sorted(path.iterdir())
@@ -209,7 +209,7 @@ def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
         name = entry.name[: -len(suffix)]
         copy = COPY.fullmatch(name)
         if copy and next(filter(None, copy.groups())).lower() in names:
-            message = "its name is that of a copy of a file beside it; remove or rename it"
+            message = "its name is that of a copy of another file here; remove or rename it"
             findings.error("copy of a file", Finding(message, str(entry)))
         else:
             try:
@@ -229,7 +229,7 @@ def _table(content: bytes, file: Path, layout: Layout, findings: Findings) -> Ta
 
 
 def _records(table: Table, name: str, layout: Layout, findings: Findings) -> Records | None:
-    """The rows of a table; of the stock `name` if no column says which. None after an error."""
+    """The rows of a table, of the stock `name` without a ticker column. None after an error."""
     present, missing = _found(table, name, layout, findings)
     findings.each(
         ERROR,
@@ -266,14 +266,14 @@ def _setting(what: str) -> str:
 def _found(
     table: Table, name: str, layout: Layout, findings: Findings
 ) -> tuple[dict[str, str], list[str]]:
-    """Where what the layout names stands in the table, and what is needed and is not there."""
+    """The table's column for each name of the layout, and the required columns that are missing."""
     present, missing, used = {}, [], set()
     for what in layout.columns:
         names = layout.candidate_names(what)
         there = [own for own in names if own in table.names]
         used |= {*there}
         if len(there) > 1:
-            message = f"columns {there} could all be it; dataset.source.columns.{what} says which"
+            message = f"columns {there} all match; choose one with dataset.source.columns.{what}"
             findings.error("two columns", Finding(message, table.file))
         if there:
             present[what] = there[0]
@@ -297,7 +297,7 @@ def _found(
 def _has_one_stock(
     table: Table, dates: np.ndarray, present: Mapping[str, str], findings: Findings
 ) -> bool:
-    """Whether a file that is named after its stock has no day of two stocks."""
+    """Whether a file that is named after its stock holds only one stock."""
     for column in (c for c in NAMES_A_STOCK if c in table.names and c not in present.values()):
         texts, of_row = table.texts(column)
         order = np.lexsort((of_row, dates))

@@ -1,4 +1,4 @@
-"""Columns out of the bytes of a CSV or Parquet file: nothing is guessed, all that is odd is found.
+"""Columns from the bytes of a CSV or Parquet file: no guessing; every anomaly is a finding.
 
 R rows of a table.
 """
@@ -26,10 +26,10 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity|nan)$"
 DELIMITERS = (",", ";", "\t", "|")
 SHOWN_COLUMNS = 30  # of a file, in a message
 BLOCK = 64 << 20  # bytes; no line may be longer
-LARGEST_NUMBER = float(np.finfo(np.float32).max)  # of what a model is given
+LARGEST_NUMBER = float(np.finfo(np.float32).max)  # a model's inputs are single precision
 EARLIEST = np.datetime64("1900-01-01")
 NO_DATE = np.datetime64("NaT", "D")
-# What a text that is no number looks like.
+# Descriptions of texts that are not numbers.
 LOOKS_LIKE = (
     (re.compile(r"^[=@]|^[+-][A-Za-z(]"), "a formula"),
     (re.compile(r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$"), "a number with thousands separators"),
@@ -48,11 +48,11 @@ class Table:
     header: tuple[str, ...] = ()
 
     def lacks(self, name: str, setting: str = "") -> Finding:
-        """The finding that a column is not there, with those that are."""
+        """The finding that a column is missing, with the columns of the file."""
         there = ", ".join(self.header[:SHOWN_COLUMNS])
         more = len(self.header) - SHOWN_COLUMNS
         rest = f" and {more} more" if more > 0 else ""
-        advice = f"; {setting} says which to read" if setting else ""
+        advice = f"; set {setting}" if setting else ""
         return Finding(f"no column {name!r}; the file has {there}{rest}{advice}", self.file)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -67,10 +67,10 @@ class Table:
         return different, merged[encoded.indices.to_numpy()]
 
     def dates(self, name: str, date_format: str, timezone: str, findings: Findings) -> np.ndarray:
-        """(R,) datetime64[D]; NaT where there is no good date, which is found to be an error.
+        """(R,) datetime64[D]; NaT where there is no valid date, which is an error.
 
-        date_format: of a text, as strptime writes it. timezone: whose days are meant, for moments
-        with a time zone; "" refuses those.
+        date_format: of a text, in strptime's syntax. timezone: the zone of the calendar days, for
+        moments with a time zone; "" refuses those.
         """
         kind = self.column(name).type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -97,7 +97,7 @@ class Table:
         timezone: str,
         findings: Findings,
     ) -> np.ndarray:
-        """The days of K different moments, spread over the rows, with what is wrong with them."""
+        """The days of the rows, from K different moments; invalid ones are findings."""
         if moments.dt.tz is not None and not timezone:
             message = f"dates with a time zone, e.g. {texts[0]}: set dataset.source.timezone"
             findings.error("time zone", Finding(message, self.file, name))
@@ -105,7 +105,7 @@ class Table:
         if moments.dt.tz is not None:
             moments = moments.dt.tz_convert(timezone).dt.tz_localize(None).dt.normalize()
         days = moments.to_numpy().astype("datetime64[D]")
-        latest = np.datetime64("today") + 1  # somewhere on earth it is tomorrow already
+        latest = np.datetime64("today") + 1  # it may be tomorrow already in another time zone
         for check, wrong in {
             "not a date": np.isnat(days),
             "time of day": (days != moments.to_numpy()) & ~np.isnat(days),
@@ -125,9 +125,9 @@ class Table:
     def numbers(
         self, name: str, findings: Findings, finding: Callable[[int, str], Finding]
     ) -> np.ndarray:
-        """(R,) float64, NaN where missing; what is no finite number is found to be an error.
+        """(R,) float64, NaN where missing; anything but a finite number is an error.
 
-        finding: makes a Finding of a row's position and a message.
+        finding: makes a Finding from a row's position and a message.
         """
 
         def refuse(check: str, hits: np.ndarray, message: Callable[[int], str]) -> None:
@@ -161,7 +161,7 @@ def parse_csv(
 ) -> Table | None:
     """The columns `wanted`, or all, as text; None after an error that leaves nothing to read.
 
-    Names are matched without regard to case if some are wanted, and stand as in the file if not.
+    Names in `wanted` are matched ignoring case; without `wanted`, names are as in the file.
     """
     content = _plain_text(content, file, findings)
     rows, content = _without_blank_lines(content)
@@ -184,7 +184,7 @@ def parse_csv(
         ragged.append((row.number - 1, row.actual_columns))
         return "skip"
 
-    # Columns by their number: among those that nobody wants a name may stand twice.
+    # Columns by their number: a name may occur twice among the columns that are not read.
     numbered = [str(i) for i in range(len(names))]
     chosen = [i for i, name in enumerate(names) if wanted is None or name in wanted]
     try:
@@ -213,7 +213,7 @@ def parse_csv(
     )
     rows = np.delete(rows[1:], [i - 1 for i, _ in ragged])
     if not len(rows):
-        findings.error("header only", Finding("a header and no good row below it", file))
+        findings.error("header only", Finding("a header and no valid row below it", file))
         return None
     stored = tuple(_names_in(header, delimiter))
     return Table(file, [names[i] for i in chosen], table.columns, rows, stored)
@@ -222,7 +222,7 @@ def parse_csv(
 def parse_parquet(
     content: bytes, file: str, limit: int, wanted: Collection[str], findings: Findings
 ) -> Table | None:
-    """The columns `wanted` as they are stored; None after an error that leaves nothing to read."""
+    """The columns `wanted` as stored; None after an error that leaves nothing to read."""
     try:
         archive = pq.ParquetFile(io.BytesIO(content))
         facts = archive.metadata
@@ -248,12 +248,12 @@ def parse_parquet(
 
 
 def day(date: Any) -> str:
-    """A date as a finding names it."""
+    """A date as text in a finding."""
     return "" if np.isnat(date) else str(date.astype("datetime64[D]"))
 
 
 def _plain_text(content: bytes, file: str, findings: Findings) -> bytes:
-    """The lines as UTF-8 with plain line ends; empty if it is not text that can be read."""
+    """The lines as UTF-8 with plain line ends; empty if the text cannot be read."""
     problem = ""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         problem = "UTF-16 text; save it as UTF-8"
@@ -272,7 +272,7 @@ def _plain_text(content: bytes, file: str, findings: Findings) -> bytes:
         findings.error("encoding", Finding(problem, file))
         return b""
     if content.startswith(b"\xef\xbb\xbf"):
-        findings.repaired("byte order mark", Finding("byte order mark left out", file))
+        findings.repaired("byte order mark", Finding("byte order mark removed", file))
         content = content[3:]
     if b"\r" in content:
         findings.repaired("line ends", Finding("line ends of another system", file))
@@ -282,13 +282,13 @@ def _plain_text(content: bytes, file: str, findings: Findings) -> bytes:
         return b""
     if not content.endswith(b"\n"):
         row = content.count(b"\n") + 1
-        message = "the last line has no end: was the file cut? if it is whole, add a line end"
+        message = "the last line has no end: truncated file? if it is complete, add a line end"
         findings.error("cut", Finding(message, file, row=row))
     return content
 
 
 def _without_blank_lines(content: bytes) -> tuple[np.ndarray, bytes]:
-    """The number of each line that is left, from 1, and those lines."""
+    """The numbers of the lines that are not blank, counted from 1, and those lines."""
     if b"\n\n" not in content and not content.startswith(b"\n"):
         lines = content.count(b"\n") + (not content.endswith(b"\n"))
         return np.arange(1, lines + 1), content
@@ -309,7 +309,7 @@ def _names_in(header: str, delimiter: str) -> list[str]:
 def _header(
     header: str, file: str, delimiter: str, wanted: Collection[str] | None, findings: Findings
 ) -> list[str] | None:
-    """The names of the columns; None if the header cannot be right."""
+    """The names of the columns; None if the header is invalid."""
     names = _names_in(header, delimiter)
     others = [d for d in DELIMITERS if d != delimiter and header.count(d) > header.count(delimiter)]
     if others:
@@ -322,7 +322,7 @@ def _header(
         return _lower_case(names, file, wanted, findings)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        message = f"columns stand twice: {twice[:5]}"
+        message = f"duplicate columns: {twice[:5]}"
         findings.error("duplicate column", Finding(message, file, row=1))
         return None
     return names
@@ -331,11 +331,11 @@ def _header(
 def _lower_case(
     names: list[str], file: str, wanted: Collection[str], findings: Findings
 ) -> list[str] | None:
-    """The names in lower case; None if one that is wanted stands twice."""
+    """The names in lower case; None if a wanted one occurs twice."""
     lower = [name.strip().lower() for name in names]
     twice = sorted({name for name in lower if lower.count(name) > 1 and name in wanted})
     if twice:
-        message = f"columns stand twice (upper and lower case are the same): {twice}"
+        message = f"duplicate columns (ignoring case): {twice}"
         findings.error("duplicate column", Finding(message, file, row=1))
         return None
     return lower
@@ -348,7 +348,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _plain_numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """A text column as float64, null where missing, and the rows that hold something else."""
+    """A text column as float64, null where missing, and the rows that hold no number."""
     texts = column.cast(pa.string())
     missing = pc.is_in(texts, pa.array(MISSING))
     known = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
@@ -369,7 +369,7 @@ def _no_number(text: str) -> str:
 def _of_a_date(check: str, text: str, date_format: str) -> str:
     if check != "not a date":
         return f"{check}: {text}"
-    message = f"{text[:40]!r} is not a date of the form {date_format} (dataset.source.date_format)"
+    message = f"{text[:40]!r} is not a date in the form {date_format} (dataset.source.date_format)"
     if re.fullmatch(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}", text):
         message += "; whether the day or the month comes first is not guessed"
     if re.search(r":\d\d.*(Z|[+-]\d\d:?\d\d)$", text):

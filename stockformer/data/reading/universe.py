@@ -1,4 +1,4 @@
-"""Which stocks there are: their names, sectors, and the days on which each belongs to the list.
+"""The stock universe: tickers, sectors, and the days on which each stock is a member.
 
 T dates, N stocks.
 """
@@ -18,12 +18,12 @@ from stockformer.data.reading.findings import ERROR, WARNING, Finding, Findings
 from stockformer.data.reading.tables import Table, parse_csv
 
 FIXED_LIST = "survivorship: fixed list"
-NAME = re.compile(r"[A-Za-z0-9^][^/\\\x00-\x1f\x7f]{0,63}")  # no path, no formula, no blank
+NAME = re.compile(r"[A-Za-z0-9^][^/\\\x00-\x1f\x7f]{0,63}")  # no path, no formula, not empty
 FOREVER = np.datetime64("9999-12-31")
 
 
 def check_tickers(tickers: list[str], file: str, findings: Findings) -> None:
-    """Names that are no names, and names that differ by case or blanks alone, are errors."""
+    """Invalid tickers, and tickers that differ only by case or blanks, are errors."""
     first: dict[str, str] = {}
     for ticker in sorted(tickers):
         if not NAME.fullmatch(ticker) or ".." in ticker:
@@ -31,17 +31,17 @@ def check_tickers(tickers: list[str], file: str, findings: Findings) -> None:
             findings.error("ticker", Finding(message, file))
         folded = "".join(ticker.casefold().split())
         if folded in first:
-            message = f"{first[folded]!r} and {ticker!r} are one ticker but for case or blanks"
+            message = f"{first[folded]!r} and {ticker!r} differ only by case or blanks"
             findings.error("ticker", Finding(message, file))
         first.setdefault(folded, ticker)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """Files about the stocks; an empty path: there is none.
+    """Files about the stocks; an empty path means no file.
 
-    sectors: a row a stock, in these two columns. members: a row a stay in the universe, in the
-    columns ticker, start and end, both days included; without an end the stock is still there.
+    sectors: a row a stock, in these two columns. members: a row a membership period, in the columns
+    ticker, start and end, both days included; without an end the stock is still a member.
     """
 
     sectors_path: str
@@ -55,7 +55,7 @@ class Lists:
     def sectors(
         self, tickers: np.ndarray, findings: Findings, hashes: dict[str, str]
     ) -> np.ndarray | None:
-        """(N,) the sector of each stock, "" where the file does not tell."""
+        """(N,) the sector of each stock, "" if it is not in the file."""
         ticker_column, sector_column = self.sectors_ticker.lower(), self.sectors_column.lower()
         wanted = {ticker_column, sector_column}
         table = _read(self.sectors_path, wanted, findings, hashes)
@@ -72,7 +72,7 @@ class Lists:
                 findings.error("sector twice", Finding(message, self.sectors_path, **place))
         unknown = [ticker for ticker in tickers.tolist() if not sector.get(ticker)]
         if len(unknown) == len(tickers):
-            message = f"tells no stock of the data its sector, e.g. not {tickers[0]}: other names?"
+            message = f"no stock of the data is in it, e.g. not {tickers[0]}: other names?"
             findings.error("no sector", Finding(message, self.sectors_path))
         _each_ticker(findings, "no sector", "no sector", self.sectors_path, unknown)
         return np.array([sector.get(ticker, "") for ticker in tickers.tolist()], dtype=str)
@@ -96,7 +96,7 @@ class Lists:
             ERROR,
             "membership",
             np.flatnonzero(start > end).tolist(),
-            lambda i: Finding("the end lies before the start", path, "end", int(table.rows[i])),
+            lambda i: Finding("the end is before the start", path, "end", int(table.rows[i])),
         )
         names, of_row = table.texts("ticker")
         column = {ticker: i for i, ticker in enumerate(tickers.tolist())}
@@ -114,12 +114,12 @@ class Lists:
         return member
 
     def notes(self) -> tuple[str, ...]:
-        """What every report must say of the choice of stocks."""
+        """The note on the choice of stocks that every report shows."""
         return () if self.members_path else (FIXED_LIST,)
 
 
 def _read(name: str, wanted: set[str], findings: Findings, hashes: dict[str, str]) -> Table | None:
-    """The columns wanted of a CSV file; None if there is no such file, or after an error."""
+    """The `wanted` columns of a CSV file; None if there is no such file, or after an error."""
     if not name:
         return None
     path = Path(name)

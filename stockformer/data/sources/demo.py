@@ -1,18 +1,18 @@
 """A simulated market: prices with a planted, known, cross-sectional next-day signal.
 
-It is there to see at once whether a model can learn what there is to learn, which no real market
-tells: the best attainable rank IC, the oracle's, is known. Nothing here says anything about a real
-market. N stocks, T dates.
+It shows whether a model can learn a signal, because the best attainable rank IC (the oracle's) is
+known here, unlike in a real market. Results here are no evidence about real markets.
+N stocks, T dates.
 
 Returns are a market, a sector and a stock's own shock, each with GARCH(1,1) volatility (Bollerslev,
 Journal of Econometrics 31, 1986), plus the expected return planted the day before. That is a sum of
-three effects of what anybody could observe up to that close:
+three effects, each observable at the close of that day:
 
 flow       minus today's cross-sectional z-score of the return, times today's volume surprise: a
-           move on high volume reverts, on low volume goes on. An interaction: no linear model of
-           one day's factors sees more than its small constant part.
-lag        the volume surprise of four to seven days ago, summed: later than a day's factors look.
-spillover  today's mean z-score of the stock's sector: what the others did.
+           move on high volume reverts, on low volume continues. An interaction: a linear model of
+           one day's factors finds only its small constant part.
+lag        the volume surprise of four to seven days ago, summed: not in one day's factors.
+spillover  today's mean z-score of the stock's sector.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ import numpy as np
 from stockformer.data.panel import Panel
 
 GARCH = (0.05, 0.10, 0.85)  # constant, last squared shock, last variance: unit variance on average
-WIDEST = 3.0  # cross-sectional z-scores are cut there
+MAX_ZSCORE = 3.0  # cross-sectional z-scores are clipped there
 SURPRISE_DAYS = 5  # volume surprise: log of today's volume over the mean of so many days
 LAG = (4, 7)
 FIRST_SIGNAL = 15  # days before the planted signal starts
-# Typical sizes of the effects as they come, so that `weights` compare them.
+# Typical sizes of the unscaled effects, so that `weights` are comparable.
 FLOW_SIZE, LAG_SIZE, SPILLOVER_SIZE = 1.12, 1.0, 0.42
 FLOW_CONSTANT = 0.3
-FEWEST_STOCKS = (
-    10  # listed from the start: so few may lack a z-score on a day when many are missing
-)
+FEWEST_STOCKS = 10  # listed from the start: with fewer, a day with many missing may have no z-score
 
 
 def input_paths(settings: Mapping[str, Any]) -> list[Path]:
@@ -58,13 +56,13 @@ def load(
     signal_strength: float,
     weights: Mapping[str, float],
 ) -> Panel:
-    """Simulate OHLCV and the oracle: row t of it is the expected return of day t+1.
+    """Simulate OHLCV and the oracle, whose row t is the expected return of day t+1.
 
-    Volatilities are daily, as fractions; missing_share of the cells is not traded; one stock lists
-    on each of the rows `listing_days`. signal_strength: the planted effects' size in standard
-    deviations of the return across stocks; weights: of `flow`, `lag` and `spillover`. The same
-    settings give the same bits, and more days leave the earlier ones as they are. Raises ValueError
-    for settings that make no market.
+    Volatilities are daily, as fractions; missing_share of the cells is not traded; one stock is
+    listed on each of the rows `listing_days`. signal_strength: the size of the planted effects in
+    standard deviations of the return across stocks; weights: of `flow`, `lag` and `spillover`. The
+    same settings give the same bits; more days do not change the earlier ones. Raises ValueError
+    for invalid settings.
     """
     _check(stocks, days, sectors, missing_share, listing_days)
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
@@ -158,7 +156,7 @@ def _check(
 def _signal(
     zscores: np.ndarray, surprises: np.ndarray, sector: np.ndarray, weights: Mapping[str, float]
 ) -> np.ndarray:
-    """(N,) the weighted effects of what is known, (t+1, N) each, at the close of its last row."""
+    """(N,) the weighted effects at the close of the last row of the inputs, (t+1, N) each."""
     last = zscores[-1]
     flow = -last * (np.clip(surprises[-1] / 0.4, -2, 2) + FLOW_CONSTANT) / FLOW_SIZE
     lag = surprises[-1 - LAG[1] : -LAG[0]].sum(axis=0) / LAG_SIZE
@@ -171,9 +169,9 @@ def _signal(
 
 
 def _zscore(values: np.ndarray) -> np.ndarray:
-    """Across stocks, cut at 3, 0 where unknown."""
+    """Across stocks, clipped at 3, 0 where unknown."""
     scaled = (values - np.nanmean(values)) / np.nanstd(values)
-    return np.nan_to_num(scaled.clip(-WIDEST, WIDEST))
+    return np.nan_to_num(scaled.clip(-MAX_ZSCORE, MAX_ZSCORE))
 
 
 def _surprise(volume: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Your own features: long files with a row a stock and day, and a price or a return beside them.
+"""Your own features: long files, a row for each stock and day, with a price or a return.
 
-CSV (plain or gzip) or Parquet. docs/data.md tells the layout and every check.
+CSV (plain or gzip) or Parquet. docs/data.md describes the layout and every check.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stockformer.data.reading.quality import (
 from stockformer.data.reading.records import Layout
 from stockformer.data.reading.universe import Lists
 
-PRICE, RETURN = "close", "return"  # what a row is judged by: one of them must be named
+PRICE, RETURN = "close", "return"  # the label is made of one of them; it must be named
 
 
 def input_paths(settings: Mapping[str, Any]) -> list[Path]:
@@ -47,12 +47,12 @@ def load(
     universe: Mapping[str, str],
     quality: Mapping[str, Any],
 ) -> Panel:
-    """Read features into a panel: factors are `features` as they stand, then the ratios.
+    """Read features into a panel: factors are the unchanged `features`, then the ratios.
 
     columns: the files' names for date, ticker, close and return; the name of either close or return
     may be empty. Without a return it is from close to close of consecutive sessions, NaN where
     either is missing. ratios_to_close: columns in the unit of the price, such as moving averages;
-    the factor is value / close - 1, since levels of different stocks and years do not compare.
+    the factor is value / close - 1, because levels of different stocks are not comparable.
     universe: of `Lists`. quality: of `Rules`. Raises ValueError with every error found.
     """
     rules, lists, findings = Rules(**quality), Lists(**universe), Findings()
@@ -112,10 +112,10 @@ def load(
 
 
 def _which_return(own: Mapping[str, str]) -> str:
-    """What every report must say of the returns."""
+    """The note on the returns that every report shows."""
     if RETURN in own:
-        return f"returns: column {own[RETURN]!r} as it stands"
-    return f"returns: from close to close of column {own[PRICE]!r}, taken to be adjusted"
+        return f"returns: column {own[RETURN]!r}, unchanged"
+    return f"returns: from close to close of column {own[PRICE]!r}, assumed to be adjusted"
 
 
 def _check_names(
@@ -135,6 +135,6 @@ def _check_names(
     for name in [*features, *ratios_to_close]:
         if name.lower() in taken:
             raise ValueError(
-                f"dataset.source.features: {name!r} is the date, the ticker, or what the "
-                "label is made of"
+                f"dataset.source.features: {name!r} is the date, the ticker, or the column that "
+                "the label is made of"
             )

@@ -1,6 +1,6 @@
 """Daily prices: a folder of one file a stock, or long files with a column that names the stock.
 
-CSV (plain or gzip) or Parquet. docs/data.md tells the layouts and every check.
+CSV (plain or gzip) or Parquet. docs/data.md describes the layouts and every check.
 """
 
 from __future__ import annotations
@@ -91,20 +91,20 @@ def load(
 
 
 def _which_price(is_adjusted: bool, columns: Mapping[str, str | list[str]]) -> str:
-    """What every report must say of the prices: adjusted or not, and by which column."""
+    """The note on the prices that every report shows: whether and how they are adjusted."""
     if is_adjusted:
         name = columns["adjusted"]
         named = isinstance(name, str) and not is_auto(name)
         by = f"column {name!r}" if named else "the files' adjusted close"
         return f"prices: adjusted by {by}"
-    return f"prices: column {columns['close']!r} as it stands; there is no adjusted close"
+    return f"prices: column {columns['close']!r}, unchanged; there is no adjusted close"
 
 
 def adjusted(prices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Open, high, low, close, volume and vwap (T, N), as if no split or dividend had ever been.
+    """Open, high, low, close, volume and vwap (T, N), adjusted for splits and dividends.
 
-    Where there is an adjusted close, prices are scaled by adjusted / close and volume by its
-    inverse, as in qlib. vwap is amount / volume where there is an amount and no vwap.
+    If there is an adjusted close, prices are scaled by adjusted / close and volume by its inverse,
+    as in qlib. vwap is amount / volume if there is an amount and no vwap.
     """
     prices = dict(prices)
     amount = prices.pop("amount", None)

@@ -27,7 +27,7 @@ from stockformer.data.reading.quality import (
 )
 from stockformer.data.reading.universe import FIXED_LIST, check_tickers
 
-SAME_RETURN = 1e-9  # how far the array and the label file may disagree
+SAME_RETURN = 1e-9  # largest difference between the array and the label file
 
 
 def input_paths(settings: Mapping[str, Any]) -> list[Path]:
@@ -54,7 +54,7 @@ def load(
     """
     rules, findings, folder = Rules(**quality), Findings(), Folder(root)
     labels = folder.table(labels_file, findings)
-    if labels is None:  # nothing else can be placed
+    if labels is None:  # without labels no other array can be aligned
         findings.refuse()
         raise AssertionError("a table that cannot be read has an error")
     dates = labels.index.to_numpy().astype("datetime64[D]")
@@ -134,7 +134,7 @@ def _compare(
             f"differs from {labels_file}",
             *(str(folder.root / returns_file), different[0], labels),
         )
-        message = f"{first}: other tickers or dates? {len(different)} cells do"
+        message = f"{first}: other tickers or dates? {len(different)} cells differ"
         findings.error("other returns", Finding(message))
 
 

@@ -121,7 +121,7 @@ def test_the_factor_that_tells_is_selected_by_its_ic_or_by_name() -> None:
     panel = market()
     assert run(Select(names=[], count=1), panel).factor_names == ("told",)
     assert run(Select(names=["d", "a"], count=1), panel).factor_names == ("d", "a")
-    with pytest.raises(ValueError, match="not there: \\['z'\\]"):
+    with pytest.raises(ValueError, match="do not exist: \\['z'\\]"):
         run(Select(names=["z"], count=1), panel)
 
 

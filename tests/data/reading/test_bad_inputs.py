@@ -73,7 +73,7 @@ def blank_file(files: PriceFiles, ticker: str) -> str:
 
 def header_only(files: PriceFiles, ticker: str) -> str:
     files.path(ticker).write_text("Date,Open,High,Low,Close,Volume\n")
-    return f"{ticker}.csv: a header and no good row below it"
+    return f"{ticker}.csv: a header and no valid row below it"
 
 
 def too_few_rows(files: PriceFiles) -> str:
@@ -92,7 +92,7 @@ def gzip_cut(files: PriceFiles, ticker: str) -> str:
     whole = gzip.compress(files.path(ticker).read_bytes())
     files.path(ticker).unlink()
     (files.root / f"{ticker}.csv.gz").write_bytes(whole[: len(whole) // 2])
-    return f"{ticker}.csv.gz: gzip archive damaged or cut"
+    return f"{ticker}.csv.gz: gzip archive damaged or truncated"
 
 
 def gzip_damaged(files: PriceFiles, ticker: str) -> str:
@@ -100,7 +100,7 @@ def gzip_damaged(files: PriceFiles, ticker: str) -> str:
     whole[len(whole) // 2] ^= 0xFF
     files.path(ticker).unlink()
     (files.root / f"{ticker}.csv.gz").write_bytes(whole)
-    return f"{ticker}.csv.gz: gzip archive damaged or cut"
+    return f"{ticker}.csv.gz: gzip archive damaged or truncated"
 
 
 def gzip_bomb(files: PriceFiles, ticker: str) -> str:
@@ -157,7 +157,7 @@ def unclosed_quote(files: PriceFiles, ticker: str) -> str:
 def cut_in_a_number(files: PriceFiles, ticker: str) -> str:
     content = files.path(ticker).read_bytes()
     files.path(ticker).write_bytes(content[:-3])
-    return f"{ticker}.csv: the last line has no end: was the file cut?"
+    return f"{ticker}.csv: the last line has no end: truncated file?"
 
 
 def other_delimiter(files: PriceFiles, ticker: str) -> str:
@@ -192,14 +192,14 @@ def duplicate_date(files: PriceFiles, ticker: str) -> str:
 def mixed_dates(files: PriceFiles, ticker: str) -> str:
     files.edit(ticker, 9, "2023-01-11", "11/01/2023")
     return (
-        f"{ticker}.csv: '11/01/2023' is not a date of the form %Y-%m-%d (dataset.source.date_format"
+        f"{ticker}.csv: '11/01/2023' is not a date in the form %Y-%m-%d (dataset.source.date_format"
         "); whether the day or the month comes first is not guessed (row 9, column date)"
     )
 
 
 def no_date(files: PriceFiles, ticker: str) -> str:
     files.edit(ticker, 9, "2023-01-11", "2023-02-30")
-    return f"{ticker}.csv: '2023-02-30' is not a date of the form %Y-%m-%d"
+    return f"{ticker}.csv: '2023-02-30' is not a date in the form %Y-%m-%d"
 
 
 def zoned_date(files: PriceFiles, ticker: str) -> str:
@@ -226,12 +226,12 @@ def weekends(files: PriceFiles) -> str:
 
 def missing_column(files: PriceFiles, ticker: str) -> str:
     files.frames[ticker].drop(columns=["Close", "Volume"]).to_csv(files.path(ticker), index=False)
-    return f"{ticker}.csv: no column 'volume'; the file has Date, Open, High, Low; dataset"
+    return f"{ticker}.csv: no column 'volume'; the file has Date, Open, High, Low; set dataset"
 
 
 def duplicate_column(files: PriceFiles, ticker: str) -> str:
     files.frames[ticker].assign(CLOSE=1.0).to_csv(files.path(ticker), index=False)
-    return f"{ticker}.csv: columns stand twice (upper and lower case are the same): ['close']"
+    return f"{ticker}.csv: duplicate columns (ignoring case): ['close']"
 
 
 def text_in_a_number(files: PriceFiles, ticker: str) -> str:
@@ -279,7 +279,7 @@ def high_below_low(files: PriceFiles, ticker: str) -> str:
 def close_outside(files: PriceFiles, ticker: str) -> str:
     files.frames[ticker].loc[7, "Close"] *= 1.5
     files.write_one(ticker)
-    return f"close lies outside low and high on 2023-01-11 for {ticker} (row 9, column close)"
+    return f"close is outside low and high on 2023-01-11 for {ticker} (row 9, column close)"
 
 
 def stock_without_value(files: PriceFiles, ticker: str) -> str:
@@ -291,21 +291,21 @@ def stock_without_value(files: PriceFiles, ticker: str) -> str:
 def one_stock(files: PriceFiles) -> str:
     for ticker in files.tickers[1:]:
         files.path(ticker).unlink()
-    return "ohlcv: a panel of 1 stock, needed are 2"
+    return "ohlcv: a panel of 1 stock, at least 2 are needed"
 
 
 def names_that_differ_by_case(files: PriceFiles, ticker: str) -> str:
     files.path(ticker).with_name(f"{ticker.lower()}.csv").write_bytes(
         files.path(ticker).read_bytes()
     )
-    return f"'{ticker}' and '{ticker.lower()}' are one ticker but for case or blanks"
+    return f"'{ticker}' and '{ticker.lower()}' differ only by case or blanks"
 
 
 def names_that_differ_by_blanks(files: PriceFiles, ticker: str) -> str:
     files.path(ticker).with_name(f"{ticker[0]} {ticker[1:]}.csv").write_bytes(
         files.path(ticker).read_bytes()
     )
-    return f"'{ticker[0]} {ticker[1:]}' and '{ticker}' are one ticker but for case or blanks"
+    return f"'{ticker[0]} {ticker[1:]}' and '{ticker}' differ only by case or blanks"
 
 
 def name_of_a_formula(files: PriceFiles, ticker: str) -> str:
@@ -430,7 +430,10 @@ def test_many_findings_are_counted_not_listed(price_files: PriceFiles) -> None:
     [
         ({"columns": {"close": ""}}, "name the column of the close or of the return"),
         ({"columns": {"close": "", "return": "r"}}, "name the column of the close"),
-        ({"features": ["close"]}, "'close' is the date, the ticker, or what the label is made of"),
+        (
+            {"features": ["close"]},
+            "'close' is the date, the ticker, or the column that the label is",
+        ),
         ({"ratios_to_close": []}, "name no column"),
         ({"features": ["size"]}, "no column 'size'; the file has date, open, high, low, "),
         ({"delimiter": ""}, "dataset.source.delimiter='': must be one character"),

@@ -311,7 +311,7 @@ def test_a_source_declares_the_files_it_reads(tmp_path: Path) -> None:
     source = OmegaConf.create({"_target_": "stockformer.data.sources.demo.load"})
     assert input_paths(source, {}) == []
     silent = OmegaConf.create({"_target_": "stockformer.data.splits.by_ratio"})
-    with pytest.raises(ValueError, match="a source declares the files it reads"):
+    with pytest.raises(ValueError, match="a source must declare the files it reads"):
         input_paths(silent, {})
 
 

@@ -123,7 +123,7 @@ def huge(column: str, value: float) -> Change:
     return change
 
 
-ADVICE = 'dataset.source.columns.adjusted="" reads the close as it stands'
+ADVICE = 'dataset.source.columns.adjusted="" reads the unadjusted close'
 REFUSED: dict[str, tuple[Change, str]] = {
     "adjusted close empty": (
         both(adjusted, of_one(Adj_Close=np.nan)),
@@ -135,10 +135,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "adjusted close of 1": (
         both(adjusted, of_one(Adj_Close=1.0)),
-        "the adjusted close stands still while the close moves; "
+        "the adjusted close does not change while the close does; "
         f"{ADVICE} (59 days), first on 2023-01-03 for AAA",
     ),
-    "adjusted close of 1 everywhere": (of_all(Adj_Close=1.0), "stands still while the close moves"),
+    "adjusted close of 1 everywhere": (
+        of_all(Adj_Close=1.0),
+        "does not change while the close does",
+    ),
     "adjusted close of the next day": (
         of_all(Adj_Close=lambda frame: frame["Close"].shift(-1).ffill()),
         "adjusted / close changes again and again: the prices of another day or stock?",
@@ -149,7 +152,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "two adjusted closes": (
         both(adjusted, of_all(AdjClose=1.0)),
-        "columns ['adj close', 'adjclose'] could all be it; dataset.source.columns.adjusted says w",
+        "columns ['adj close', 'adjclose'] all match; choose one with dataset.source.columns",
     ),
     "no volume anywhere": (of_all(Volume=""), "column volume has no value for any stock"),
     "no open anywhere": (of_all(Open=np.nan), "column open has no value for any stock"),
@@ -167,15 +170,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "browser's copy": (copied("AAA (1).csv"), "AAA (1).csv: its name is that of a copy"),
     "explorer's copy": (
         copied("AAA - Copy.csv"),
-        "AAA - Copy.csv: its name is that of a copy of a file",
+        "AAA - Copy.csv: its name is that of a copy of another file",
     ),
     "finder's copy": (
         copied("AAA copy 2.csv"),
-        "AAA copy 2.csv: its name is that of a copy of a file",
+        "AAA copy 2.csv: its name is that of a copy of another file",
     ),
     "another copy": (
         copied("Copy of AAA.csv"),
-        "Copy of AAA.csv: its name is that of a copy of a file",
+        "Copy of AAA.csv: its name is that of a copy of another file",
     ),
     "the same stock twice": (
         copied("AAB.csv"),
@@ -190,8 +193,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "column 'symbol' has 6 values, e.g. '000001', several on a day: if it names the stock, set "
         "dataset.source.columns.ticker=symbol",
     ),
-    "a link to itself": (link_to_itself, "AAA.csv: a link that leads nowhere"),
-    "links in a ring": (links_in_a_ring, "AAA.csv: a link that leads nowhere"),
+    "a link to itself": (link_to_itself, "AAA.csv: a broken link"),
+    "links in a ring": (links_in_a_ring, "AAA.csv: a broken link"),
 }
 
 
@@ -239,7 +242,7 @@ WARNED: dict[str, tuple[Change, str]] = {
     ),
     "vwap outside the day's range": (
         of_one(VWAP=typical(1.2)),
-        "vwap lies outside low and high (80 days), first on 2023-01-02 for AAA",
+        "vwap is outside low and high (80 days), first on 2023-01-02 for AAA",
     ),
 }
 
@@ -261,7 +264,7 @@ def test_an_adjusted_close_is_used_and_said_under_each_of_its_names(
     files: PriceFiles, header: str
 ) -> None:
     before = read_prices(files)
-    assert before.notes[0] == "prices: column 'close' as it stands; there is no adjusted close"
+    assert before.notes[0] == "prices: column 'close', unchanged; there is no adjusted close"
     halved = 1 - 0.5 * (np.arange(80) >= 40)
     both(adjusted, of_all(Adj_Close=lambda frame: frame["Close"] * halved))(files)
     renamed("Adj Close", header)(files)
@@ -280,10 +283,10 @@ def test_an_adjusted_close_is_used_and_said_under_each_of_its_names(
     [
         ({"adjusted": "adj_clsoe"}, "no column 'adj_clsoe'; the file has Date, Open, High, Low,"),
         ({"vwap": "average"}, "no column 'average'"),
-        ({"amount": "turnover"}, "dataset.source.columns.amount says which to read"),
+        ({"amount": "turnover"}, "; set dataset.source.columns.amount"),
         ({"close": "last"}, "no column 'last'; the file has Date, Open, High, Low, Close, Volume;"),
-        ({"close": ""}, "dataset.source.columns.close='' names no column, and is needed"),
-        ({"close": "auto"}, "dataset.source.columns.close='auto' names no column, and is needed"),
+        ({"close": ""}, "dataset.source.columns.close='' names no column, but is required"),
+        ({"close": "auto"}, "dataset.source.columns.close='auto' names no column, but is required"),
         ({"close": "open"}, "dataset.source.columns: ['open'] stand for two columns each"),
     ],
 )
@@ -324,10 +327,10 @@ SETTINGS: list[tuple[dict[str, str], str]] = [
     ),
     ({"timezone": "../etc"}, "dataset.source.timezone='../etc': not a time zone"),
     ({"date_format": "%Q"}, "dataset.source.date_format='%Q'"),
-    ({"date_format": ""}, "dataset.source.date_format='': must tell year, month and day"),
-    ({"date_format": "%H:%M"}, "dataset.source.date_format='%H:%M': must tell year, month and day"),
-    ({"date_format": "%Y-%m"}, "dataset.source.date_format='%Y-%m': must tell year, month and day"),
-    ({"date_format": "%y"}, "dataset.source.date_format='%y': must tell year, month and day"),
+    ({"date_format": ""}, "dataset.source.date_format='': must have year, month and day"),
+    ({"date_format": "%H:%M"}, "dataset.source.date_format='%H:%M': must have year, month and day"),
+    ({"date_format": "%Y-%m"}, "dataset.source.date_format='%Y-%m': must have year, month and day"),
+    ({"date_format": "%y"}, "dataset.source.date_format='%y': must have year, month and day"),
 ]
 
 
@@ -357,7 +360,7 @@ def lists(tmp_path: Path, sectors: str = "", members: str = "") -> dict[str, dic
         ),
         (
             {"sectors": "ticker,sector\nAAA.NS,Oil\nNA.NS,IT\n"},
-            "sectors.csv: tells no stock of the data its sector, e.g. not 000001: other names?",
+            "sectors.csv: no stock of the data is in it, e.g. not 000001: other names?",
         ),
         (
             {"sectors": "symbol,industry\nAAA,Oil\n"},
@@ -442,7 +445,7 @@ def test_returns_that_are_not_the_closes_are_refused(
 
 def test_a_few_other_returns_are_told(files: PriceFiles, tmp_path: Path) -> None:
     panel = with_return(files, tmp_path / "few.csv", few_others)()
-    assert panel.notes[0] == "returns: column 'ret' as it stands"
+    assert panel.notes[0] == "returns: column 'ret', unchanged"
     found = [str(f) for f in panel.findings if "not the close's" in f.message]
     assert len(found) == len(files.tickers)
     assert "(1 days), first on 2023-02-27 for 000001" in found[0]
@@ -483,7 +486,7 @@ LINES: list[tuple[list[str], str]] = [
     (["model.lookback=9"], "model.lookback=9: follows dataset.lookback=10; set that one"),
     (
         ["loss.regression_weight=0", "loss.classification_weight=0"],
-        "loss.regression_weight=0, loss.classification_weight=0: nothing is left to learn",
+        "loss.regression_weight=0, loss.classification_weight=0: one of them must be above 0",
     ),
     (["split=walk_forward", "split.first_train=-50"], "split.first_train=-50: must not be negat"),
     (["split=walk_forward", "split.first_test=0"], "split.first_test=0: must be at least 1"),
@@ -572,7 +575,7 @@ def test_what_is_not_read_is_named_and_does_not_remake_the_cache(
     (files.root / "older").mkdir()
     status, output = command("validate", data, *SMALL)
     assert "preparing the data set" not in output
-    assert "not read, beside the data: README.md, older/" in output
+    assert "files in the data folder that are not read: README.md, older/" in output
 
 
 def test_beside_prepared_arrays_too(phase5_files: Phase5Files) -> None:
@@ -589,7 +592,7 @@ def test_validate_tells_what_is_odd_and_does_not_call_it_passed(
     status, output = command("validate", data, *SMALL)
     assert status == 0
     assert "ALL CHECKS PASSED" in output
-    assert "note: prices: column 'close' as it stands; there is no adjusted close" in output
+    assert "note: prices: column 'close', unchanged; there is no adjusted close" in output
     prices = ["Open", "High", "Low", "Close"]
     files.frames["AAA"].loc[50:, prices] = (files.frames["AAA"].loc[50:, prices] * 0.15).round(4)
     files.write_one("AAA")
@@ -643,4 +646,4 @@ def test_what_is_honest_is_read(files: PriceFiles) -> None:
 def test_an_adjusted_close_that_is_named_as_the_close_is_not_used_twice(files: PriceFiles) -> None:
     of_all(Adj_Close=lambda frame: frame["Close"] * 0.999)(files)
     panel = read_prices(files, columns={"close": "Adj Close"})
-    assert panel.notes[0] == "prices: column 'Adj Close' as it stands; there is no adjusted close"
+    assert panel.notes[0] == "prices: column 'Adj Close', unchanged; there is no adjusted close"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
-import struct
-import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_data import PriceFiles, source_settings
 
 from stockformer.data.panel import Panel
 from stockformer.data.reading.findings import WARNING, Finding
 from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report, report
 from stockformer.data.sources import ohlcv, phase5
-from stockformer.reporting.quality_page import html
+from stockformer.reporting.quality_page import COLOURS, html
 
 
 @pytest.fixture
@@ -121,22 +121,18 @@ def test_the_page_needs_nothing_else_and_escapes_every_name(panel: Panel) -> Non
 def test_the_heat_map_shows_each_cell_in_its_colour(panel: Panel) -> None:
     made = report(panel, "mine")
     pixels = picture(made)
-    assert pixels.shape == (6, 80)
+    assert pixels.shape == (6, 80, 3)
+    colours = np.array([COLOURS[state] for state in range(len(COLOURS))])
     position = {ticker: i for i, ticker in enumerate(panel.tickers.tolist())}
     for row, ticker in enumerate(made.stocks.index):
-        np.testing.assert_array_equal(pixels[row], made.states[:, position[ticker]])
+        np.testing.assert_array_equal(pixels[row], colours[made.states[:, position[ticker]]])
 
 
 def picture(made: Report) -> np.ndarray:
-    """The palette indices of the page's picture."""
+    """The colours (N, T, 3) of the page's picture."""
     found = re.search(r"base64,([^']+)'", html(made))
     assert found is not None
-    data = base64.b64decode(found[1])
-    width, height = struct.unpack(">II", data[16:24])
-    start = data.index(b"IDAT")
-    (length,) = struct.unpack(">I", data[start - 4 : start])
-    lines = zlib.decompress(data[start + 4 : start + 4 + length])
-    return np.frombuffer(lines, np.uint8).reshape(height, width + 1)[:, 1:]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB"))
 
 
 def test_the_prepared_arrays_go_through_the_same_checks(shared: Path) -> None:

@@ -39,7 +39,7 @@ def test_factors_are_columns_and_ratios_to_the_close(table: pd.DataFrame, tmp_pa
     np.testing.assert_allclose(panel.returns, close.pct_change(), rtol=1e-9, atol=1e-12)
     assert np.isnan(panel.factors[:4, :, 1]).all()
     assert panel.notes == (
-        "returns: from close to close of column 'close', taken to be adjusted",
+        "returns: from close to close of column 'close', assumed to be adjusted",
         "survivorship: fixed list",
     )
 

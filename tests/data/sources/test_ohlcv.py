@@ -50,7 +50,7 @@ def test_a_folder_of_files_is_read_by_label(files: PriceFiles) -> None:
         np.testing.assert_allclose(panel.returns[:, i], expected, rtol=1e-9, atol=1e-12)
     assert np.isnan(panel.returns[0]).all()
     assert panel.notes == (
-        "prices: column 'close' as it stands; there is no adjusted close",
+        "prices: column 'close', unchanged; there is no adjusted close",
         "survivorship: fixed list",
     )
     assert panel.findings == ()
@@ -108,7 +108,7 @@ def test_column_names_delimiter_and_dates_are_what_the_settings_say(
     changed = {"close": "last", "ticker": "SYMBOL"}
     own = {"columns": changed, "delimiter": ";", "date_format": "%d.%m.%Y"}
     same(read(tmp_path / "own.csv", **own), expected)
-    with pytest.raises(ValueError, match="of the form %Y-%m-%d") as refusal:
+    with pytest.raises(ValueError, match="in the form %Y-%m-%d") as refusal:
         read(tmp_path / "own.csv", **own | {"date_format": "%Y-%m-%d"})
     assert "and 475 more" in str(refusal.value)
     assert "whether the day or the month comes first is not guessed" in str(refusal.value)
@@ -271,7 +271,7 @@ def test_a_stock_counts_only_while_it_is_a_member(files: PriceFiles, tmp_path: P
         ("never a member", "1E5"),
     ]
     path.write_text("ticker,start,end\nAAA,2023-01-10,2022-01-20\n")
-    with pytest.raises(ValueError, match="the end lies before the start"):
+    with pytest.raises(ValueError, match="the end is before the start"):
         read(files.root, universe={"members_path": str(path)})
 
 
@@ -298,7 +298,7 @@ def test_the_raw_nifty_200(shared: Path) -> None:
 def test_a_packed_file_has_to_be_whole(files: PriceFiles, tmp_path: Path) -> None:
     whole = gzip.compress(files.long().to_csv(index=False).encode())
     (tmp_path / "cut.csv.gz").write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match="gzip archive damaged or cut"):
+    with pytest.raises(ValueError, match="gzip archive damaged or truncated"):
         read(tmp_path / "cut.csv.gz")
 
 
