@@ -353,8 +353,8 @@ LEAKS = {
     "class threshold over the whole sample": Planted(
         patched(experiment, "next_returns", global_median), "target's up"
     ),
-    "signal that knows the outcome": Planted(
-        patched(evaluated, "signal_of", signal_of_the_label), "backtest: the signal"
+    "signal that uses the outcome": Planted(
+        patched(evaluated, "signal_of", signal_of_the_label), "backtest: the traded signal"
     ),
     "baseline scaled on test": Planted(
         patched(baselines, "_scaled", scaled_on_all), "baseline rev"
