@@ -27,7 +27,7 @@ TIMED_STEPS = 5  # after two warm-up steps
 
 
 class CheckFailed(ValueError):
-    """A failed check; the message says what to do."""
+    """A failed check; its message names what to do."""
 
 
 class Preflight:

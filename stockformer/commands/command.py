@@ -36,12 +36,12 @@ from stockformer.runs.resume import continued, names_a_run, requested_run
 
 log = logging.getLogger(__name__)
 
-# What a user can mend, said in one line; anything else is our mistake and shows its traceback.
+# A user's mistake is one line; anything else is ours and shows its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 # They would compose another configuration than the one that is checked, or unpickle one.
 REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
 DEFAULT_EXPERIMENT = "experiment=demo"
-WIDEST = 110  # characters of a line of the configuration's tree
+MAX_WIDTH = 110  # characters of a line of the configuration's tree
 TERMINAL_FORMATTER = "stockformer.runs.logs.PrintableFormatter"  # of hydra_logging/plain.yaml
 UNBROKEN = "\0"  # a space within a value, at which no line is broken
 MULTIRUN = {"-m", "--multirun"}
@@ -183,11 +183,11 @@ def require_values(overrides: Sequence[str]) -> None:
 
 
 def log_config(config: DictConfig) -> None:
-    """Check a job's values, of a sweep only some were before, and say what they are."""
+    """Check a job's values, of a sweep only some were before, and log the configuration."""
     check_values(config)
     # Of a resumed run the command line chose nothing.
     choices = HydraConfig.get().runtime.choices if config.resume is None else {}
-    log.info("%s", describe(config, choices, min(WIDEST, make_console().width)))
+    log.info("%s", describe(config, choices, min(MAX_WIDTH, make_console().width)))
 
 
 def describe(config: DictConfig, choices: dict[str, Any], width: int) -> str:

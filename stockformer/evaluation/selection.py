@@ -14,9 +14,9 @@ from sklearn.model_selection import KFold
 from stockformer.evaluation.statistics import newey_west_errors, paired_comparison
 
 UNRELIABLE_TRIALS = 30
-"""Below so many trials an importance is said to be unreliable."""
+"""Below this many trials an importance is called unreliable."""
 FEWEST_TRIALS = 8
-"""Below so many there is none."""
+"""Below this many there is no importance."""
 FOLDS = 5
 
 

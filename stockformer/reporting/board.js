@@ -58,7 +58,7 @@ for (const chooser of document.querySelectorAll(".pairs")) {
   lists[1].value = groups[0].runs[1];
   function compare() {
     const [a, b] = lists.map((list) => list.value);
-    chooser.querySelector(".verdict").textContent = tell(a, b);
+    chooser.querySelector(".verdict").textContent = comparison(a, b);
     const table = chooser.querySelector("table");
     table.tHead.replaceChildren(line(["", a, b], "th"));
     const headings = [...board.tHead.rows].at(-1).cells;
@@ -75,7 +75,7 @@ for (const chooser of document.querySelectorAll(".pairs")) {
     const same = group.get(a) === group.get(b);
     draw(plot, same ? curves(a, b) : [], layout());
   }
-  function tell(a, b) {
+  function comparison(a, b) {
     if (a === b) return "Choose two different runs.";
     const g = group.get(a);
     if (g !== group.get(b)) return "Tested on other data or dates: these two cannot be compared.";

@@ -83,12 +83,12 @@ def headline(trials: Trials) -> str:
 
 
 def subtitle(trials: Trials) -> str:
-    said = [format_count(len(trials.completed), "run") + " completed"]
+    counts = [format_count(len(trials.completed), "run") + " completed"]
     if trials.unfinished:
-        said.append(f"{len(trials.unfinished)} not")
+        counts.append(f"{len(trials.unfinished)} not")
     if trials.refused:
-        said.append(f"{len(trials.refused)} unreadable")
-    return ", ".join(said)
+        counts.append(f"{len(trials.refused)} unreadable")
+    return ", ".join(counts)
 
 
 def ranking(trials: Trials, beside: Path) -> Section:
@@ -182,10 +182,10 @@ def selection_bias_section(trials: Trials) -> Section:
     remarks = [
         "The deflated Sharpe ratio is the probability that the picked run's true Sharpe ratio "
         "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
-        "Prado 2014): below 0.95, assume luck. Daily, not annualised, of returns after costs less "
-        "those of the equal-weight universe, on the validation dates, where the pick is made. All "
-        "completed trials of the folder count, seeds and edited targets included; trials deleted "
-        "or made elsewhere count too, and are not known here.",
+        "Prado 2014): below 0.95, assume chance. Daily, not annualised, of returns after costs "
+        "less those of the equal-weight universe, on the validation dates, where the pick is made. "
+        "All completed trials of the folder count, seeds and edited targets included; trials "
+        "deleted or made elsewhere would count too, but cannot be seen from here.",
     ]
     lead = f"{format_count(count, 'completed trial')}."
     if without:
@@ -223,7 +223,7 @@ def importance_section(trials: Trials) -> Section:
             lead.append(f"Below {UNRELIABLE_TRIALS} trials that is unreliable.")
         caption = (
             "How much less of the variance is explained when a setting is shuffled; at zero or "
-            "below, it told the forest nothing. Says what mattered, not which way."
+            "below, it did not help the forest. It shows what mattered, not in which direction."
         )
         plots.append(Plot("Importance", trial_figures.importance(found.drop), caption))
     quantity = SCORES[trials.monitor]
@@ -248,7 +248,7 @@ def pairs(trials: Trials) -> Section:
         return Section(title, "It takes two runs with daily metrics, tested on the same dates.")
     lead = (
         "The paired difference of daily rank IC on the test dates, Newey-West: whether the first "
-        "run is better than the second by more than luck. Of many pairs, one in twenty is below "
+        "run is better than the second by more than chance. Of many pairs, one in twenty is below "
         "p = 0.05 by chance."
     )
     if any(group.rank_ic.shape[1] > MOST_PAIRED for group in trials.groups):

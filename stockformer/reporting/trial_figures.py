@@ -46,10 +46,10 @@ def parallel_coordinates(settings: pd.DataFrame, score: pd.Series, quantity: Qua
     places = [_places(settings[key]) for key in settings]
     places.append(_share(score.to_numpy(float), logarithmic=False))
     figure = base(f"setting, at the right the {quantity.title} (validation)", "value (low to high)")
-    told = [*(settings[key] for key in settings), score.map(quantity.format)]
+    texts = [*(settings[key] for key in settings), score.map(quantity.format)]
     for row in reversed(range(len(score))):  # the best on top
         name = score.index[row]
-        words = [plain(f"{axis} {column.iloc[row]}") for axis, column in zip(axes, told)]
+        words = [plain(f"{axis} {column.iloc[row]}") for axis, column in zip(axes, texts)]
         figure.add_scatter(
             x=list(range(len(axes))),
             y=[float(place[row]) for place in places],

@@ -143,8 +143,12 @@ def read_checked(path: Path) -> bytes:
             return data
         seen = digests
     if not seen:
-        raise ValueError(f"{path}: {digest_file(path).name} is missing, which says what it held")
-    raise ValueError(f"{path}: damaged or replaced: not what {digest_file(path).name} says")
+        raise ValueError(
+            f"{path}: {digest_file(path).name} is missing, so its content cannot be verified"
+        )
+    raise ValueError(
+        f"{path}: damaged or replaced: its digest is not the one in {digest_file(path).name}"
+    )
 
 
 def digest_file(path: Path) -> Path:

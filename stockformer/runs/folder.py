@@ -49,27 +49,27 @@ LARGEST_SETTINGS = 4 << 20
 
 
 def runs_under(tree: Path) -> list[Path]:
-    """Every run folder in the tree, sorted; but not what lies within a run, judged elsewhere."""
+    """Every run folder in the tree, sorted; but not the evaluations within a run."""
     runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
     return sorted(run for run in runs if runs.isdisjoint(run.parents))
 
 
 class RunDir:
-    """One run's folder, owned from `claim` or `reopen` on; leaving the context says how it ended.
+    """One run's folder, owned from `claim` or `reopen` on; leaving the context records its end.
 
     status.json    running, finished, failed or interrupted, with the reason; its creation is the
                    claim. lock: held by the living process that owns the folder
     config.yaml    the configuration, unresolved: what is needed to rebuild the run
-    overrides.json what the command line asked for
+    overrides.json the overrides of the command line
     manifest.json  versions, commit, seed, data hashes, factor names in order, split dates
-    train.log      what the terminal said, with times
-    metrics.csv    one row an epoch; evaluation.json: the best epoch judged on the test days
+    train.log      the terminal's messages, with times
+    metrics.csv    one row an epoch; evaluation.json: the best epoch on the test days
     tensorboard/   events; checkpoints/{best,last,previous,epoch-*}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
     trades.csv, positions.csv, equity.csv: the ledger of the backtest
-    evaluations/   the model judged elsewhere: run folders of their own
-    data_quality.html  what is odd about the data; report.html: what analyze.py makes of all this
-    debug/         what is known of a number that was not finite
+    evaluations/   the model evaluated again or elsewhere: run folders of their own
+    data_quality.html  warnings about the data; report.html: the page of analyze.py
+    debug/         the dates and state of a number that was not finite
     SHA256SUMS     of the settings, the manifest and the results, as sha256sum checks them;
                    status.json has its own digest in it
     """
@@ -99,7 +99,7 @@ class RunDir:
         self._writing = threading.Lock()
         self.resumed = False
         self.id = ""
-        # What an interrupted run does before it leaves; says what it kept, for the log.
+        # Called before an interrupted run exits; returns what was saved, for the log.
         self.save_on_interrupt: Callable[[], str] = self._before_training
 
     @classmethod
@@ -165,19 +165,19 @@ class RunDir:
                 log.debug("run failed", exc_info=(type(error), error, traceback))
         except OSError:
             if error is None:
-                raise  # else the disk was full before, which `error` says
+                raise  # else the disk was full before, and `error` has that
         finally:
             logging.getLogger("stockformer").removeHandler(self._log)
-            with contextlib.suppress(OSError):  # what could not be written was told when it was
+            with contextlib.suppress(OSError):  # a failed write was reported when it happened
                 self._log.close()
             os.close(self._lock_descriptor)
 
     def end(self, state: str, reason: str) -> None:
-        """Say how the run ended."""
+        """Record how the run ended."""
         atomic.write(self.status_file, self._status(state, reason).encode())
 
     def status(self) -> dict[str, Any]:
-        """What status.json says. Raises ValueError where `path` is no run's folder."""
+        """The content of status.json. Raises ValueError where `path` is no run's folder."""
         path = self.status_file
         try:
             data = atomic.read(path, LARGEST_SETTINGS)
@@ -186,12 +186,14 @@ class RunDir:
         except OSError as error:
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
         status: dict[str, Any] = parse_json(data, STATUS, f"{path}: cannot be read")
-        said = {key: value for key, value in status.items() if key != "sha256"}
+        content = {key: value for key, value in status.items() if key != "sha256"}
         known = {key.removesuffix("?") for key in STATUS}
         if "sha256" in status:
-            as_written = status["sha256"] == _digest(said) and json.dumps(status).encode() == data
+            as_written = (
+                status["sha256"] == _digest(content) and json.dumps(status).encode() == data
+            )
         else:
-            as_written = known >= said.keys()  # earlier versions kept no digest
+            as_written = known >= content.keys()  # earlier versions kept no digest
         if not as_written:
             raise ValueError(f"{path}: cannot be read: damaged or changed: its sha256 is another")
         if status["state"] not in STATES:
@@ -208,7 +210,7 @@ class RunDir:
         return any(file.exists() for file in kept)
 
     def killed(self) -> bool:
-        """Whether its process ended without saying so in status.json."""
+        """Whether its process ended without recording it in status.json."""
         try:
             return self.status()["state"] == "running" and not self.in_use()
         except ValueError:
@@ -270,7 +272,7 @@ class RunDir:
         return parse_json(self.read(path, LARGEST_TEXT), form, str(path))
 
     def read(self, path: Path, largest: int = atomic.LARGEST) -> bytes:
-        """An artefact. Raises ValueError where it is missing, or not what SHA256SUMS says it is."""
+        """An artefact. Raises ValueError where it is missing or SHA256SUMS has another digest."""
         for _ in range(3):  # the run may be going on, and write it between the two
             sums = self._sums()
             try:
@@ -280,9 +282,9 @@ class RunDir:
             if atomic.sha256(data) in sums.get(path.name, ()):
                 return data
         if not sums:
-            reason = f"{self.sums_file.name} is missing, which says what it held"
+            reason = f"{self.sums_file.name} is missing, so its content cannot be verified"
         elif path.name in sums:
-            reason = f"not what {self.sums_file.name} says"
+            reason = f"its digest is not the one in {self.sums_file.name}"
         elif path == self.metrics_file and "sha256" not in self.status():
             return data  # earlier versions did not list it
         else:
@@ -318,7 +320,7 @@ class RunDir:
                 self.read(path)
 
     def remove_temporary_files(self) -> None:
-        """What processes left that were killed; but not of models judged elsewhere, just now."""
+        """What killed processes left behind; not in the evaluations, which may be running."""
         for folder in (self.path, self.checkpoint("last").parent, self.debug_file.parent):
             if folder.is_dir():
                 atomic.remove_temporary_files(folder)

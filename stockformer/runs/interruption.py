@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop: keep its state and leave, within seconds."""
+"""What a run does on a signal to stop: it saves its state and exits, within seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # Ctrl-C, the scheduler's end, Slurm's warning before its own, and a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-NO_MORE = b"\0"  # what the main thread writes where a signal's number would be
+END = b"\0"  # written by the main thread in place of a signal's number: the end
 
 
 @contextmanager
@@ -41,9 +41,9 @@ def open_run(folder: Path, *, resume: bool) -> Iterator[RunDir]:
 class Interruption:
     """Within this context a signal ends the process with 128 + its number, the run's state kept.
 
-    A thread of its own hears the signal through a pipe that the C handler writes to, so it need
+    A thread of its own receives the signal through a pipe that the C handler writes to, so it need
     not wait for the main thread, which may be in a backward pass of half a minute. The thread calls
-    `run.save_on_interrupt` and leaves; a second signal leaves at once.
+    `run.save_on_interrupt` and exits; a second signal exits at once.
     """
 
     def __init__(self, run: RunDir) -> None:
@@ -55,10 +55,10 @@ class Interruption:
             self.listener, self.pipe = os.pipe()
             os.set_blocking(self.pipe, False)
             self.former_pipe = signal.set_wakeup_fd(self.pipe, warn_on_full_buffer=False)
-            self.former = {number: signal.signal(number, _noted) for number in _heeded()}
+            self.former = {number: signal.signal(number, _ignore) for number in _handled()}
             os.register_at_fork(after_in_child=self._forget)
-            self.ear = threading.Thread(target=self._listen, daemon=True)
-            self.ear.start()
+            self.thread = threading.Thread(target=self._listen, daemon=True)
+            self.thread.start()
         return self
 
     def __exit__(
@@ -69,7 +69,7 @@ class Interruption:
     ) -> None:
         if not self.active:
             return
-        self._wait_for_the_ear()
+        self._wait_for_thread()
         self.active = False
         # The hook of forks keeps this object for ever: not the run's model and data with it.
         self.run = RunDir(self.run.path)
@@ -78,34 +78,34 @@ class Interruption:
         signal.set_wakeup_fd(self.former_pipe)
         os.close(self.pipe)
         os.set_blocking(self.listener, False)
-        with contextlib.suppress(BlockingIOError):  # nothing came too late to be heard
+        with contextlib.suppress(BlockingIOError):  # no signal came too late to be handled
             while late := os.read(self.listener, 1):
                 if late[0] in SIGNALS:
                     signal.raise_signal(late[0])
         os.close(self.listener)
 
-    def _wait_for_the_ear(self) -> None:
-        """For ever if a signal was heard: then that ends the process, not an error that follows."""
-        os.write(self.pipe, NO_MORE)
+    def _wait_for_thread(self) -> None:
+        """For ever if a signal came: then that ends the process, not an error that follows."""
+        os.write(self.pipe, END)
         of_children = signal.getsignal(signal.SIGCHLD)
-        while self.ear.is_alive():
+        while self.thread.is_alive():
             # torch raises one here for each data loader's process that the same signal ended.
             with contextlib.suppress(RuntimeError):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                self.ear.join()
+                self.thread.join()
         signal.signal(signal.SIGCHLD, of_children)
 
     def _listen(self) -> None:
-        leaving = False
-        while (heard := os.read(self.listener, 1)) != NO_MORE or leaving:
-            if heard[0] not in SIGNALS:  # others that Python handles, e.g. a child's end
+        exiting = False
+        while (received := os.read(self.listener, 1)) != END or exiting:
+            if received[0] not in SIGNALS:  # others that Python handles, e.g. a child's end
                 continue
-            if leaving:
-                os._exit(128 + heard[0])
-            leaving = True
-            threading.Thread(target=self._leave, args=heard, daemon=True).start()
+            if exiting:
+                os._exit(128 + received[0])
+            exiting = True
+            threading.Thread(target=self._exit, args=received, daemon=True).start()
 
-    def _leave(self, number: int) -> None:
+    def _exit(self, number: int) -> None:
         name = signal.Signals(number).name
         try:
             try:
@@ -123,18 +123,18 @@ class Interruption:
             os._exit(128 + number)
 
     def _forget(self) -> None:
-        """A data loader's process must not tell its parent's pipe of signals."""
+        """In a data loader's process: signals must not reach the parent's pipe."""
         if self.active:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
             self.active = False
 
 
-def _heeded() -> list[signal.Signals]:
+def _handled() -> list[signal.Signals]:
     """SIGNALS, but for a SIGHUP that is ignored: nohup has a run outlive its terminal."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if not (ignored and number is signal.SIGHUP)]
 
 
-def _noted(number: int, frame: object) -> None:
+def _ignore(number: int, frame: object) -> None:
     """The pipe has it; Python must only not do what it does by default."""

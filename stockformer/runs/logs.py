@@ -1,4 +1,4 @@
-"""What a run says, on the terminal and in its own log file."""
+"""A run's messages, on the terminal and in its own log file."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class Trials:
         return self.validation[self.monitor]
 
 
-NO_SETTINGS = ("paths.", "report", "resume", "hydra")
-"""What tells nothing of how a model was trained."""
+NOT_TRAINING = ("paths.", "report", "resume", "hydra")
+"""Overrides of these keys do not change how a model is trained."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def read_trials(folder: Path) -> Trials:
             reason = str(error).split("; name another")[0]
             refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
     if not runs and not refused:
-        read_run(folder)  # says what is wrong with it
+        read_run(folder)  # raises what is wrong with it
     if not runs:  # it may be anybody's: no page is written there
-        told = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
         raise ValueError(
-            f"{folder}: holds no run that can be read ({told}); name another with run=FOLDER"
+            f"{folder}: holds no run that can be read ({reasons}); name another with run=FOLDER"
         )
     completed = {name: run for name, run in runs.items() if is_complete(run)}
     configs = {name: settings_of(run) for name, run in completed.items()}
@@ -163,7 +163,7 @@ def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
 
 def tested_epoch(run: RecordedRun) -> dict[str, float]:
     """The validation metrics of the epoch that was tested; an ensemble has none."""
-    epoch = _judged(run).epoch
+    epoch = _evaluation(run).epoch
     if run.metrics is None or epoch is None:
         return {}
     row, part = run.metrics.loc[epoch].astype(float).to_dict(), "validation_"
@@ -173,22 +173,30 @@ def tested_epoch(run: RecordedRun) -> dict[str, float]:
 
 def test_figures(run: RecordedRun) -> dict[str, float]:
     """The model's metrics, the t of its rank IC, and its backtest's figures where it has one."""
-    judged = _judged(run)
-    t = float(judged.table["rank_ic_t"].iloc[0]) if "rank_ic_t" in judged.table else math.nan
-    earned = {} if judged.backtest is None else judged.backtest.figures.loc["base"].to_dict()
-    return dict(judged.scores) | {"rank_ic_t": t} | {str(name): earned[name] for name in earned}
+    evaluation = _evaluation(run)
+    t = (
+        float(evaluation.table["rank_ic_t"].iloc[0])
+        if "rank_ic_t" in evaluation.table
+        else math.nan
+    )
+    figures = (
+        {} if evaluation.backtest is None else evaluation.backtest.figures.loc["base"].to_dict()
+    )
+    return (
+        dict(evaluation.scores) | {"rank_ic_t": t} | {str(name): figures[name] for name in figures}
+    )
 
 
 def differing(
     configs: Mapping[str, Mapping[str, str]], names: Mapping[str, RecordedRun]
 ) -> pd.DataFrame:
     """The overridden settings that are not the same in every run; rows as in `names`."""
-    asked = (
+    requested = (
         override.lstrip("+~").partition("=")[0]
         for run in names.values()
         for override in run.overrides or ()
     )
-    overridden = sorted({key for key in asked if not key.startswith(NO_SETTINGS)})
+    overridden = sorted({key for key in requested if not key.startswith(NOT_TRAINING)})
     columns = {key: [configs[name].get(key, UNSET) for name in names] for key in overridden}
     varied = {key: column for key, column in columns.items() if len(set(column)) > 1}
     return pd.DataFrame(varied, index=list(names))
@@ -209,7 +217,7 @@ def grouped(
             label=label if labels[label] == 1 else f"{label} ({labels[label]})",
             horizon=_horizon(configs[names[0]]),
             runs=names,
-            rank_ic=pd.DataFrame({n: _judged(completed[n]).daily["rank_ic"] for n in names}),
+            rank_ic=pd.DataFrame({n: _evaluation(completed[n]).daily["rank_ic"] for n in names}),
         )
 
 
@@ -219,7 +227,7 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
     Every completed trial of the family counts, whatever it was tested on: a setting edited between
     two sweeps does not make fewer of them.
     """
-    count = sum(_judged(run).epoch is not None for run in trials.completed.values())
+    count = sum(_evaluation(run).epoch is not None for run in trials.completed.values())
     excess = {name: validation_excess(run) for name, run in trials.completed.items()}
     sharpes = pd.Series({n: sharpe_ratio(e) for n, e in excess.items() if e is not None}).dropna()
     known = [name for name in tried(trials, group).index if name in sharpes]
@@ -239,13 +247,13 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
 
 def validation_excess(run: RecordedRun) -> pd.Series | None:
     """By date, the traded validation forecasts' return after costs less the universe's."""
-    returns = _judged(run).validation
+    returns = _evaluation(run).validation
     return None if returns is None else returns["net_return"] - returns["benchmark"]
 
 
 def tried(trials: Trials, group: Group) -> pd.Series:
     """The validation metric of the group's trials; an ensemble of trials is none."""
-    names = [name for name in group.runs if _judged(trials.completed[name]).epoch is not None]
+    names = [name for name in group.runs if _evaluation(trials.completed[name]).epoch is not None]
     return trials.score.loc[names]
 
 
@@ -270,7 +278,7 @@ def _tested_on(run: RecordedRun, settings: Mapping[str, str]) -> tuple[str, ...]
     )
 
 
-def _judged(run: RecordedRun) -> EvaluationRecord:
+def _evaluation(run: RecordedRun) -> EvaluationRecord:
     assert run.evaluation is not None
     return run.evaluation
 

@@ -68,7 +68,9 @@ def test_other_numbers_are_said_to_be_other(
     frame.loc[3, "prediction"] = np.nextafter(frame.loc[3, "prediction"], 1)
     frame.to_parquet(file)
     output = command("evaluate", "run=run")[1]
-    assert "predictions.parquet: damaged or changed: not what SHA256SUMS says" in output
+    assert (
+        "predictions.parquet: damaged or changed: its digest is not the one in SHA256SUMS" in output
+    )
     assert "not reproduced" not in output
     rewrite(file, file.read_bytes())
     assert "single predictions do not" in command("evaluate", "run=run")[1]

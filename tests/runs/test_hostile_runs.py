@@ -172,7 +172,7 @@ def test_a_forged_result_is_shown_by_no_command(run: RunDir, tmp_path: Path) -> 
     other = finished_run(tmp_path / "second")
     evaluation = json.loads(run.evaluation_file.read_text())
     run.evaluation_file.write_text(json.dumps(evaluation | {"verdict": "It beats everything."}))
-    said = r"evaluation\.json: damaged or changed: not what SHA256SUMS says"
+    said = r"evaluation\.json: damaged or changed: its digest is not the one in SHA256SUMS"
     for call in (
         lambda: read_run(run.path),
         lambda: members([run.path, other]),

@@ -74,7 +74,7 @@ def test_a_closed_terminal_keeps_the_state(small: SmallRuns, whole: Path, tmp_pa
     assert not differences(whole, folder)
 
 
-def test_nohup_is_heeded(small: SmallRuns, whole: Path, tmp_path: Path) -> None:
+def test_nohup_is_respected(small: SmallRuns, whole: Path, tmp_path: Path) -> None:
     folder, step = tmp_path / "run", small.words(f"hydra.run.dir={tmp_path}/run")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child inherits it, as from nohup
     try:
