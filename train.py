@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from stockformer.commands.command import command, log_config
@@ -22,16 +20,18 @@ def train(config: DictConfig, folder: Path, overrides: list[str]) -> float:
             run.write_config(recorded(config), overrides)
         from stockformer.experiment import Experiment, read_dataset  # noqa: PLC0415 (torch, after checks)
 
-        best = Experiment(config, read_dataset(config)).train(run, overrides)
-    if config.report and is_main_process() and HydraConfig.get().mode is RunMode.RUN:
+        return Experiment(config, read_dataset(config)).train(run, overrides)
+
+
+def report(config: DictConfig, folder: Path) -> None:
+    if config.report and is_main_process():
         from stockformer.reporting.report import try_report  # noqa: PLC0415 (plotly, after all)
 
         try_report(folder)
-    return best
 
 
 # Hydra's completion, from 1.4 on, wants to read @hydra.main in the file.
-main = command(train)
+main = command(train, after_run=report)
 
 if __name__ == "__main__":
     main()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,28 @@ def command(
         return status, captured.out + captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """`trained(folder, "seed=1")` puts a run of these settings there, trained once a session.
+
+    Its data are shared with other tests: only those that leave the data alone may use it.
+    """
+    base = tmp_path_factory.mktemp("trained")
+    files = Phase5Files(base / "data")
+
+    @cache
+    def train_once(*arguments: str) -> Path:
+        run = base / f"run{len(list(base.iterdir()))}"
+        words = ["dataset=nifty200_phase5", f"paths.data_dir={files.data_dir}", *SMALL, *arguments]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(ROOT))
+            patch.setattr(sys, "argv", ["train.py", *words, f"hydra.run.dir={run}"])
+            importlib.import_module("train").main()
+        return run
+
+    return lambda folder, *arguments: shutil.copytree(train_once(*arguments), folder)
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer import experiment
-from stockformer.config.schema import config_folder
+from stockformer.config.hydra_lines import VERSION_BASE
+from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.evaluation.backtest import Settings
 
 
@@ -128,3 +130,20 @@ def backtest_settings(**changes: Any) -> Settings:
     """The values of conf/backtest for 60 stocks, but for `changes`."""
     group = cast(DictConfig, OmegaConf.load(config_folder() / "backtest" / "default.yaml"))
     return replace(experiment.backtest_settings(group, 60), **changes)
+
+
+@cache
+def _composed(lines: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
+        return compose(CONFIG_NAME, list(lines))
+
+
+def composed(*lines: str, data_dir: Path | None = None) -> DictConfig:
+    """The configuration of these overrides, with the data and the cache in `data_dir`.
+
+    Each combination of overrides is composed once in a session.
+    """
+    config = _composed(lines).copy()
+    if data_dir is not None:
+        config.paths.data_dir, config.paths.cache_dir = str(data_dir), f"{data_dir}/cache"
+    return config

@@ -10,13 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from small_data import Phase5Files
+from small_data import Phase5Files, composed
 from torch import Tensor
 
-from stockformer.config.hydra_lines import VERSION_BASE
-from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import published_calendar, real_calendar
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
@@ -27,9 +24,7 @@ from stockformer.training.evaluate import Evaluation, Evaluator
 
 def config_of(files: Phase5Files, *lines: str) -> DictConfig:
     small = ("model.width=8", "model.layers=1", "dataset.lookback=5", "trainer.device=cpu")
-    data = f"paths.data_dir={files.data_dir}"
-    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-        return compose(CONFIG_NAME, ["dataset=nifty200_phase5", data, *small, *lines])
+    return composed("dataset=nifty200_phase5", *small, *lines, data_dir=files.data_dir)
 
 
 def experiment_of(files: Phase5Files, *lines: str) -> Experiment:

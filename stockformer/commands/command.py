@@ -20,18 +20,18 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer import __version__
 from stockformer.config.hydra_lines import VERSION_BASE, only_building
-from stockformer.config.overrides import check_command_line, check_sources
+from stockformer.config.overrides import check_command_line, check_sources, without_hydra
 from stockformer.config.quoting import quoted
 from stockformer.config.rules import check_values
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.runs.console import make_console, make_streams_last, printable
-from stockformer.runs.logs import is_main_process, start_log
+from stockformer.runs.logs import start_log
 from stockformer.runs.resume import continued, names_a_run, requested_run
 
 log = logging.getLogger(__name__)
@@ -49,29 +49,32 @@ PATH_KEY = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|([\w.]+[._])?(dir|file|p
 Job = Callable[[DictConfig, Path, list[str]], float | None]
 
 
-def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
+def command(
+    function: Job,
+    run_folder: bool = True,
+    after_run: Callable[[DictConfig, Path], None] | None = None,
+) -> Callable[[], None]:
     """Make `function(config, folder, overrides)` a program; its result is a sweep's objective.
 
-    Without `run_folder` nothing is written. A mistake of the user ends it with one line and
-    status 1, before any data are read where the configuration shows it.
+    Without `run_folder` nothing is written. `after_run(config, folder)` follows a single run, not a
+    job of a sweep. A mistake of the user ends the program with one line and status 1, before any
+    data are read where the configuration shows it.
     """
 
-    resumed: list[tuple[DictConfig, list[str], Path]] = []
-
     def job(config: DictConfig) -> float | None:
-        start_log()
+        """One job of a sweep. Hydra keeps an exception and runs the other jobs."""
         hydra_config = HydraConfig.get()
         folder = Path(hydra_config.runtime.output_dir)
-        words = list(hydra_config.overrides.task)
-        if resumed:
-            config, words, folder = resumed.pop()
         try:
-            return function(config, folder, words)
+            return function(config, folder, list(hydra_config.overrides.task))
         except USER_ERRORS as error:
-            if hydra_config.mode is RunMode.MULTIRUN:  # Hydra keeps it and runs the other jobs
-                log.error("job %s failed: %s", hydra_config.job.num, error)
-                raise
-            sys.exit(printable(f"error: {error}"))
+            log.error("job %s failed: %s", hydra_config.job.num, error)
+            raise
+
+    def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+        function(config, folder, overrides)
+        if after_run is not None:
+            after_run(config, folder)
 
     def main() -> None:
         make_streams_last()
@@ -81,27 +84,20 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
             if "--version" in sys.argv[1:]:
                 sys.stdout.write(version())
                 return
-            if any(map(names_a_run, sys.argv[1:])):
-                start_log()
-            run = requested_run(sys.argv[1:])
-            arguments = checked_arguments(run_folder)
-            leaves_none = run is not None or not (run_folder and is_main_process())
-            if leaves_none and not arguments.shell_completion:
-                sys.argv.append("hydra.run.dir=.")  # Hydra makes the folder otherwise
-            if run is not None:
-                if arguments.multirun or not run_folder:
-                    raise ValueError("resume: only train.py resumes, and one run at a time")
-                again = continued(run, arguments.overrides)
-                if again is None:
-                    return
-                resumed.append((*again, run.absolute()))
-                if arguments.cfg == "job":
-                    sys.stdout.write(OmegaConf.to_yaml(again[0], resolve=arguments.resolve))
-                    return
-            with only_building([TERMINAL_FORMATTER]):
-                hydra.main(
-                    config_path=str(config_folder()), config_name=CONFIG_NAME, **VERSION_BASE
-                )(job)()
+            start_log()
+            folder = requested_run(sys.argv[1:])
+            arguments = parsed_arguments(run_folder)
+            if folder is not None:
+                resumed = resumed_run(folder, arguments, run_folder)
+                if resumed is not None:
+                    run(*resumed)
+            elif arguments.multirun or is_shown_by_hydra(arguments):
+                with only_building([TERMINAL_FORMATTER]):
+                    hydra.main(
+                        config_path=str(config_folder()), config_name=CONFIG_NAME, **VERSION_BASE
+                    )(job)()
+            else:
+                run(*single_run(arguments.overrides))
         except USER_ERRORS as error:
             sys.exit(printable(f"error: {error}"))
         except KeyboardInterrupt:
@@ -111,8 +107,11 @@ def command(function: Job, run_folder: bool = True) -> Callable[[], None]:
     return main
 
 
-def checked_arguments(run_folder: bool) -> argparse.Namespace:
-    """What Hydra's parser makes of the command line. Raises ValueError for what is refused."""
+def parsed_arguments(run_folder: bool) -> argparse.Namespace:
+    """What Hydra's parser makes of the command line. Raises ValueError for what is refused.
+
+    What Hydra runs or shows itself, a sweep and `--help`, is checked here.
+    """
     demo = needs_default_experiment(sys.argv[1:])
     sys.argv[1:] = as_hydra_reads(sys.argv[1:])
     arguments = get_args_parser().parse_args()
@@ -124,13 +123,49 @@ def checked_arguments(run_folder: bool) -> argparse.Namespace:
         arguments.overrides.append(DEFAULT_EXPERIMENT)
     if arguments.multirun and not run_folder:
         raise ValueError("-m: this command checks one configuration at a time")
-    if arguments.help or arguments.hydra_help or arguments.info or arguments.cfg:
-        check_sources(arguments.overrides)  # Hydra sets its logging up for them too
-    else:
-        require_values(arguments.overrides)
+    if is_shown_by_hydra(arguments):
         if not arguments.shell_completion:
-            check_command_line(arguments.overrides, multirun=arguments.multirun)
+            check_sources(arguments.overrides)  # Hydra sets its logging up for them too
+        return arguments
+    require_values(arguments.overrides)
+    if arguments.multirun:
+        check_command_line(arguments.overrides, multirun=True)
     return arguments
+
+
+def is_shown_by_hydra(arguments: argparse.Namespace) -> bool:
+    """Whether Hydra shows help, the configuration or completions, and nothing is run."""
+    names = ("help", "hydra_help", "info", "cfg", "shell_completion")
+    return any(getattr(arguments, name) for name in names)
+
+
+def single_run(overrides: Sequence[str]) -> tuple[DictConfig, Path, list[str]]:
+    """The checked configuration of one run, its folder, and the overrides it records.
+
+    Raises ValueError for what is wrong with them. Not `hydra.main`, which would compose the
+    configuration twice more, and make the folder before it is claimed.
+    """
+    config = check_command_line(overrides, multirun=False)
+    HydraConfig.instance().set_config(config)
+    node = config.hydra
+    configure_log(node.job_logging, node.verbose)
+    return without_hydra(config), Path(node.run.dir).absolute(), list(node.overrides.task)
+
+
+def resumed_run(
+    folder: Path, arguments: argparse.Namespace, run_folder: bool
+) -> tuple[DictConfig, Path, list[str]] | None:
+    """Likewise of the run in `folder`, to be continued; None if there is nothing more to do."""
+    if arguments.multirun or not run_folder:
+        raise ValueError("resume: only train.py resumes, and one run at a time")
+    again = continued(folder, arguments.overrides)
+    if again is None:
+        return None
+    config, overrides = again
+    if arguments.cfg == "job":
+        sys.stdout.write(OmegaConf.to_yaml(config, resolve=arguments.resolve))
+        return None
+    return config, folder.absolute(), overrides
 
 
 def needs_default_experiment(words: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,13 @@ HYDRA_TARGETS = {
 }
 
 
-def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
+def check_command_line(overrides: Sequence[str], multirun: bool) -> DictConfig:
     """Compose the command line's configuration and check it; for a sweep, every choice once.
 
-    Raises ValueError with one message that names the key, the rule and the value received.
+    Returns the configuration with Hydra's node, of a sweep that of its first job. Raises ValueError
+    with one message that names the key, the rule and the value received.
     """
+    composed: list[DictConfig] = []
     with _composing():
         parsed = _parsed(overrides, multirun)
         for single in _single_runs(parsed):
@@ -65,10 +67,11 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> None:
             _check_search(config, reference, multirun)
             if multirun:
                 _check_sweep_folder(config)
-            with open_dict(config):
-                del config["hydra"]
+            composed.append(config)
+            config = without_hydra(config)
             _check_against(config, reference)
             check_values(config)
+    return composed[0]
 
 
 def check_sources(overrides: Sequence[str]) -> None:
@@ -80,6 +83,14 @@ def check_sources(overrides: Sequence[str]) -> None:
         for single in _single_runs(_parsed(overrides, multirun=True)):
             _reference(single)
             _whole(single)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy without Hydra's own node."""
+    config = config.copy()
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -116,14 +127,18 @@ def _check_form(override: Override, multirun: bool) -> None:
 @contextmanager
 def _composing() -> Iterator[None]:
     """Hydra ready to compose from conf/; its errors become a ValueError of one line."""
-    for kept in (_of_groups, _hydra_alone):  # cached within one check: files may change later
-        kept.cache_clear()
     try:
         require_own_files()
         with initialize_config_dir(str(config_folder()), **VERSION_BASE):
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_plain(error)) from error
+
+
+def _state_of_files() -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of each file of conf/: what a composition is cached by."""
+    files = [(str(path), path.stat()) for path in sorted(config_folder().rglob("*.yaml"))]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
 
 
 def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
@@ -158,11 +173,12 @@ def _reference(single: Sequence[Override]) -> DictConfig:
     chosen = [override for override in single if _selects_a_group(override)]
     for override in chosen:
         require_option(override.key_or_group, override.value())
-    return _of_groups(tuple(str(override.input_line) for override in chosen))
+    lines = tuple(str(override.input_line) for override in chosen)
+    return _of_groups(lines, _state_of_files())
 
 
-@cache
-def _of_groups(groups: tuple[str, ...]) -> DictConfig:
+@lru_cache
+def _of_groups(groups: tuple[str, ...], files: object) -> DictConfig:
     require_own_defaults(groups)
     reference = _compose(groups)
     require_references(_raw(reference))
@@ -215,7 +231,7 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
     if not PRE_DISPATCH.fullmatch(str(dispatch)):
         raise ValueError(f"hydra.launcher.pre_dispatch={dispatch!r}: a number, or N*n_jobs")
     ours = [o for o in single if o.key_or_group.startswith(ONLY_BY_COMMAND_LINE)]
-    base = _hydra_alone(tuple(str(override.input_line) for override in ours))
+    base = _hydra_alone(tuple(str(override.input_line) for override in ours), _state_of_files())
     for name in ("run", "sweep"):
         require_references(node[name], f"hydra.{name}", also=OF_HYDRA)
     for key in sorted({*base, *(leaves := _leaves(node))}):
@@ -270,8 +286,8 @@ def _check_against(config: DictConfig, reference: DictConfig) -> None:
             raise ValueError(f"{key}={value!r}: must be {_type_name(default)}, as in {default!r}")
 
 
-@cache
-def _hydra_alone(lines: tuple[str, ...]) -> dict[str, Any]:
+@lru_cache
+def _hydra_alone(lines: tuple[str, ...], files: object) -> dict[str, Any]:
     """The leaves of Hydra's node from conf/config.yaml with the command line's settings."""
     return _leaves(_raw(_compose(lines, with_hydra=True))["hydra"])
 

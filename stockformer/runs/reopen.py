@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stockformer.config.hydra_lines import VERSION_BASE
-from stockformer.config.overrides import check_command_line
+from stockformer.config.overrides import check_command_line, without_hydra
 from stockformer.config.recorded import current_overrides, recorded_nodes
 from stockformer.config.rules import check_values
-from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import FittedPreprocessing
 from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.runs.folder import RunDir
@@ -95,9 +92,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
             )
     chosen = {key for key in keys if key in ("dataset", "split", "backtest", "paths")}
     lines = [*_remembered(run, chosen), *overrides]
-    check_command_line(lines, multirun=False)
-    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-        composed = compose(CONFIG_NAME, lines)
+    composed = without_hydra(check_command_line(lines, multirun=False))
     try:
         recorded = recorded_nodes(run.read_config()[0])
         config = _overlaid(

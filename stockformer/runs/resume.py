@@ -94,7 +94,8 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
         raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     try:
         with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-            then, now = (compose(CONFIG_NAME, [*before, *more]) for more in ([], words))
+            then = compose(CONFIG_NAME, before)
+            now = compose(CONFIG_NAME, [*before, *words]) if words else then
         old, new = flat(then), flat(now)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error

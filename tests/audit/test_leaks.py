@@ -25,14 +25,11 @@ from audit.test_lookahead import (
     whole_sample_scaling,
     window_one_day_late,
 )
-from hydra import compose, initialize_config_dir
-from small_data import Phase5Files, PriceFiles
+from small_data import Phase5Files, PriceFiles, composed
 
 from stockformer import experiment
 from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
-from stockformer.config.hydra_lines import VERSION_BASE
-from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset, FittedPreprocessing
 from stockformer.data.panel import Panel
 from stockformer.data.sources import ohlcv
@@ -366,10 +363,8 @@ LEAKS = {
 
 
 def prices_config(files: PriceFiles, *lines: str) -> Any:
-    places = (f"paths.data_dir={files.data_dir}", f"paths.cache_dir={files.data_dir}/cache")
     factors = "dataset.factors=[KMID,ROC5,STD5]"
-    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-        return compose(CONFIG_NAME, ["dataset=ohlcv", *places, *SMALL, factors, *lines])
+    return composed("dataset=ohlcv", *SMALL, factors, *lines, data_dir=files.data_dir)
 
 
 @pytest.mark.parametrize("name", LEAKS)

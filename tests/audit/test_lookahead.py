@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from small_data import Phase5Files
+from small_data import Phase5Files, composed
 
 from stockformer import experiment
 from stockformer.audit import lookahead
 from stockformer.audit.lookahead import Leak, run_audit
-from stockformer.config.hydra_lines import VERSION_BASE
-from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.factors import alpha158, processors
 from stockformer.data.panel import Panel
@@ -36,9 +33,7 @@ def here(monkeypatch: Patch) -> None:
 
 def config_of(files: Phase5Files, *lines: str) -> DictConfig:
     small = ("model.width=8", "model.layers=1", "dataset.lookback=5", "trainer.device=cpu")
-    places = (f"paths.data_dir={files.data_dir}", f"paths.cache_dir={files.data_dir}/cache")
-    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-        return compose(CONFIG_NAME, ["dataset=nifty200_phase5", *places, *small, *lines])
+    return composed("dataset=nifty200_phase5", *small, *lines, data_dir=files.data_dir)
 
 
 def audit(files: Phase5Files, *lines: str, fast: bool = True) -> list[Leak]:

@@ -16,12 +16,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from small_data import Phase5Files
+from small_data import Phase5Files, composed
 
-from stockformer.config.hydra_lines import VERSION_BASE
-from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.runs.folder import RunDir
@@ -53,8 +50,7 @@ class SmallRuns:
         return [*SETTINGS, f"paths.data_dir={data}", f"paths.cache_dir={data}/cache", *changes]
 
     def config(self, *changes: str) -> DictConfig:
-        with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-            return compose(CONFIG_NAME, self.words(*changes))
+        return composed(*self.words(*changes))
 
     @cached_property
     def data(self) -> Dataset:
