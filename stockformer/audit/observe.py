@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -397,19 +398,31 @@ def _reevaluation_faults(run: RunDir, config: DictConfig) -> Iterator[str]:
 @contextmanager
 def _noting_files(opened: set[str]) -> Iterator[None]:
     """Within this context, adds every file that is opened for reading to `opened`."""
-    active = [True]
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and active and isinstance(arguments[0], str):
-            mode = arguments[1]
-            if mode is None or "r" in str(mode):
-                opened.add(arguments[0])
-
-    sys.addaudithook(hook)
+    noting = _opened_files()
+    noting[id(opened)] = opened
     try:
         yield
     finally:
-        active.clear()
+        del noting[id(opened)]
+
+
+@cache
+def _opened_files() -> dict[int, set[str]]:
+    """The sets that files opened for reading are added to, by id.
+
+    One hook for the process: Python cannot remove one, and calls each at every event.
+    """
+    noting: dict[int, set[str]] = {}
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if noting and event == "open" and isinstance(arguments[0], str):
+            mode = arguments[1]
+            if mode is None or "r" in str(mode):
+                for opened in list(noting.values()):
+                    opened.add(arguments[0])
+
+    sys.addaudithook(hook)
+    return noting
 
 
 def _undeclared(

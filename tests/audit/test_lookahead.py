@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from omegaconf import DictConfig
 from small_data import Phase5Files, composed
 
 from stockformer import experiment
-from stockformer.audit import lookahead
+from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import Leak, run_audit
 from stockformer.data.calendar import CALENDARS
 from stockformer.data.factors import alpha158, processors
@@ -253,3 +255,19 @@ def test_alpha158_from_prices_is_clean_and_a_leak_in_it_is_caught(
 
     monkeypatch.setattr(alpha158, "compute", leaking)
     assert any(leak.what == "factor STD20" for leak in audit(phase5_files, *lines))
+
+
+def test_audits_add_one_hook_to_the_process(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Python cannot remove a hook: one more for each audit made the process slower and slower."""
+    added: list[Any] = []
+    monkeypatch.setattr(sys, "addaudithook", added.append)
+    observe._opened_files.cache_clear()
+    file = tmp_path / "file"
+    for _ in range(3):
+        opened: set[str] = set()
+        with observe._noting_files(opened):
+            added[0]("open", (str(file), "r", 0))
+        added[0]("open", (str(tmp_path / "later"), "r", 0))
+        assert opened == {str(file)}
+    assert len(added) == 1
+    observe._opened_files.cache_clear()
