@@ -1,3 +1,3 @@
 """Stockformer: train, validate, sweep and evaluate Multitask-Stockformer on a panel of stocks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -148,7 +148,7 @@ def prepare_dataset(
     require_known(panel)
     calendar = CALENDARS[dataset.calendar.value](panel.dates)
     waived = dataset.waived_factors
-    trusted = [f"not screened for look-ahead, waived: {', '.join(waived)}"] if waived else []
+    trusted = [f"factors trusted not to look ahead: {', '.join(waived)}"] if waived else []
     return Dataset(
         name=dataset.name,
         panel=panel,

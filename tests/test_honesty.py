@@ -21,7 +21,13 @@ from stockformer.runs.folder import RunDir
 
 @pytest.fixture
 def config() -> DictConfig:
-    lines = ("trainer.max_epoch=2", "trainer.device=cpu", "dataset.factors=[]", "model.dropout=0")
+    lines = (
+        "model=stockformer_small",
+        "trainer.max_epoch=2",
+        "trainer.device=cpu",
+        "dataset.factors=[]",
+        "model.dropout=0",
+    )
     with initialize_config_dir(str(config_folder()), **VERSION_BASE):
         return compose(CONFIG_NAME, [*lines, "dataset.source.days=400", "graph=none"])
 

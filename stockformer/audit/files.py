@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stockformer.config.build import build
 from stockformer.data.panel import Panel
+from stockformer.data.reading.files import gunzip
+from stockformer.data.reading.records import DELIMITERS, table_suffix
 
 
 def source_faults(config: DictConfig, row: int) -> Iterator[str]:
@@ -56,7 +58,7 @@ def _cut_tree(path: Path, settings: Mapping[str, Any], last: np.datetime64, into
     if path.is_dir():
         into.mkdir(parents=True)
         for file in sorted(path.iterdir()):
-            if file.is_file() and file.name.endswith((".csv", ".csv.gz", ".parquet")):
+            if file.is_file() and table_suffix(file.name):
                 _cut_table(file, settings, last, into / file.name)
         return into
     into.mkdir(parents=True)
@@ -67,7 +69,7 @@ def _cut_tree(path: Path, settings: Mapping[str, Any], last: np.datetime64, into
 def _cut_table(file: Path, settings: Mapping[str, Any], last: np.datetime64, into: Path) -> None:
     """Writes no file if the stock has no row yet."""
     wanted = settings["columns"]["date"].lower()
-    if file.suffix == ".parquet":
+    if table_suffix(file.name) == ".parquet":
         frame = pd.read_parquet(file)
         dates = frame[{str(name).lower(): name for name in frame}[wanted]]
         early = frame[_days(dates, settings["date_format"]) <= last]
@@ -75,13 +77,14 @@ def _cut_table(file: Path, settings: Mapping[str, Any], last: np.datetime64, int
             early.to_parquet(into)
         return
     content = file.read_bytes()
-    packed = file.suffix == ".gz"
-    frame = _read(gzip.decompress(content) if packed else content, settings["delimiter"])
+    delimiter = DELIMITERS.get(settings["delimiter"], settings["delimiter"])
+    plain = gunzip(content, file)
+    frame = _read(plain, delimiter)
     dates = frame[{str(name).strip().lower(): name for name in frame}[wanted]]
     early = frame[_days(dates, settings["date_format"]) <= last]
     if len(early):
-        text = early.to_csv(index=False, sep=settings["delimiter"]).encode()
-        into.write_bytes(gzip.compress(text) if packed else text)
+        text = early.to_csv(index=False, sep=delimiter).encode()
+        into.write_bytes(gzip.compress(text) if plain is not content else text)
 
 
 def _cut_arrays(root: Path, settings: Mapping[str, Any], last: np.datetime64, into: Path) -> Path:

@@ -76,9 +76,9 @@ def run_audit(
 ) -> Audit:
     """Every leak found, one for each result and variant, at the first cut that shows it.
 
-    overrides: of the command line, as a run records them. fast: one variant of the future and no
-    small training, for `validate.py`. Raises ValueError if the run cannot be prepared, or a factor
-    is constant or empty.
+    overrides: of the command line, as a run records them. fast: each variant of the future once
+    and no small training, for `validate.py`. Raises ValueError if the run cannot be prepared, or a
+    factor is constant or empty.
     """
     text = recorded(config)
     first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides))

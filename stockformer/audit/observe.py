@@ -175,7 +175,7 @@ def _observed(request: Request) -> Observation:
         seen.faults += [*_split_faults(experiment), *_loader_faults(experiment)]
         seen.faults += trading_faults(experiment)
         seen.faults += _ensemble_faults(experiment)
-        seen.faults += _batch_faults(experiment, seen.cuts)
+        seen.faults += _batch_faults(experiment)
         if request.factors:
             seen.factors, seen.returns = data.unprocessed.factors, data.panel.returns
             seen.member = data.panel.member
@@ -245,7 +245,7 @@ def _note_predictions(seen: Observation, experiment: Experiment) -> None:
 
 
 @torch.inference_mode()
-def _batch_faults(experiment: Experiment, cuts: np.ndarray) -> Iterator[str]:
+def _batch_faults(experiment: Experiment) -> Iterator[str]:
     """A forecast must not depend on the other dates of its batch, or on earlier calls."""
     experiment.model.eval()
     signals = experiment.data.split.test[: max(2, EVALUATED_AT_ONCE)]

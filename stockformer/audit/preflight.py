@@ -134,9 +134,10 @@ class Preflight:
         for group in optimizer.param_groups:
             group["lr"] = 1e-12
         step = self.seconds_of(experiment, lambda: self.step(experiment, optimizer, batch))
+        validation = next(iter(experiment.loader("validation")))  # larger than those of training
         evaluation = self.seconds_of(
             experiment,
-            lambda: experiment.evaluator.evaluate(experiment.model, experiment.loss, [batch]),
+            lambda: experiment.evaluator.evaluate(experiment.model, experiment.loss, [validation]),
         )
         steps, evaluations, tests = (
             len(experiment.loader(part)) for part in ("train", "validation", "test")

@@ -1,7 +1,7 @@
 """Baselines that a model has to beat: simple rules, and a linear and a boosted model.
 
 Every baseline forecasts exactly the model's signal dates, steps and valid cells, from data known at
-the close of the signal date, and is fitted only on the training signal days.
+the close of the signal date, and is fitted only on signal days before the test.
 
 Return forecast. A ranking baseline (reversal, momentum) has a score, not a return. One coefficient
 a step, fitted by least squares through the origin on the training cells, converts the score to a
@@ -62,7 +62,9 @@ class BaselineInputs:
             shapes[name] = getattr(self, name).shape[::2]
         for name, shape in shapes.items():
             if shape != panel:
-                raise ValueError(f"history: {name} is {shape} dates by stocks, expected {panel}")
+                raise ValueError(
+                    f"baseline inputs: {name} is {shape} dates by stocks, expected {panel}"
+                )
 
     def training_cells(self, step: int) -> np.ndarray:
         """(D, N) bool: training cells with a known target at that step, counted from 0."""
@@ -75,7 +77,7 @@ def all_baselines(
     """Every baseline on the model's signal dates, steps and cells, by name.
 
     Ridge and LightGBM (one thread, three seeds) need factors, and LightGBM its library. Raises
-    ValueError if the tickers or the number of steps differ, a signal date is not in the history, a
+    ValueError if the tickers or the number of steps differ, a signal date is not in the inputs, a
     training day is not before the first signal date, or a step has no training cell.
     """
     rows = _rows(model, history)

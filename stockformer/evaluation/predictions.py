@@ -238,7 +238,7 @@ def _metrics(predictions: Predictions, k: int, quantiles: int) -> dict[str, np.n
 
 
 def _require_finite(predictions: Predictions) -> None:
-    """A number that is not finite is an error: leaving it out would flatter a model."""
+    """A number that is not finite is an error: leaving it out would improve the metrics."""
     for name in ("prediction", "probability", "label"):
         broken = predictions.valid & ~np.isfinite(getattr(predictions, name))
         if broken.any():

@@ -37,7 +37,9 @@ def backtest(run: RecordedRun) -> Section:
         return Section(TITLE, "The run has not been tested.")
     traded = run.evaluation.backtest
     if traded is None:
-        return Section(TITLE, "There were too few test dates for a backtest.")
+        return Section(
+            TITLE, "There was no backtest: too few test dates, or no date with a ranking."
+        )
     plots, remarks = equity_curve(traded, run.ledger), caveats(traded)
     if run.ledger is None:
         remarks.append(f"The ledger is incomplete ({run.path.name}/equity.csv and others).")
@@ -191,7 +193,7 @@ def ledger_plots(ledger: Backtest) -> list[Plot]:
 
 
 def _variant(name: object) -> str:
-    return "as set" if name in ("base", "summary") else str(name).replace("_", " ")
+    return "as set" if name == "base" else str(name).replace("_", " ")
 
 
 def _each(function: object, series: Mapping[str, pd.Series]) -> dict[str, pd.Series]:

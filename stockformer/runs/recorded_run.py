@@ -59,7 +59,7 @@ class Status:
 class Manifest:
     """Where the run comes from.
 
-    split: a row a part, columns as in `run.MANIFEST`. files: hashes by name. facts: all other
+    split: a row a part, columns as in `folder.MANIFEST`. files: hashes by name. facts: all other
     single values, such as the seed and the device.
     """
 

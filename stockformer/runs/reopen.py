@@ -1,7 +1,7 @@
 """Reopens a trained run: its configuration, its weights and its fitted preprocessing.
 
-Evaluations elsewhere and ensembles use this. The configuration is the run's own: the model cannot
-change, only the data that it is evaluated on.
+Evaluations elsewhere use this; ensembles use its configuration. That is the run's own: the model
+cannot change, only the data that it is evaluated on.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ class Trainer:
         self.on_nonfinite, self.skip_limit, self.oom = on_nonfinite, skip_limit, oom
         self.state = TrainState(micro_batch_size, requested_micro_batch_size=micro_batch_size)
         self.unchecked: list[StepResult] = []
-        self.changing = threading.RLock()  # held while weights and position disagree
-        self.complete = False  # from then on the model is not that of `position`
+        self.changing = threading.RLock()  # held while weights and state disagree
+        self.complete = False  # from then on the model is the best epoch's, not that of `state`
 
     def fit(self, train: DataLoader[Batch], validation: DataLoader[Batch]) -> float:
         """Train until `max_epoch` or early stopping; returns the best monitored value.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -392,6 +393,19 @@ def test_prices_are_clean_too(tmp_path: Path, monkeypatch: Patch) -> None:
     found = run_audit(prices_config(files, "split=ratio"), cuts=2, fast=True)
     assert found.leaks == []
     assert found.not_checkable == []
+
+
+def test_every_table_that_is_read_is_audited(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Other delimiters, an upper-case suffix, and gzip without .gz: cut like the others."""
+    monkeypatch.setattr(lookahead, "START_METHOD", "")
+    files = PriceFiles(tmp_path / "data")
+    tables = sorted(files.data_dir.rglob("*.csv"))
+    for table in tables:
+        table.write_text(table.read_text().replace(",", ";"))
+    tables[0].rename(tables[0].with_suffix(".CSV"))
+    tables[1].write_bytes(gzip.compress(tables[1].read_bytes()))
+    config = prices_config(files, "split=ratio", "dataset.source.delimiter=semicolon")
+    assert run_audit(config, cuts=1, fast=True).leaks == []
 
 
 def test_prepared_factors_are_not_said_to_be_checked_and_can_be_waived(

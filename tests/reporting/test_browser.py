@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<script>hacked = 1</script><img src=x onerror='hacked = 1'>"
 SCREENS = [(width, scheme) for width in (1400, 400) for scheme in ("light", "dark")]
+PAGES = ("folder/0/report.html", "folder/6/report.html", "folder/leaderboard.html", "many")
+OPENED = [  # each page on a wide light and a narrow dark screen; in full on all four
+    pytest.param(*screen, page, marks=[] if screen in SCREENS[::3] else [pytest.mark.full])
+    for page in PAGES
+    for screen in SCREENS
+]
 
 # Texts of a figure that lie over one another, or reach out of it.
 OVERLAPS = """() => {
@@ -122,10 +128,7 @@ class Visit:
         )
 
 
-@pytest.mark.parametrize(("width", "scheme"), SCREENS)
-@pytest.mark.parametrize(
-    "name", ["folder/0/report.html", "folder/6/report.html", "folder/leaderboard.html", "many"]
-)
+@pytest.mark.parametrize(("width", "scheme", "name"), OPENED)
 def test_a_page_opens_whole_and_sends_nothing(
     browser: Browser, folder: Path, many: Path, name: str, width: int, scheme: str
 ) -> None:

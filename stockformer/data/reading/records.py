@@ -196,6 +196,13 @@ def read_records(path: Path, layout: Layout, findings: Findings) -> tuple[Record
     return joined(parts), hashes
 
 
+def table_suffix(name: str) -> str:
+    """The suffix of a file name that is read as a table of prices; "" for any other file."""
+    if name.startswith("."):
+        return ""
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+
+
 def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
     """The files to read, each with the stock it is named after; "" if `path` is a single file."""
     if not path.is_dir():
@@ -203,8 +210,7 @@ def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
     files, entries = [], sorted(path.iterdir())
     names = {entry.name.lower().split(".csv")[0].split(".parquet")[0] for entry in entries}
     for entry in entries:
-        suffix = next((s for s in SUFFIXES if entry.name.lower().endswith(s)), "")
-        if not suffix or entry.name.startswith("."):
+        if not (suffix := table_suffix(entry.name)):
             continue
         name = entry.name[: -len(suffix)]
         copy = COPY.fullmatch(name)

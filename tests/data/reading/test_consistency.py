@@ -202,6 +202,12 @@ def read_prices(files: PriceFiles, **changes: object) -> Panel:
     return ohlcv.load(**source_settings("ohlcv", path=str(files.root), **changes))
 
 
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """validate.py's audit in this process: quicker."""
+    monkeypatch.setattr("stockformer.audit.lookahead.START_METHOD", "")
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> PriceFiles:
     return PriceFiles(tmp_path / "data")
