@@ -70,6 +70,11 @@ def command(
     return call
 
 
+def small_words(files: Phase5Files, *arguments: str) -> list[str]:
+    """The command line of a small run on these files."""
+    return ["dataset=nifty200_phase5", f"paths.data_dir={files.data_dir}", *SMALL, *arguments]
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """`trained(folder, "seed=1")` puts a run of these settings there, trained once a session.
@@ -82,7 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     @cache
     def train_once(*arguments: str) -> Path:
         run = base / f"run{len(list(base.iterdir()))}"
-        words = ["dataset=nifty200_phase5", f"paths.data_dir={files.data_dir}", *SMALL, *arguments]
+        words = small_words(files, *arguments)
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(ROOT))
             patch.setattr(sys, "argv", ["train.py", *words, f"hydra.run.dir={run}"])
@@ -97,12 +102,6 @@ def train(command: Command, phase5_files: Phase5Files) -> Command:
     """`train("seed=1")`: a small run on the small data set."""
 
     def call(*arguments: str) -> tuple[int, str]:
-        return command(
-            "train",
-            "dataset=nifty200_phase5",
-            f"paths.data_dir={phase5_files.data_dir}",
-            *SMALL,
-            *arguments,
-        )
+        return command("train", *small_words(phase5_files, *arguments))
 
     return call

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from small_data import composed
 
-from stockformer.config.hydra_lines import VERSION_BASE
-from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.data.panel import Panel
 from stockformer.experiment import Experiment, prepare_dataset, read_panel
@@ -28,8 +26,7 @@ def config() -> DictConfig:
         "dataset.factors=[]",
         "model.dropout=0",
     )
-    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
-        return compose(CONFIG_NAME, [*lines, "dataset.source.days=400", "graph=none"])
+    return composed(*lines, "dataset.source.days=400", "graph=none")
 
 
 def simulated(config: DictConfig) -> Panel:

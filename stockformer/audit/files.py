@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.config.build import build
 from stockformer.data.panel import Panel
 from stockformer.data.reading.files import gunzip
-from stockformer.data.reading.records import DELIMITERS, table_suffix
+from stockformer.data.reading.records import separator, table_suffix
 
 
 def source_faults(config: DictConfig, row: int) -> Iterator[str]:
@@ -77,7 +77,7 @@ def _cut_table(file: Path, settings: Mapping[str, Any], last: np.datetime64, int
             early.to_parquet(into)
         return
     content = file.read_bytes()
-    delimiter = DELIMITERS.get(settings["delimiter"], settings["delimiter"])
+    delimiter = separator(settings["delimiter"])
     plain = gunzip(content, file)
     frame = _read(plain, delimiter)
     dates = frame[{str(name).strip().lower(): name for name in frame}[wanted]]

@@ -63,6 +63,7 @@ def command(
 
     def job(config: DictConfig) -> float | None:
         """One job of a sweep. Hydra keeps an exception and runs the other jobs."""
+        start_log()  # a launcher may run it in a process of its own
         hydra_config = HydraConfig.get()
         folder = Path(hydra_config.runtime.output_dir)
         try:
@@ -72,6 +73,7 @@ def command(
             raise
 
     def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+        start_log()
         function(config, folder, overrides)
         if after_run is not None:
             after_run(config, folder)
@@ -84,7 +86,8 @@ def command(
             if "--version" in sys.argv[1:]:
                 sys.stdout.write(version())
                 return
-            start_log()
+            if any(map(names_a_run, sys.argv[1:])):
+                start_log()
             folder = requested_run(sys.argv[1:])
             arguments = parsed_arguments(run_folder)
             if folder is not None:

@@ -173,18 +173,10 @@ def tested_epoch(run: RecordedRun) -> dict[str, float]:
 
 def test_figures(run: RecordedRun) -> dict[str, float]:
     """The model's metrics, the t of its rank IC, and its backtest's figures where it has one."""
-    evaluation = _evaluation(run)
-    t = (
-        float(evaluation.table["rank_ic_t"].iloc[0])
-        if "rank_ic_t" in evaluation.table
-        else math.nan
-    )
-    figures = (
-        {} if evaluation.backtest is None else evaluation.backtest.figures.loc["base"].to_dict()
-    )
-    return (
-        dict(evaluation.scores) | {"rank_ic_t": t} | {str(name): figures[name] for name in figures}
-    )
+    record = _evaluation(run)
+    t = float(record.table["rank_ic_t"].iloc[0]) if "rank_ic_t" in record.table else math.nan
+    base = {} if record.backtest is None else record.backtest.figures.loc["base"].to_dict()
+    return dict(record.scores) | {"rank_ic_t": t} | {str(name): base[name] for name in base}
 
 
 def differing(

@@ -133,7 +133,7 @@ class Layout:
 
     @property
     def separator(self) -> str:
-        return DELIMITERS.get(self.delimiter, self.delimiter)
+        return separator(self.delimiter)
 
     def needed(self, what: str) -> str:
         """The name of a column that must be in every file; "" if it is optional."""
@@ -194,6 +194,11 @@ def read_records(path: Path, layout: Layout, findings: Findings) -> tuple[Record
             findings.error("file", Finding("no CSV or Parquet file in it", str(path)))
         findings.refuse()
     return joined(parts), hashes
+
+
+def separator(delimiter: str) -> str:
+    """The character of a delimiter that may be named, such as semicolon."""
+    return DELIMITERS.get(delimiter, delimiter)
 
 
 def table_suffix(name: str) -> str:
