@@ -1,6 +1,7 @@
-"""One run from its configuration to its result. Only this file uses the config object.
+"""One run from its configuration to its result.
 
-It builds the dataset, the model, the loss and the trainer. `Experiment.train` is the whole run.
+It builds the dataset, the model, the loss and the trainer from the configuration; what it builds
+takes plain arguments and never sees the configuration. `Experiment.train` is the whole run.
 """
 
 from __future__ import annotations
@@ -117,6 +118,9 @@ def prepare_dataset(
     if names and panel.factor_names != names:
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
             panel = panel.with_factors(*alpha158.compute(panel.prices, names))
+    unknown = [name for name in dataset.waived_factors if name not in panel.factor_names]
+    if unknown:
+        raise ValueError(f"dataset.waived_factors: the data have no factor {unknown[0]!r}")
     if not panel.factor_names:
         raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
     size = data_bytes(panel.factors.shape, processed=bool(config.processors))

@@ -21,7 +21,7 @@ MAY: dict[str, set[str]] = {
     "runs.interruption": {"runs.folder", *BASE},
     "runs.resume": {"config", "runs.folder", *BASE},
     "config.quoting": set(),
-    "config": {"config", "evaluation.metrics"},
+    "config": {"config", "evaluation.metrics", "data.factors.alpha158"},
     "interface": set(),
     "data": {"data", "interface", *BASE},
     "models": {"models", "interface"},

@@ -25,10 +25,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer import __version__
+from stockformer.config.build import check_config
 from stockformer.config.hydra_lines import VERSION_BASE, only_building
 from stockformer.config.overrides import check_command_line, check_sources, without_hydra
 from stockformer.config.quoting import quoted
-from stockformer.config.rules import check_values
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.runs.console import make_console, make_streams_last, printable
 from stockformer.runs.logs import start_log
@@ -222,7 +222,7 @@ def require_values(overrides: Sequence[str]) -> None:
 
 def log_config(config: DictConfig) -> None:
     """Check a job's values, of a sweep only some were before, and log the configuration."""
-    check_values(config)
+    check_config(config)
     # Of a resumed run the command line chose nothing.
     choices = HydraConfig.get().runtime.choices if config.resume is None else {}
     log.info("%s", describe(config, choices, min(MAX_WIDTH, make_console().width)))

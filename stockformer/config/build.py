@@ -12,7 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer.config.hydra_lines import only_building
-from stockformer.config.rules import allowed_target, targets
+from stockformer.config.rules import allowed_target, check_values, targets
 
 
 def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
@@ -29,6 +29,19 @@ def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
             "in the module of its load function"
         ) from error
     return paths
+
+
+def check_config(config: DictConfig) -> None:
+    """Check everything about a composed configuration that needs no data.
+
+    Raises ValueError with one message that names the key, the value received and the rule.
+    """
+    check_values(config)
+    for name, node in config.processors.items():
+        try:
+            build(node)
+        except ValueError as error:
+            raise ValueError(f"processors.{name}: {error}") from error
 
 
 def build(node: DictConfig, **facts: Any) -> Any:

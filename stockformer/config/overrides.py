@@ -22,10 +22,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer.config.build import check_config
 from stockformer.config.composition import require_option, require_own_defaults, require_own_files
 from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.plain_yaml import require_references
-from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, check_values, flat, targets
+from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, flat, targets
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.evaluation.metrics import MONITORS
 
@@ -70,7 +71,7 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> DictConfig:
             composed.append(config)
             config = without_hydra(config)
             _check_against(config, reference)
-            check_values(config)
+            check_config(config)
     return composed[0]
 
 

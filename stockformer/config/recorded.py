@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer.config.build import check_config
 from stockformer.config.plain_yaml import require_plain_yaml, require_references
-from stockformer.config.rules import RENAMED_KEYS, check_values
+from stockformer.config.rules import RENAMED_KEYS
 from stockformer.config.schema import Config
 
 # For runs recorded by version 0.1: keys it did not have, and its names of optional columns.
@@ -28,7 +29,7 @@ def read_config(text: str) -> DictConfig:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(f"recorded configuration: {' '.join(str(error).split())}") from error
-    check_values(config)
+    check_config(config)
     return config
 
 

@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import pywt
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer.config.schema import Fill
+from stockformer.data.factors import alpha158
 from stockformer.evaluation.metrics import METRICS, MONITORS
 
 # `_target_` may name what these modules define, and torch's optimizers and schedulers; `build`
@@ -25,6 +27,7 @@ AT_LEAST_1: Rule = (lambda v: v >= 1, "must be at least 1")
 AT_LEAST_0: Rule = (lambda v: v >= 0, "must not be negative")
 ABOVE_0: Rule = (lambda v: v > 0, "must be above 0")
 SHARE: Rule = (lambda v: 0 < v < 1, "must be a share between 0 and 1")
+SHARE_OR_END: Rule = (lambda v: 0 <= v <= 1, "must be a share from 0 to 1")
 COST: Rule = (lambda v: 0 <= v < 0.5, "must be a share of the traded value, from 0 to below 0.5")
 MAYBE_AT_LEAST_1: Rule = (
     lambda v: v is None or (type(v) is int and v >= 1),
@@ -59,6 +62,11 @@ RULES: dict[str, Rule] = {
     "seed": (lambda v: 0 <= v < 2**32, "must be from 0 to 2**32 - 1"),
     "dataset.lookback": (lambda v: v >= 2, "must be at least 2 days"),
     "dataset.limit_threshold": ABOVE_0,
+    "dataset.source.quality.jump": ABOVE_0,
+    "dataset.source.quality.stale_days": AT_LEAST_1,
+    "dataset.source.quality.max_gap_days": AT_LEAST_1,
+    "dataset.source.quality.max_weekend_share": SHARE_OR_END,
+    "dataset.source.quality.min_coverage": SHARE_OR_END,
     "target.horizon": AT_LEAST_1,
     "target.offset": AT_LEAST_0,
     "model.width": (lambda v: 1 <= v <= 2**16, "must be from 1 to 65,536"),
@@ -69,6 +77,10 @@ RULES: dict[str, Rule] = {
         lambda v: len(v) == 2 and all(type(n) is int and n >= 1 for n in v),
         "must be two sizes",
     ),
+    "model.wavelet": (
+        lambda v: v in pywt.wavelist(kind="discrete"),
+        "must be a discrete wavelet of PyWavelets, e.g. sym2 or db4",
+    ),
     "loss.error": one_of("absolute", "squared"),
     "loss.regression_weight": AT_LEAST_0,
     "loss.classification_weight": AT_LEAST_0,
@@ -78,6 +90,7 @@ RULES: dict[str, Rule] = {
         lambda v: len(v) == 2 and all(0 <= b < 1 for b in v),
         "must be two numbers in [0, 1)",
     ),
+    "optimizer.eps": ABOVE_0,
     "scheduler.patience": AT_LEAST_0,
     "scheduler.cooldown": AT_LEAST_0,
     "scheduler.min_lr": AT_LEAST_0,
@@ -145,6 +158,7 @@ def check_values(config: DictConfig) -> None:
         if not allowed_target(target):
             raise ValueError(f"{key}={target!r}: not a class this project builds")
     _check_together(values)
+    alpha158.resolve(alpha158.expand(config.dataset.factors))  # an unknown name is an error
     unknown = [name for name in config.dataset.project_targets if name not in METRICS]
     if unknown:
         raise ValueError(

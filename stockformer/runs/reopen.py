@@ -16,9 +16,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stockformer.config.build import check_config
 from stockformer.config.overrides import check_command_line, without_hydra
 from stockformer.config.recorded import current_overrides, recorded_nodes
-from stockformer.config.rules import check_values
 from stockformer.data.dataset import FittedPreprocessing
 from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.runs.folder import RunDir
@@ -107,7 +107,7 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
     except (OSError, AttributeError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{run.config_file}: not a run's configuration: {reason}") from error
-    check_values(config)
+    check_config(config)
     return config
 
 

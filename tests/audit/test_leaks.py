@@ -420,6 +420,11 @@ def test_prepared_factors_are_not_said_to_be_checked_and_can_be_waived(
     assert found.not_checkable[1].startswith(
         "factor KLEN: waived, its rank IC with the return 1 day"
     )
+    misspelled = config_of(phase5_files, "split=ratio", "dataset.waived_factors=[KLENN]")
+    with pytest.raises(
+        ValueError, match=r"dataset\.waived_factors: the data have no factor 'KLENN'"
+    ):
+        run_audit(misspelled, cuts=1, fast=True)
 
 
 def test_the_full_form_is_clean(phase5_files: Phase5Files, monkeypatch: Patch) -> None:

@@ -54,6 +54,8 @@ REFUSED = {
     "trainer.device=gpu": "trainer.device='gpu': must be auto, cpu, mps, cuda or cuda:N",
     "model.width=abc": "model.width='abc': must be a whole number, as in 128",
     "model.width=null": "model.width=None: must be a whole number",
+    "model.wavelet=sym99": "model.wavelet='sym99': must be a discrete wavelet of PyWavelets",
+    "optimizer.eps=0": "optimizer.eps=0: must be above 0",
     "model.heads=3": "model.width=128: must be a multiple of model.heads=3",
     "model={foo:1}": "model.foo",
     "model._target_=os.system": "model._target_='os.system': not a class this project builds",
@@ -135,6 +137,25 @@ OTHER_SPLITS = {
     "split.fold=-1": ["split=walk_forward"],
     "split.counted_by=targets": ["split=dates", *NEEDS["split=dates"]],
 }
+
+
+OF_OTHER_GROUPS = {
+    "processors.scale.clip=-1": ["processors=zscore"],
+    "processors.scale.kind=median": ["processors=rank"],
+    "processors.winsorise.share=0.9": ["processors=robust"],
+    "processors.select.count=0": ["processors=neutral"],
+    "dataset.factors=[KMIDD]": ["dataset=ohlcv"],
+    "dataset.source.quality.jump=-1": ["dataset=ohlcv"],
+    "dataset.source.quality.min_coverage=2": ["dataset=features"],
+    "dataset.source.quality.stale_days=0": ["dataset=ohlcv"],
+}
+
+
+@pytest.mark.parametrize("override", OF_OTHER_GROUPS)
+def test_values_of_processors_and_data_are_refused_before_any_data_are_read(override: str) -> None:
+    group, *_, key = override.partition("=")[0].split(".")
+    with pytest.raises(ValueError, match=rf"{group}.*{key}"):
+        check_command_line([*OF_OTHER_GROUPS[override], override], multirun=False)
 
 
 @pytest.mark.parametrize("override", OTHER_SPLITS)

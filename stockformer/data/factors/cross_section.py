@@ -7,6 +7,8 @@ from scipy.stats import rankdata
 
 UNIFORM_DEVIATION = 12**-0.5  # standard deviation of a rank spread evenly over one
 
+KINDS = ("rank", "zscore")
+
 
 def cross_sectional(values: np.ndarray, kind: str, axis: int, clip: float) -> np.ndarray:
     """Each day's values scaled across stocks (along `axis`); NaN stays NaN.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stockformer.data.factors.cross_section import cross_sectional
+from stockformer.data.factors.cross_section import KINDS, cross_sectional
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 
@@ -29,6 +29,9 @@ class CrossSectional:
     """
 
     def __init__(self, *, kind: str, clip: float) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind}: must be one of {', '.join(KINDS)}")
+        _require_positive_clip(clip)
         self.kind, self.clip = kind, clip
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
@@ -44,7 +47,7 @@ class Winsorise:
 
     def __init__(self, *, share: float) -> None:
         if not 0 < share < 0.5:
-            raise ValueError(f"processors: winsorise share={share} must be between 0 and 0.5")
+            raise ValueError(f"share={share}: must be above 0 and below 0.5")
         self.share = share
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
@@ -63,6 +66,7 @@ class RobustZScore:
     """
 
     def __init__(self, *, clip: float) -> None:
+        _require_positive_clip(clip)
         self.clip = clip
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
@@ -114,6 +118,8 @@ class Select:
     """
 
     def __init__(self, *, names: Sequence[str], count: int) -> None:
+        if count < 1:
+            raise ValueError(f"count={count}: must be at least 1")
         self.names, self.count = list(names), count
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
@@ -148,6 +154,11 @@ class Fill:
         factors = panel.factors
         filled = fill_forward_then_zero(factors) if self.forward else _zero_filled(factors)
         return panel.with_factors(filled, panel.factor_names)
+
+
+def _require_positive_clip(clip: float) -> None:
+    if not clip > 0:
+        raise ValueError(f"clip={clip}: must be above 0")
 
 
 def fill_forward_then_zero(factors: np.ndarray) -> np.ndarray:
