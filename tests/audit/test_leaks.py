@@ -422,7 +422,7 @@ def test_prepared_factors_are_not_said_to_be_checked_and_can_be_waived(
     )
     misspelled = config_of(phase5_files, "split=ratio", "dataset.waived_factors=[KLENN]")
     with pytest.raises(
-        ValueError, match=r"dataset\.waived_factors: the data have no factor 'KLENN'"
+        ValueError, match=r"waived_factors: the data have no factor 'KLENN'"
     ):
         run_audit(misspelled, cuts=1, fast=True)
 
