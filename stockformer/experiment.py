@@ -42,7 +42,7 @@ from stockformer.evaluation.trading import WITHOUT_PRICES, BacktestSpec, sizes
 from stockformer.interface import Batch
 from stockformer.reporting import quality_page
 from stockformer.runs.description import log_description, manifest, require_same_data
-from stockformer.runs.folder import RunDir
+from stockformer.runs.folder import AfterEpoch, RunDir
 from stockformer.training import devices
 from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.checkpoint import load_checkpoint
@@ -291,7 +291,9 @@ class Experiment:
         seed(config.seed + self.processes.rank)  # different dropout in each process
         return embedding, model
 
-    def train(self, run: RunDir, overrides: list[str]) -> float:
+    def train(
+        self, run: RunDir, overrides: list[str], after_epoch: AfterEpoch | None = None
+    ) -> float:
         """Fit the model and write to `run`; a resumed run continues from its checkpoint.
 
         Returns the best validation value of the monitored metric.
@@ -299,7 +301,7 @@ class Experiment:
         if self.processes.is_main:
             self.record_start(run, overrides)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
-            trainer = self.trainer(run, tensorboard)
+            trainer = self.trainer(run, tensorboard, after_epoch)
             if self.processes.is_main:
                 tensorboard.text("config", OmegaConf.to_yaml(self.config))
             if run.resumed:
@@ -336,7 +338,9 @@ class Experiment:
         """Whether the manifest of a resumed run exists: not if it was killed while reading data."""
         return run.resumed and (run.trained() or run.manifest_file.exists())
 
-    def trainer(self, run: RunDir, tensorboard: TensorBoard) -> Trainer:
+    def trainer(
+        self, run: RunDir, tensorboard: TensorBoard, after_epoch: AfterEpoch | None = None
+    ) -> Trainer:
         """The trainer with the configured optimizer, scheduler and early stopping."""
         settings = self.config.trainer
         # Fused optimizers can skip a step by a flag on the device.
@@ -373,6 +377,7 @@ class Experiment:
             on_nonfinite=settings.on_nonfinite.value,
             skip_limit=settings.skip_limit,
             oom=settings.oom.value,
+            after_epoch=after_epoch,
         )
 
     def test(self, run: RunDir) -> Evaluation:

@@ -18,8 +18,8 @@ from stockformer.data.reading import quality
 from stockformer.data.reading.findings import REST, WARNING
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
+from stockformer.runs.console import human_time
 from stockformer.training.memory import peak_memory_mib
-from stockformer.training.progress import human_time
 
 log = logging.getLogger(__name__)
 

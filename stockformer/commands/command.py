@@ -20,14 +20,15 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer import __version__
+from stockformer.commands.single import single_run
+from stockformer.commands.sweep import Stopped, requested_sweep, sweep
 from stockformer.config.build import check_config
 from stockformer.config.hydra_lines import VERSION_BASE, only_building
-from stockformer.config.overrides import check_command_line, check_sources, without_hydra
+from stockformer.config.overrides import check_sources
 from stockformer.config.quoting import quoted
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.runs.console import make_console, make_streams_last, printable
@@ -46,31 +47,20 @@ TERMINAL_FORMATTER = "stockformer.runs.logs.PrintableFormatter"  # of hydra_logg
 UNBROKEN = "\0"  # a space within a value, at which no line is broken
 MULTIRUN = {"-m", "--multirun"}
 PATH_KEY = re.compile(r"\+{0,2}(hydra\.(run|sweep)\.dir|([\w.]+[._])?(dir|file|path|root))")
-Job = Callable[[DictConfig, Path, list[str]], float | None]
 
 
 def command(
-    function: Job,
+    function: Callable[..., object],
     run_folder: bool = True,
     after_run: Callable[[DictConfig, Path], None] | None = None,
 ) -> Callable[[], None]:
-    """Make `function(config, folder, overrides)` a program; its result is a sweep's objective.
+    """Make `function(config, folder, overrides)` a program; with -m a sweep of runs, each called
+    with `after_epoch`, too.
 
     Without `run_folder` nothing is written. `after_run(config, folder)` follows a single run, not a
     job of a sweep. A mistake of the user ends the program with one line and status 1, before any
     data are read where the configuration shows it.
     """
-
-    def job(config: DictConfig) -> float | None:
-        """One job of a sweep. Hydra keeps an exception and runs the other jobs."""
-        start_log()  # a launcher may run it in a process of its own
-        hydra_config = HydraConfig.get()
-        folder = Path(hydra_config.runtime.output_dir)
-        try:
-            return function(config, folder, list(hydra_config.overrides.task))
-        except USER_ERRORS as error:
-            log.error("job %s failed: %s", hydra_config.job.num, error)
-            raise
 
     def run(config: DictConfig, folder: Path, overrides: list[str]) -> None:
         start_log()
@@ -86,23 +76,29 @@ def command(
             if "--version" in sys.argv[1:]:
                 sys.stdout.write(version())
                 return
-            if any(map(names_a_run, sys.argv[1:])):
+            words = sys.argv[1:]
+            if any(map(names_a_run, words)):
                 start_log()
-            folder = requested_run(sys.argv[1:])
+            several = bool(MULTIRUN & set(words))
+            folder = requested_sweep(words) if several else requested_run(words)
             arguments = parsed_arguments(run_folder)
-            if folder is not None:
-                resumed = resumed_run(folder, arguments, run_folder)
-                if resumed is not None:
-                    run(*resumed)
-            elif arguments.multirun or is_shown_by_hydra(arguments):
+            if is_shown_by_hydra(arguments) and folder is None:
                 with only_building([TERMINAL_FORMATTER]):
                     hydra.main(
                         config_path=str(config_folder()), config_name=CONFIG_NAME, **VERSION_BASE
-                    )(job)()
+                    )(nothing)()
+            elif several:
+                sys.exit(sweep(function, arguments.overrides, folder))
+            elif folder is not None:
+                resumed = resumed_run(folder, arguments, run_folder)
+                if resumed is not None:
+                    run(*resumed)
             else:
                 run(*single_run(arguments.overrides))
         except USER_ERRORS as error:
             sys.exit(printable(f"error: {error}"))
+        except Stopped as stop:
+            sys.exit(128 + stop.number)
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             sys.exit(128 + signal.SIGINT)
@@ -110,10 +106,14 @@ def command(
     return main
 
 
+def nothing(config: DictConfig) -> None:
+    """Hydra only shows the configuration."""
+
+
 def parsed_arguments(run_folder: bool) -> argparse.Namespace:
     """What Hydra's parser makes of the command line. Raises ValueError for what is refused.
 
-    What Hydra runs or shows itself, a sweep and `--help`, is checked here.
+    What Hydra shows itself, such as `--help`, is checked here.
     """
     demo = needs_default_experiment(sys.argv[1:])
     sys.argv[1:] = as_hydra_reads(sys.argv[1:])
@@ -122,7 +122,7 @@ def parsed_arguments(run_folder: bool) -> argparse.Namespace:
         if getattr(arguments, name):
             raise ValueError(f"--{name.replace('_', '-')} is not supported")
     if demo and not arguments.shell_completion:
-        sys.argv.append(DEFAULT_EXPERIMENT)
+        sys.argv.insert(1, DEFAULT_EXPERIMENT)  # argparse wants overrides side by side
         arguments.overrides.append(DEFAULT_EXPERIMENT)
     if arguments.multirun and not run_folder:
         raise ValueError("-m: this command checks one configuration at a time")
@@ -131,8 +131,6 @@ def parsed_arguments(run_folder: bool) -> argparse.Namespace:
             check_sources(arguments.overrides)  # Hydra sets its logging up for them too
         return arguments
     require_values(arguments.overrides)
-    if arguments.multirun:
-        check_command_line(arguments.overrides, multirun=True)
     return arguments
 
 
@@ -142,25 +140,12 @@ def is_shown_by_hydra(arguments: argparse.Namespace) -> bool:
     return any(getattr(arguments, name) for name in names)
 
 
-def single_run(overrides: Sequence[str]) -> tuple[DictConfig, Path, list[str]]:
-    """The checked configuration of one run, its folder, and the overrides it records.
-
-    Raises ValueError for what is wrong with them. Not `hydra.main`, which would compose the
-    configuration twice more, and make the folder before it is claimed.
-    """
-    config = check_command_line(overrides, multirun=False)
-    HydraConfig.instance().set_config(config)
-    node = config.hydra
-    configure_log(node.job_logging, node.verbose)
-    return without_hydra(config), Path(node.run.dir).absolute(), list(node.overrides.task)
-
-
 def resumed_run(
     folder: Path, arguments: argparse.Namespace, run_folder: bool
 ) -> tuple[DictConfig, Path, list[str]] | None:
     """Likewise of the run in `folder`, to be continued; None if there is nothing more to do."""
-    if arguments.multirun or not run_folder:
-        raise ValueError("resume: only train.py resumes, and one run at a time")
+    if not run_folder:
+        raise ValueError("resume: only train.py resumes")
     again = continued(folder, arguments.overrides)
     if again is None:
         return None

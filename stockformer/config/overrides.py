@@ -7,7 +7,9 @@ second has every key and type that the first may have.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -28,27 +30,27 @@ from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.plain_yaml import require_references
 from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, flat, targets
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.evaluation.metrics import MONITORS
+from stockformer.evaluation.metrics import OBJECTIVES
 
 # The part of Hydra's own configuration that may be set: logging and callbacks could run any code.
 BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others only by the command line
-ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.", "hydra.verbose")
+ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.dir", "hydra.verbose")
 HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
+LAUNCHERS = ("basic", "processes")
+SAMPLERS = ("tpe", "random", "cmaes", "nsgaii")
 HYDRA_OBJECTS = (*BUILT, "callbacks")
 # Hydra sets these itself, from the command line and the choices.
 HYDRA_FACTS = ("runtime", "overrides", "job.override_dirname")
 OF_HYDRA = re.compile(r"\$\{(now|hydra):[^${}]*\}")  # resolvers for names of folders
-STORAGE = re.compile(r"sqlite:///[^?#]+")
-PRE_DISPATCH = re.compile(r"all|\d{1,6}|(\d{1,3}\*)?n_jobs")  # joblib evaluates it
+STORAGE = re.compile(r"(sqlite:///|postgresql(\+\w+)?://)[^?#]+")
+PRUNERS = ("none", "median", "hyperband")
 KEY = re.compile(r"\w+([./]\w+|\[\d+\])*", re.ASCII)
 MISSING = object()
 HYDRA_TARGETS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
-    *(f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "CmaEs", "Grid")),
+    *(f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "CmaEs", "NSGAII")),
 }
 
 
@@ -58,21 +60,62 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> DictConfig:
     Returns the configuration with Hydra's node, of a sweep that of its first job. Raises ValueError
     with one message that names the key, the rule and the value received.
     """
-    composed: list[DictConfig] = []
+    first: DictConfig | None = None
+    named: list[DictConfig] = []
     with _composing():
         parsed = _parsed(overrides, multirun)
         for single in _single_runs(parsed):
             reference = _reference(single)
-            _check_names(parsed, reference)
+            if not any(reference is known for known in named):
+                _check_names(parsed, reference)
+                named.append(reference)
             config = _whole(single)
-            _check_search(config, reference, multirun)
-            if multirun:
-                _check_sweep_folder(config)
-            composed.append(config)
+            if first is None:
+                first = config
+                _check_sweep(config, reference)
+                if multirun:
+                    _check_sweep_folder(config)
             config = without_hydra(config)
             _check_against(config, reference)
             check_config(config)
-    return composed[0]
+    assert first is not None
+    return first
+
+
+def grid(overrides: Sequence[str]) -> list[list[str]]:
+    """The command line of each job of a sweep, all combinations; the last word varies fastest.
+
+    Raises ValueError for a sweep without end, such as interval(0, 1).
+    """
+    by_key: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ValueError(f"{override.input_line}: only a search tries values between two ends")
+        choices = _choices(override)
+        by_key[override.key_or_group] = [str(choice.input_line) for choice in choices]
+    return [list(words) for words in itertools.product(*by_key.values())]
+
+
+def search_space(
+    overrides: Sequence[str], parameters: Mapping[str, str]
+) -> tuple[list[str], dict[str, Override]]:
+    """The words that are the same in each trial, and by key what a trial chooses.
+
+    parameters: `hydra.sweeper.params`; a word of the command line goes before its entry.
+    """
+    parser = OverridesParser.create()
+    fixed: dict[str, str] = {}
+    varied: dict[str, Override] = {}
+    words = [*(f"{key}={value}" for key, value in parameters.items()), *overrides]
+    for override in parser.parse_overrides(words):
+        key = override.key_or_group
+        fixed.pop(key, None)
+        varied.pop(key, None)
+        if override.is_sweep_override():
+            varied[key] = override
+        else:
+            fixed[key] = str(override.input_line)
+    return list(fixed.values()), varied
 
 
 def check_sources(overrides: Sequence[str]) -> None:
@@ -119,6 +162,15 @@ def _check_form(override: Override, multirun: bool) -> None:
         raise ValueError(f"{line}: a group cannot be placed elsewhere with @")
     if override.is_sweep_override() and not multirun:
         raise ValueError(f"{line}: several values are a sweep, which needs -m")
+    if key == "hydra/launcher" and override.value() not in LAUNCHERS:
+        raise ValueError(
+            f"{line}: not a launcher of this project; hydra/launcher=processes runs several jobs "
+            "at once, basic one after another"
+        )
+    if key == "hydra/sweeper" and override.value() == "optuna":
+        raise ValueError(f"{line}: write search=optuna, a search that can be resumed")
+    if key == "hydra/sweeper/sampler" and override.value() not in SAMPLERS:
+        raise ValueError(f"{line}: the samplers are {', '.join(SAMPLERS)}")
     if key.startswith("hydra/") and key not in HYDRA_GROUPS:
         raise ValueError(f"{line}: of Hydra's groups only {', '.join(HYDRA_GROUPS)} can be chosen")
     if key.startswith("hydra.") and not key.startswith(HYDRA_KEYS):
@@ -188,11 +240,43 @@ def _of_groups(groups: tuple[str, ...], files: object) -> DictConfig:
 
 def _whole(single: Sequence[Override]) -> DictConfig:
     """The configuration of all overrides, with Hydra's node; it and all references are checked."""
-    config = _compose([str(override.input_line) for override in single], with_hydra=True)
+    config = _with_values(single)
     plain = _raw(config)
     _check_hydra(plain.pop("hydra"), single)
     require_references(plain)
     return config
+
+
+def _with_values(single: Sequence[Override]) -> DictConfig:
+    """Composed; only the choices of groups by Hydra, which takes ten times as long as a value."""
+    plain = [override for override in single if _sets_a_value(override)]
+    others = tuple(str(override.input_line) for override in single if not _sets_a_value(override))
+    config = copy.deepcopy(_composed(others, _state_of_files()))
+    for override in plain:
+        try:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except (AttributeError, TypeError, AssertionError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{override.input_line}: cannot be composed: {reason}") from error
+    config.hydra.overrides.task = [
+        str(override.input_line)
+        for override in single
+        if not override.key_or_group.startswith("hydra")
+    ]
+    return config
+
+
+def _sets_a_value(override: Override) -> bool:
+    """Whether it replaces the value of a key, and could be applied after composing."""
+    single = not isinstance(override.value(), (dict, list)) and not override.is_sweep_override()
+    key = override.key_or_group
+    ours = not key.startswith("hydra") and not _selects_a_group(override)
+    return ours and single and str(override.input_line)[0] not in "+~"
+
+
+@lru_cache(maxsize=16)
+def _composed(lines: tuple[str, ...], files: object) -> DictConfig:
+    return _compose(lines, with_hydra=True)
 
 
 def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
@@ -219,18 +303,12 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
     for key, target in targets({"hydra": {name: node[name] for name in HYDRA_OBJECTS}}):
         if target not in HYDRA_TARGETS:
             raise ValueError(f"{key}={target!r}: not a class this project builds")
-    unchecked = {"custom_search_space": "would run code", "search_space": "is an old form"}
-    for key, reason in unchecked.items():
-        if node["sweeper"].get(key):
-            raise ValueError(f"hydra.sweeper.{key} {reason}: use hydra.sweeper.params")
     storage = node["sweeper"].get("storage")
     if storage is not None and not (isinstance(storage, str) and STORAGE.fullmatch(storage)):
         raise ValueError(
-            f"hydra.sweeper.storage={storage!r}: a search is kept in a file, sqlite:///FILE.db"
+            f"hydra.sweeper.storage={storage!r}: a search is kept in a file, sqlite:///FILE.db, or "
+            "by postgresql://USER@HOST/DATABASE"
         )
-    dispatch = node["launcher"].get("pre_dispatch", "all")
-    if not PRE_DISPATCH.fullmatch(str(dispatch)):
-        raise ValueError(f"hydra.launcher.pre_dispatch={dispatch!r}: a number, or N*n_jobs")
     ours = [o for o in single if o.key_or_group.startswith(ONLY_BY_COMMAND_LINE)]
     base = _hydra_alone(tuple(str(override.input_line) for override in ours), _state_of_files())
     for name in ("run", "sweep"):
@@ -244,24 +322,46 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
             )
 
 
-def _check_search(config: DictConfig, reference: DictConfig, multirun: bool) -> None:
-    """Check that the search's keys, mode and direction are valid."""
+def is_search(config: DictConfig) -> bool:
+    """Whether a configuration with Hydra's node chooses a search, not a grid."""
+    return "objectives" in config.hydra.sweeper
+
+
+def _check_sweep(config: DictConfig, reference: DictConfig) -> None:
+    """Check the keys of the launcher and of the search."""
     node = config.hydra
+    for name in ("n_jobs", "threads"):
+        _check_count(f"hydra.launcher.{name}", node.launcher.get(name))
     for key in node.sweeper.get("params") or {}:
         if key not in flat(reference):
             raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")
-    if "direction" not in node.sweeper:  # only a search has one
+    if not is_search(config):
         return
-    if not multirun:
-        raise ValueError("a search needs -m, e.g. python train.py -m search=optuna")
-    monitor, direction = config.trainer.monitor, node.sweeper.direction
-    wanted = "maximize" if MONITORS[monitor].higher_is_better else "minimize"
-    name = getattr(direction, "name", direction)
-    if name != wanted:
+    search = OmegaConf.to_container(node.sweeper, resolve=True)
+    assert isinstance(search, dict)
+    _check_count("hydra.sweeper.n_trials", search["n_trials"] or 0)
+    objectives = search["objectives"]
+    if not isinstance(objectives, list) or not objectives:
+        raise ValueError(f"hydra.sweeper.objectives={objectives!r}: name one or more")
+    for name in objectives:
+        if name not in OBJECTIVES:
+            raise ValueError(
+                f"hydra.sweeper.objectives: {name!r} is not one of {', '.join(OBJECTIVES)}"
+            )
+    if search["pruner"] not in PRUNERS:
         raise ValueError(
-            f"hydra.sweeper.direction={name}: trainer.monitor={monitor} needs "
-            f"hydra.sweeper.direction={wanted}"
+            f"hydra.sweeper.pruner={search['pruner']!r}: must be one of {', '.join(PRUNERS)}"
         )
+    if search["pruner"] != "none" and objectives != [config.trainer.monitor]:
+        raise ValueError(
+            f"hydra.sweeper.pruner={search['pruner']}: stops a trial by trainer.monitor, which "
+            "must be the only one of hydra.sweeper.objectives"
+        )
+
+
+def _check_count(key: str, value: Any) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"{key}={value!r}: must be a whole number of at least 1")
 
 
 def _check_sweep_folder(config: DictConfig) -> None:
@@ -333,10 +433,14 @@ def _choices(override: Override) -> list[Override]:
     """The override's single choices; empty if only a sweeper can expand them."""
     if not override.is_sweep_override():
         return [override]
-    if not override.is_discrete_sweep():
-        return []
     prefix = str(override.input_line).split("=", 1)[0]
-    lines = [f"{prefix}={value}" for value in override.sweep_string_iterator()]
+    if override.is_discrete_sweep():
+        values = list(override.sweep_string_iterator())
+    elif isinstance(interval := override.value(), IntervalSweep):
+        values = [str(interval.start), str(interval.end)]
+    else:
+        return []
+    lines = [f"{prefix}={value}" for value in values]
     return list(OverridesParser.create().parse_overrides(lines))
 
 

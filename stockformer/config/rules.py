@@ -20,7 +20,7 @@ OUR_TARGETS = re.compile(
     r"stockformer\.(data\.(sources\.\w+|splits|factors\.processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
 OTHER_TARGETS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w+")
-
+MISSING = "???"  # OmegaConf's mark of a value that must be given
 
 Rule = tuple[Callable[[Any], bool], str]
 AT_LEAST_1: Rule = (lambda v: v >= 1, "must be at least 1")
@@ -227,7 +227,9 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def flat(node: DictConfig, prefix: str = "", nodes: bool = False) -> dict[str, Any]:
     """Every leaf by its dotted key, resolved, None if missing; with `nodes` the branches too."""
-    return dict(_leaves(node, prefix, nodes))
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return dict(_leaves(plain, prefix, nodes))
 
 
 def _obeys(value: Any, rule: Callable[[Any], bool]) -> bool:
@@ -237,16 +239,12 @@ def _obeys(value: Any, rule: Callable[[Any], bool]) -> bool:
         return False
 
 
-def _leaves(node: DictConfig, prefix: str, nodes: bool) -> Iterator[tuple[str, Any]]:
-    for name in map(str, node):
+def _leaves(node: Mapping[Any, Any], prefix: str, nodes: bool) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
         key = f"{prefix}{name}"
-        value = None if OmegaConf.is_missing(node, name) else node[name]
-        if isinstance(value, DictConfig):
+        if isinstance(value, dict):
             if nodes:
                 yield key, value
             yield from _leaves(value, f"{key}.", nodes)
         else:
-            plain = (
-                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
-            )
-            yield key, plain
+            yield key, None if value == MISSING else value

@@ -9,12 +9,12 @@ number of stocks. Returns are fractions. S signal dates, H steps of the horizon,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from stockformer.evaluation.quantities import Quantity
+from stockformer.evaluation.quantities import EARNED, Quantity
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,11 @@ COMPARED = {name: metric for name, metric in METRICS.items() if metric.compared_
 
 MONITORS = LOSSES | METRICS
 """Valid names for `trainer.monitor`: everything logged for the validation days."""
+
+OBJECTIVES: dict[str, Quantity] = MONITORS | {
+    "turnover": replace(EARNED["turnover"], higher_is_better=False)
+}
+"""What a search can optimise on the validation days; turnover is that of their backtest."""
 
 
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

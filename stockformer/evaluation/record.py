@@ -28,6 +28,7 @@ TABLE_COLUMNS = (
     *(f"{m}_{column}" for m in COMPARED for column in ("lead", "lower", "upper", "t", "p")),
 )
 RETURNS = ("net_return", "benchmark")
+VALIDATION = (*RETURNS, "turnover")  # the last since version 0.2
 VARIANTS = ("base", "one_day_later", "doubled_costs")
 SETTINGS_OF_VERSION_3 = {"k": "top_k", "cash_share": "risk_degree"}
 
@@ -67,7 +68,7 @@ EVALUATION: Form = {
     "daily": {f"{name}?": [NUMBER] for name in METRICS}
     | {"signal_date": [str], "rank_ic": [NUMBER]},
     "backtest": (BACKTEST, None),
-    "validation": ({"daily": _RETURNS}, None),
+    "validation": ({"daily": _RETURNS | {"turnover?": [NUMBER]}}, None),
 }
 """Other keys are ignored."""
 
@@ -162,9 +163,9 @@ class EvaluationRecord:
     oracle_rank_ic: the best attainable rank IC of the first step, to compare with
     first_step_rank_ic, the model's; None unless the market is simulated. statistics:
     `statistics.summary`, a row a metric. daily: metrics by test date. backtest: None if there were
-    too few dates or nothing was ranked. validation: net_return and benchmark by date of the same
-    backtest on the validation forecasts, on which models are selected; None if the model was not
-    selected there, or the dates are too few.
+    too few dates or nothing was ranked. validation: net_return, benchmark and turnover by
+    date of the same backtest on the validation forecasts, on which models are selected; None if the
+    model was not selected there, or the dates are too few.
     """
 
     epoch: int | None
@@ -239,7 +240,7 @@ class EvaluationRecord:
             backtest=None if backtest is None else BacktestResult.from_json(backtest),
             validation=None
             if validation is None
-            else _by_date(validation["daily"], "date", RETURNS),
+            else _by_date(validation["daily"], "date", VALIDATION),
         )
 
     def lines(self) -> list[str]:

@@ -183,7 +183,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
 
 
 def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFrame | None:
-    """net_return and benchmark of the traded forecasts, by date; None with too few dates."""
+    """net_return, benchmark and turnover of the traded forecasts, by date; None with too few."""
     if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
         return None
     ledger = topk_dropout(
@@ -192,7 +192,7 @@ def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFra
         trading.market,
         trading.settings,
     )
-    return ledger.equity[["net_return", "benchmark"]]
+    return ledger.equity[["net_return", "benchmark", "turnover"]]
 
 
 def excess_returns(ledger: Backtest) -> pd.Series:

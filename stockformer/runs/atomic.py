@@ -7,6 +7,7 @@ link in it could lead to any file of the user's.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -41,6 +42,38 @@ def write(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise not_written(path, error) from error
         raise
+
+
+def lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of `path` until the process ends; None if another has it.
+
+    Not flock (nor filelock, which uses it): a forked data loader would keep it after its parent's
+    death.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        raise not_written(path, error) from error
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of `path`."""
+    try:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags), "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def remove_temporary_files(folder: Path) -> None:

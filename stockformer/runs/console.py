@@ -115,6 +115,15 @@ def printable(text: str) -> str:
     return "".join("?" if c not in KEPT and unicodedata.category(c) in HARMFUL else c for c in text)
 
 
+def human_time(seconds: float) -> str:
+    """12 s, 3 min 20 s, 1 h 5 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
+
+
 def _is_file(stream: Any, number: int) -> bool:
     try:
         return bool(stream.fileno() == number)

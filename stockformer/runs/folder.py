@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import logging
@@ -29,8 +28,11 @@ log = logging.getLogger(__name__)
 TREES = ("outputs", "multirun")
 """Where runs and sweeps go by default, below the folder they are started in."""
 
-STATES = ("running", "finished", "failed", "interrupted")
-STATUS = {"state": str, "reason?": str, "time?": str, "process?": int, "host?": str, "id?": str}
+STATES = ("running", "finished", "failed", "interrupted", "pruned")
+STATUS = {
+    **{"state": str, "reason?": str, "time?": str, "process?": int, "host?": str, "id?": str},
+    "seconds?": float,
+}
 MANIFEST: Form = {
     **{f"{name}?": str for name in ("kind", "dataset", "data_hash", "git_commit", "platform")},
     **{f"{name}?": str for name in ("device", "command", "run")},
@@ -48,6 +50,14 @@ LARGEST_TEXT = 256 << 20  # bytes of an artefact of text that is read; settings 
 LARGEST_SETTINGS = 4 << 20
 
 
+AfterEpoch = Callable[[int, Mapping[str, float]], None]
+"""Called with an epoch and its validation metrics; may raise to end the run."""
+
+
+class Pruned(Exception):
+    """A search has stopped the run, because others were better after as many epochs."""
+
+
 def runs_under(tree: Path) -> list[Path]:
     """Every run folder in the tree, sorted; but not the evaluations within a run."""
     runs = {file.parent for file in tree.rglob(RunDir(tree).status_file.name)}
@@ -57,8 +67,9 @@ def runs_under(tree: Path) -> list[Path]:
 class RunDir:
     """One run's folder, owned from `claim` or `reopen` on; leaving the context records its end.
 
-    status.json    running, finished, failed or interrupted, with the reason; its creation is the
-                   claim. lock: held by the living process that owns the folder
+    status.json    running, finished, failed, interrupted or pruned, with the reason and the seconds
+                   it ran; its creation is the claim
+    lock           held by the living process that owns the folder
     config.yaml    the configuration, unresolved: what is needed to rebuild the run
     overrides.json the overrides of the command line
     manifest.json  versions, commit, seed, data hashes, factor names in order, split dates
@@ -99,6 +110,7 @@ class RunDir:
         self._writing = threading.Lock()
         self.resumed = False
         self.id = ""
+        self._started, self._seconds_before = time.monotonic(), 0.0
         # Called before an interrupted run exits; returns what was saved, for the log.
         self.save_on_interrupt: Callable[[], str] = self._before_training
 
@@ -129,6 +141,7 @@ class RunDir:
         Raises ValueError where it is no run's, or in use, changing nothing.
         """
         run = cls.follow(path)
+        run._seconds_before = float(run.status().get("seconds", 0.0))
         atomic.require_plain_files(path)
         run._lock()
         run.remove_temporary_files()
@@ -160,6 +173,8 @@ class RunDir:
         try:
             if error is None:
                 self.end("finished", "")
+            elif isinstance(error, Pruned):
+                self.end("pruned", str(error))
             else:
                 self.end("failed", f"{type(error).__name__}: {error}")
                 log.debug("run failed", exc_info=(type(error), error, traceback))
@@ -186,16 +201,9 @@ class RunDir:
         except OSError as error:
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
         status: dict[str, Any] = parse_json(data, STATUS, f"{path}: cannot be read")
-        content = {key: value for key, value in status.items() if key != "sha256"}
         known = {key.removesuffix("?") for key in STATUS}
-        if "sha256" in status:
-            as_written = (
-                status["sha256"] == _digest(content) and json.dumps(status).encode() == data
-            )
-        else:
-            as_written = known >= content.keys()  # earlier versions kept no digest
-        if not as_written:
-            raise ValueError(f"{path}: cannot be read: damaged or changed: its sha256 is another")
+        if "sha256" in status or not known >= status.keys():  # earlier versions kept no digest
+            require_digest(status, data, f"{path}: cannot be read")
         if status["state"] not in STATES:
             raise ValueError(f"{path}: cannot be read: state is none of {', '.join(STATES)}")
         return status
@@ -216,20 +224,20 @@ class RunDir:
         except ValueError:
             return False
 
+    def _ended_early(self) -> bool:
+        """Whether it was killed, or failed, before it could keep its settings."""
+        try:
+            failed = self.status()["state"] in ("failed", "interrupted")
+        except ValueError:
+            return False
+        return self.killed() or (failed and not self.begun() and not self.in_use())
+
     def in_use(self) -> bool:
         """Whether a living process owns the folder; its lock goes with the process."""
         status = self.status()
         if status.get("process") == os.getpid() and status["state"] == "running":
             return True  # ours; looking at the lock, as below, would let go of it
-        try:
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(self.lock_file, flags), "r+b") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return atomic.is_locked(self.lock_file)
 
     def checkpoint(self, name: str) -> Path:
         """The file of checkpoint `best`, `last`, `previous` or `epoch-N`."""
@@ -399,15 +407,16 @@ class RunDir:
             "process": os.getpid(),
             "host": socket.gethostname(),
             "id": self.id,
+            "seconds": round(self._seconds_before + time.monotonic() - self._started, 3),
         }
-        return json.dumps(status | {"sha256": _digest(status)})
+        return with_digest(status)
 
     def _require_free(self) -> None:
         """Raises ValueError if the folder holds more than a run that was killed as it began."""
         left = {file.name for file in self.path.iterdir() if not _temporary(file)}
         early = (self.status_file, self.lock_file, self.log_file, self.config_file, self.sums_file)
         unclaimed = left <= {self.lock_file.name}
-        if not unclaimed and not (left <= {file.name for file in early} and self.killed()):
+        if not unclaimed and not (left <= {file.name for file in early} and self._ended_early()):
             raise ValueError(
                 f"run folder {self.path} is taken or not empty; nothing was changed. Leave "
                 "hydra.run.dir to its default, name a new folder, or continue it with "
@@ -416,21 +425,13 @@ class RunDir:
 
     def _lock(self) -> None:
         """Hold the lock until this process ends, however it ends."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._lock_descriptor = os.open(self.lock_file, flags, 0o644)
-        except OSError as error:
-            raise atomic.not_written(self.lock_file, error) from error
-        try:
-            # Not flock (nor filelock, which uses it): a forked data loader would keep it after its
-            # parent's death.
-            fcntl.lockf(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock_descriptor)
+        descriptor = atomic.lock(self.lock_file)
+        if descriptor is None:
             raise ValueError(
                 f"run folder {self.path} is in use by a process that is still running; nothing "
                 "was changed. Wait for it, or stop it"
-            ) from error
+            )
+        self._lock_descriptor = descriptor
 
     def _start_log(self) -> None:
         self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")
@@ -478,5 +479,17 @@ def _sums_text(sums: Mapping[str, set[str]]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in lines)
 
 
-def _digest(status: Mapping[str, Any]) -> str:
-    return atomic.sha256(json.dumps(status, sort_keys=True).encode())
+def with_digest(content: Mapping[str, Any]) -> str:
+    """As JSON, with the digest of all of it."""
+    return json.dumps({**content, "sha256": _digest(content)})
+
+
+def require_digest(content: Mapping[str, Any], data: bytes, where: str) -> None:
+    """Raises ValueError unless `data`, that `content` was read from, is as `with_digest` wrote."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    if content.get("sha256") != _digest(rest) or json.dumps(content).encode() != data:
+        raise ValueError(f"{where}: damaged or changed: its sha256 is another")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return atomic.sha256(json.dumps(content, sort_keys=True).encode())

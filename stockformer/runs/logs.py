@@ -49,11 +49,15 @@ class Terminal(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.INFO if is_main_process() else logging.ERROR)
+        self.only_warnings = False
         self.console = make_console()
         self.lost = ""
         self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
+        of_sweep = record.name.startswith("stockformer.sweeps")
+        if self.only_warnings and record.levelno < logging.WARNING and not of_sweep:
+            return
         style = "yellow" if record.levelno >= logging.WARNING else None
         text = self.format(record)
         self.console.print(text, style=style, markup=False, highlight=True, soft_wrap=True)
@@ -62,10 +66,16 @@ class Terminal(logging.Handler):
             log.warning("the terminal is gone (%s): going on without it, see the run's log", lost)
 
 
-def start_log() -> None:
-    """Show log lines of this project on the terminal, each once, for as long as there is one."""
+def start_log(*, only_warnings: bool = False) -> None:
+    """Show log lines of this project on the terminal, each once, for as long as there is one.
+
+    only_warnings: a sweep's, whose runs' other messages are in their own logs.
+    """
     make_streams_last()
     package = logging.getLogger("stockformer")
     package.setLevel(logging.DEBUG)
     if not any(isinstance(handler, Terminal) for handler in package.handlers):
         package.addHandler(Terminal())
+    for handler in package.handlers:
+        if isinstance(handler, Terminal):
+            handler.only_warnings = only_warnings

@@ -98,15 +98,20 @@ class RecordedRun:
         status, when = self.status, f"{self.status.time:%Y-%m-%d %H:%M}"
         if self.evaluation is not None:
             return self.evaluation.verdict
-        if status.state == "running" and RunDir(self.path).killed():
-            return f"No verdict: the run started on {when} and {self.reason}."
-        if status.state == "running":
-            return f"No verdict: the run has been running since {when} (process {status.process})."
-        if status.state == "interrupted" or status.reason.startswith("KeyboardInterrupt"):
-            return f"No verdict: the run was interrupted on {when}."
-        if status.state == "failed":
-            return f"No verdict: the run failed on {when} with {status.reason}"
-        return "No verdict: the run finished without a comparison with the baselines."
+        state = status.state
+        if state == "running" and RunDir(self.path).killed():
+            state = "killed"
+        elif status.reason.startswith("KeyboardInterrupt"):
+            state = "interrupted"
+        ended = {
+            "running": f"has been running since {when} (process {status.process}).",
+            "killed": f"started on {when} and {self.reason}.",
+            "interrupted": f"was interrupted on {when}.",
+            "pruned": f"was stopped by the search on {when}: {status.reason}",
+            "failed": f"failed on {when} with {status.reason}",
+            "finished": "finished without a comparison with the baselines.",
+        }
+        return f"No verdict: the run {ended[state]}"
 
     @property
     def reason(self) -> str:

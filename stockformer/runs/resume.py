@@ -43,13 +43,11 @@ def requested_run(words: Sequence[str]) -> Path | None:
     that were killed before they saved their settings are skipped.
     Raises ValueError if there is none.
     """
-    values = [word.partition("=")[2] for word in words if names_a_run(word)]
-    if not values or values[-1] == "null":
+    value = requested_value(words)
+    if value is None:
         return None
-    if not values[-1]:
-        raise ValueError("resume: has no value; write resume=FOLDER, or resume=latest")
-    if values[-1] != "latest":
-        return as_path(values[-1])
+    if value != "latest":
+        return as_path(value)
     runs = [RunDir(path) for tree in TREES for path in runs_under(Path(tree))]
     runs.sort(key=lambda run: run.status_file.stat().st_mtime_ns)
     while runs:
@@ -59,6 +57,16 @@ def requested_run(words: Sequence[str]) -> Path | None:
         if run.killed() and not run.begun():
             log.warning("skipped %s: %s", run.path, KILLED_TOO_EARLY)
     raise ValueError("resume=latest: no unfinished run in outputs or multirun; name a folder")
+
+
+def requested_value(words: Sequence[str]) -> str | None:
+    """The value of the last resume= among the words; None without one, or with null."""
+    values = [word.partition("=")[2] for word in words if names_a_run(word)]
+    if not values or values[-1] == "null":
+        return None
+    if not values[-1]:
+        raise ValueError("resume: has no value; write resume=FOLDER, or resume=latest")
+    return values[-1]
 
 
 def names_a_run(word: str) -> bool:
@@ -142,8 +150,8 @@ def _is_training(run: RunDir) -> bool:
 def _unfinished(run: RunDir) -> bool:
     """Whether it is a training that can be resumed: not finished, not running, with settings."""
     try:
-        finished = run.status()["state"] == "finished"
-        return not finished and run.begun() and _is_training(run) and not run.in_use()
+        ended = run.status()["state"] in ("finished", "pruned")
+        return not ended and run.begun() and _is_training(run) and not run.in_use()
     except ValueError:
         return False
 

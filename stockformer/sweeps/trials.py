@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,21 @@ def tested_epoch(run: RecordedRun) -> dict[str, float]:
     row, part = run.metrics.loc[epoch].astype(float).to_dict(), "validation_"
     names = [str(name) for name in row if str(name).startswith(part)]
     return {name.removeprefix(part): row[name] for name in names}
+
+
+def objective_values(folder: Path, objectives: Sequence[str]) -> dict[str, float]:
+    """Of a finished run, on the validation days; NaN if undefined. Raises ValueError if damaged.
+
+    objectives: names of `metrics.OBJECTIVES`.
+    """
+    run = read_run(folder, large_files=False)
+    if not is_complete(run):
+        raise ValueError(f"{folder}: finished without a test")
+    values = tested_epoch(run)
+    returns = _evaluation(run).validation
+    if returns is not None and "turnover" in returns:
+        values["turnover"] = float(returns["turnover"].mean())
+    return {name: values.get(name, math.nan) for name in objectives}
 
 
 def test_figures(run: RecordedRun) -> dict[str, float]:

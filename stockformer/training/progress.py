@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from rich.progress import track
 
-from stockformer.runs.console import animates, make_console
+from stockformer.runs.console import animates, human_time, make_console
 from stockformer.runs.logs import is_main_process
 
 log = logging.getLogger(__name__)
@@ -82,12 +82,3 @@ def working(task: str) -> Iterator[None]:
         done.set()
         _tasks.remove(task)
         reporter.join()
-
-
-def human_time(seconds: float) -> str:
-    """12 s, 3 min 20 s, 1 h 5 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest} s"
-    hours, left = divmod(minutes, 60)
-    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"

@@ -17,6 +17,8 @@ from stockformer.config.quoting import pasteable
 from stockformer.data.windows import Windows
 from stockformer.evaluation.metrics import MONITORS
 from stockformer.interface import Batch
+from stockformer.runs.console import human_time
+from stockformer.runs.folder import AfterEpoch
 from stockformer.training import postmortem
 from stockformer.training.checkpoint_manager import CheckpointManager, TrainState
 from stockformer.training.early_stopping import EarlyStopping
@@ -24,7 +26,7 @@ from stockformer.training.evaluate import Evaluation, Evaluator, NotFinite
 from stockformer.training.losses import Loss
 from stockformer.training.memory import advice, is_out_of_memory, oom_advice, peak_memory_mib
 from stockformer.training.processes import Processes
-from stockformer.training.progress import human_time, progress
+from stockformer.training.progress import progress
 from stockformer.training.sampler import EpochSampler
 from stockformer.training.state import random_state, seed, set_random_state
 from stockformer.training.tensorboard import TensorBoard
@@ -60,6 +62,7 @@ class Trainer:
     samples computed at once; the gradient of a batch is summed over its micro-batches and over all
     processes. on_nonfinite: "stop" at a step whose loss or gradient is not finite, or "skip" at
     most `skip_limit` of them. oom: "stop" when memory runs out, or "split" the micro-batch.
+    after_epoch: called with each epoch and its validation metrics; may raise to end the run.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Trainer:
         on_nonfinite: str,
         skip_limit: int,
         oom: str,
+        after_epoch: AfterEpoch | None = None,
     ) -> None:
         self.model, self.loss = model, loss
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -89,6 +93,7 @@ class Trainer:
         self.max_epoch, self.gradient_clip_norm = max_epoch, gradient_clip_norm
         self.monitor = monitor
         self.on_nonfinite, self.skip_limit, self.oom = on_nonfinite, skip_limit, oom
+        self.after_epoch = after_epoch
         self.state = TrainState(micro_batch_size, requested_micro_batch_size=micro_batch_size)
         self.unchecked: list[StepResult] = []
         self.changing = threading.RLock()  # held while weights and state disagree
@@ -108,8 +113,11 @@ class Trainer:
         while self.state.epoch <= self.max_epoch and not self.stopping.exhausted:
             training = self.train_epoch(train)
             evaluation = self.validate(validation)
+            epoch = self.state.epoch
             with self.changing:
                 self.close_epoch(training, evaluation)
+            if self.after_epoch is not None:
+                self.after_epoch(epoch, evaluation.metrics)
         with self.changing:
             self.complete = True
         if self.state.best is None:

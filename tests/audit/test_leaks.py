@@ -421,9 +421,7 @@ def test_prepared_factors_are_not_said_to_be_checked_and_can_be_waived(
         "factor KLEN: waived, its rank IC with the return 1 day"
     )
     misspelled = config_of(phase5_files, "split=ratio", "dataset.waived_factors=[KLENN]")
-    with pytest.raises(
-        ValueError, match=r"waived_factors: the data have no factor 'KLENN'"
-    ):
+    with pytest.raises(ValueError, match=r"waived_factors: the data have no factor 'KLENN'"):
         run_audit(misspelled, cuts=1, fast=True)
 
 

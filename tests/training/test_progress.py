@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from stockformer.runs.console import human_time
 from stockformer.training import progress as module
-from stockformer.training.progress import human_time, progress, working
+from stockformer.training.progress import progress, working
 
 
 @pytest.fixture

@@ -1,0 +1,206 @@
+"""train.py -m: a grid of runs or a search, resumed where it was stopped, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from stockformer.commands.single import single_run
+from stockformer.config.overrides import check_command_line, grid, is_search, search_space
+from stockformer.config.quoting import as_path, pasteable, quoted
+from stockformer.runs.folder import TREES
+from stockformer.runs.interruption import SIGNALS
+from stockformer.runs.logs import start_log
+from stockformer.runs.resume import LONGER, MAY_CHANGE, continued, requested_value
+from stockformer.sweeps.folder import Job, SweepDir, newest_unfinished
+
+if TYPE_CHECKING:
+    from stockformer.runs.folder import AfterEpoch
+    from stockformer.sweeps.jobs import Jobs
+    from stockformer.sweeps.launchers import Launcher
+
+log = logging.getLogger("stockformer.sweeps")
+
+MAY_CHANGE_IN_SWEEP = MAY_CHANGE - LONGER - {"resume", "tags"}
+OF_SWEEP = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials")
+
+
+class Train(Protocol):
+    def __call__(
+        self,
+        config: DictConfig,
+        folder: Path,
+        overrides: list[str],
+        after_epoch: AfterEpoch | None = None,
+    ) -> object: ...
+
+
+def requested_sweep(words: Sequence[str]) -> Path | None:
+    """The folder that resume= names, or for `latest` the newest unfinished sweep's."""
+    value = requested_value(words)
+    if value == "latest":
+        return newest_unfinished(Path(TREES[1]))
+    return None if value is None else as_path(value)
+
+
+def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
+    """Run what is missing of the sweep that `words` describe, or of the one in `resume`.
+
+    Returns the exit status: 1 if a job has failed. Raises ValueError for what is wrong with them.
+    """
+    start_log(only_warnings=True)
+    changes: list[str] = []
+    if resume is not None:
+        recorded, _ = SweepDir(resume).read()
+        changes = [word for word in words if not word.startswith("hydra")]
+        words = together(recorded, words)
+        require_may_change(changes)
+    config = check_command_line(words, multirun=True)
+    folder = SweepDir(resume or Path(str(config.hydra.sweep.dir)).absolute())
+    folder.claim(words)
+    with folder, stopped_by_signals():
+        jobs = make_jobs(folder, config, words)
+        run_job = partial(run_one, function, tuple(changes))
+        return run_all(folder, words, jobs, make_launcher(config, run_job, jobs.total))
+
+
+def together(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """The recorded command line with the new words in place of those of the same key."""
+    by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *now]}
+    return list(by_key.values())
+
+
+def require_may_change(words: Sequence[str]) -> None:
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key not in MAY_CHANGE_IN_SWEEP:
+            raise ValueError(
+                f"{word}: a resumed sweep may change {', '.join(sorted(MAY_CHANGE_IN_SWEEP))}, the "
+                "launcher and hydra.sweeper.n_trials; for the rest start a new sweep"
+            )
+
+
+def make_jobs(folder: SweepDir, config: DictConfig, words: Sequence[str]) -> Jobs:
+    """The grid of the command line, or the search."""
+    from stockformer.sweeps.jobs import Grid  # noqa: PLC0415 (pandas, after the checks)
+
+    ours = [word for word in words if not word.lstrip("+~").startswith("hydra")]
+    given = config.hydra.sweeper.params or {}
+    parameters = {str(key): str(value) for key, value in given.items()}
+    if is_search(config):
+        from stockformer.sweeps.search import Search, SearchSettings, study_url  # noqa: PLC0415
+
+        node = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+        assert isinstance(node, dict)
+        fixed, space = search_space(ours, parameters)
+        if not space:
+            raise ValueError("search: nothing to choose; name ranges in hydra.sweeper.params")
+        settings = SearchSettings(
+            objectives=tuple(node["objectives"]),
+            n_trials=node["n_trials"],
+            pruner=node["pruner"],
+            storage=node["storage"] or study_url(folder),
+            study_name=node["study_name"],
+            sampler=node["sampler"],
+        )
+        return Search(folder, settings, fixed, space)
+    lines = [*(f"{key}={value}" for key, value in parameters.items()), *ours]
+    lists = grid(lines)
+    common = set(lists[0]).intersection(*lists)
+    return Grid(
+        [
+            Job(
+                number=number,
+                words=tuple(line),
+                varied=tuple(word for word in line if word not in common),
+                folder=folder.job_folder(number),
+            )
+            for number, line in enumerate(lists)
+        ],
+        objectives=(str(config.trainer.monitor),),
+    )
+
+
+def make_launcher(config: DictConfig, run_job: partial[None], total: int) -> Launcher:
+    """hydra/launcher: one job after another, or several processes that share the cores."""
+    from stockformer.sweeps.launchers import InProcess, Processes  # noqa: PLC0415
+
+    node = config.hydra.launcher
+    if "n_jobs" not in node:
+        return InProcess(run_job)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    slots = min(node.n_jobs or max(1, (cores or 1) // 2), total)
+    return Processes(run_job, slots=slots, threads=node.threads or max(1, (cores or 1) // slots))
+
+
+def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
+    """A job, from its beginning or from its last checkpoint."""
+    if job.run.status_file.exists() and job.run.begun():
+        again = continued(job.folder, changes)
+        if again is None:
+            return
+        (config, overrides), folder = again, job.folder
+    else:
+        place = f"hydra.run.dir={quoted(str(job.folder))}"
+        config, folder, overrides = single_run([*job.words, *changes, place], in_sweep=True)
+    after_epoch = None if job.reporter is None else job.reporter(config.trainer.max_epoch)
+    function(config, folder, overrides, after_epoch)
+
+
+def run_all(folder: SweepDir, words: Sequence[str], jobs: Jobs, launcher: Launcher) -> int:
+    """Run the jobs, and show what came of all of them."""
+    from stockformer.sweeps.jobs import DONE, run_jobs  # noqa: PLC0415 (pandas, after the checks)
+
+    again = f"python train.py -m {pasteable('resume', folder.path)}"
+    try:
+        outcomes = run_jobs(jobs, launcher)
+    except (KeyboardInterrupt, Stopped):
+        log.warning(
+            "stopped: %d of %d jobs are done; continue with %s", jobs.done, jobs.total, again
+        )
+        raise
+    every = jobs.outcomes(outcomes)
+    failed = [number for number, (_, outcome) in every.items() if outcome.state not in DONE]
+    folder.write(words, finished=not failed or jobs.counts_failures)
+    from stockformer.commands.sweep_results import show_results  # noqa: PLC0415 (plotly)
+
+    show_results(folder, every, jobs.objectives)
+    if failed and not jobs.counts_failures:
+        log.warning("run those that failed again with %s", again)
+    return 1 if failed else 0
+
+
+class Stopped(Exception):
+    """A signal asked the controller to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Signals raise Stopped, also between two jobs, so that processes are ended and waited for."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    former = {
+        number: signal.signal(number, stop)
+        for number in SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""The folder of a sweep: its command line, the controller's lock and log, and the runs' folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stockformer.runs import atomic
+from stockformer.runs.folder import AfterEpoch, RunDir, require_digest, with_digest
+from stockformer.runs.logs import LogFile, PrintableFormatter
+from stockformer.runs.typed_json import parse_json
+
+FILE = "sweep.json"
+RECORD = {"version": int, "overrides": [str], "finished": bool, "sha256": str}
+LARGEST_RECORD = 4 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep. words: its whole command line; varied: those that vary in the sweep.
+
+    reporter: given the number of epochs, in the job's own process, makes what its training calls
+    after each epoch.
+    """
+
+    number: int
+    words: tuple[str, ...]
+    varied: tuple[str, ...]
+    folder: Path
+    reporter: Callable[[int], AfterEpoch] | None = None
+
+    @property
+    def label(self) -> str:
+        return " ".join(self.varied) or "no setting varies"
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(self.folder)
+
+
+class SweepDir:
+    """A sweep's folder, owned by one controller from `claim` on, until the context is left.
+
+    sweep.json: the overrides of the command line, and whether every job has ended well. lock: held
+    by the living controller. sweep.log: its messages. study.db: of a search. NUMBER/: a run's
+    folder. leaderboard.html, walk_forward*/: what is made of all runs at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record_file = path / FILE
+        self.study_file = path / "study.db"
+        self.log_file = path / "sweep.log"
+
+    def claim(self, overrides: Sequence[str]) -> None:
+        """Own the folder. Raises ValueError where another controller does, or it is not empty."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.record_file.exists() and any(
+            file.name not in ("lock", self.log_file.name) for file in self.path.iterdir()
+        ):
+            raise ValueError(
+                f"sweep folder {self.path} is not empty; nothing was changed. Name a new one, or "
+                "continue a sweep with -m resume=FOLDER"
+            )
+        self._lock()
+        self.write(overrides, finished=False)
+
+    def _lock(self) -> None:
+        descriptor = atomic.lock(self.path / "lock")
+        if descriptor is None:
+            raise ValueError(
+                f"sweep folder {self.path} is in use by a process that is still running; nothing "
+                "was changed. Wait for it, or stop it"
+            )
+        self._descriptor = descriptor
+
+    def __enter__(self) -> Self:
+        self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")
+        self._log.setFormatter(PrintableFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+        logging.getLogger("stockformer.sweeps").addHandler(self._log)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        logging.getLogger("stockformer.sweeps").removeHandler(self._log)
+        self._log.close()
+        os.close(self._descriptor)
+
+    def write(self, overrides: Sequence[str], *, finished: bool) -> None:
+        record = {"version": 1, "overrides": list(overrides), "finished": finished}
+        atomic.write(self.record_file, with_digest(record).encode())
+
+    def read(self) -> tuple[list[str], bool]:
+        """The overrides, and whether the sweep is finished. Raises ValueError naming the file."""
+        try:
+            data = atomic.read(self.record_file, LARGEST_RECORD)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{self.path} is not a sweep's folder: it has no {FILE}; a single run is continued "
+                "without -m"
+            ) from error
+        record = parse_json(data, RECORD, str(self.record_file))
+        require_digest(record, data, str(self.record_file))
+        return record["overrides"], record["finished"]
+
+    def job_folder(self, number: int) -> Path:
+        return self.path / str(number)
+
+
+def newest_unfinished(tree: Path) -> Path:
+    """The sweep in the tree that was worked on last and has not finished.
+
+    Raises ValueError if there is none.
+    """
+    records = sorted(tree.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime_ns)
+    for file in reversed(records):
+        if not SweepDir(file.parent).read()[1]:
+            return file.parent
+    raise ValueError(f"-m resume=latest: no unfinished sweep in {tree}; name its folder")

@@ -1,0 +1,343 @@
+"""A search by Optuna's ask-and-tell interface; a study that is interrupted goes on where it was.
+
+Not hydra-optuna-sweeper's own loop: continued, it runs n_trials more, repeats the sampler's first
+points, reuses folders, and leaves a killed trial running for ever. Its grammar of search spaces is
+kept. Runs on Optuna 2.10 and on 4 and 5.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.utils import get_object
+from optuna import distributions
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from stockformer.evaluation.metrics import OBJECTIVES
+from stockformer.runs import atomic
+from stockformer.runs.folder import AfterEpoch, Pruned
+from stockformer.sweeps.folder import Job, SweepDir
+from stockformer.sweeps.jobs import Outcome, is_finite, outcome_of, settled
+
+ATTEMPTS = 2
+"""Of a trial whose process was killed: so often it is started in all."""
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+STARTUP_TRIALS = 5
+"""Trials before any is stopped early (median pruner)."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """`hydra.sweeper` of a search. sampler: `_target_` and its arguments, the seed among them."""
+
+    objectives: tuple[str, ...]
+    n_trials: int
+    pruner: str
+    storage: str
+    study_name: str
+    sampler: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What a job needs to report its validation curve to the study, in whatever process it runs."""
+
+    storage: str
+    study_name: str
+    trial_id: int
+    pruner: str
+    objective: str
+
+    def after_epoch(self, max_epoch: int) -> AfterEpoch:
+        """A function of epoch and validation metrics. It raises Pruned if the run should stop."""
+        quiet()
+        pruner = make_pruner(self.pruner, max_epoch)
+        study = optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=pruner)
+        trial = Trial(study, self.trial_id)
+        frozen = (t for t in study.get_trials(deepcopy=False) if t._trial_id == self.trial_id)
+        known = set(next(frozen).intermediate_values)
+
+        def report(epoch: int, metrics: Mapping[str, float]) -> None:
+            value = metrics[self.objective]
+            if epoch in known or math.isnan(value):  # reported before an interruption; undefined
+                return
+            trial.report(value, epoch)
+            if trial.should_prune():
+                title = OBJECTIVES[self.objective].title
+                raise Pruned(
+                    f"{self.pruner} pruner, after epoch {epoch} of {max_epoch}: validation "
+                    f"{title} {OBJECTIVES[self.objective].format(value)}"
+                )
+
+        return report
+
+
+class Search:
+    """The jobs of a study: those that were interrupted, then new ones up to `n_trials` in all.
+
+    fixed: words of every job; space: by key, what a trial chooses. A job has its trial's number.
+    Raises ValueError for a space or a storage that Optuna cannot use.
+    """
+
+    counts_failures = True
+
+    def __init__(
+        self,
+        folder: SweepDir,
+        settings: SearchSettings,
+        fixed: Sequence[str],
+        space: Mapping[str, Override],
+    ) -> None:
+        quiet()
+        self.folder, self.settings, self.fixed = folder, settings, tuple(fixed)
+        self.space = {key: distribution(override) for key, override in space.items()}
+        self.total, self.objectives = settings.n_trials, settings.objectives
+        self.study = self._study()
+        self._interrupted: list[Trial] = []
+        self._trials: dict[int, Trial] = {}
+        self._settle()
+
+    @property
+    def done(self) -> int:
+        return sum(trial.state.is_finished() for trial in self._counted())
+
+    def next(self) -> Job | None:
+        if self._interrupted:
+            return self._job(self._interrupted.pop(0))
+        if sum(trial.state != TrialState.WAITING for trial in self._counted()) >= self.total:
+            return None
+        trial = self.study.ask(self.space)  # a killed one's values first, if it is to be retried
+        if "words" not in trial.user_attrs:
+            words = [f"{key}={value}" for key, value in trial.params.items()]
+            trial.set_user_attr("folder", str(self.folder.job_folder(trial.number).resolve()))
+            trial.set_user_attr("words", words)
+        trial.set_user_attr("sweep", str(self.folder.path.resolve()))
+        return self._job(trial)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        if outcome.state != "interrupted":  # else it goes on when the sweep is resumed
+            self._tell(self._trials.pop(job.number), outcome)
+
+    def outcomes(self, recent: Mapping[int, tuple[Job, Outcome]]) -> dict[int, tuple[Job, Outcome]]:
+        """Of every trial that counts, those of an earlier start by what the study knows."""
+        found = {}
+        for trial in self._counted():
+            if trial.number in recent or "words" not in trial.user_attrs:
+                continue
+            job = self._job_of(trial.number, trial.user_attrs, None)
+            state = STATES.get(trial.state, "interrupted")
+            values = dict(zip(self.objectives, trial.values or ()))
+            seconds = outcome_of(job, "", ()).seconds
+            found[trial.number] = (
+                job,
+                Outcome(state, trial.user_attrs.get("reason", ""), seconds, values),
+            )
+        return dict(sorted((found | dict(recent)).items()))
+
+    def _study(self) -> optuna.Study:
+        settings = self.settings
+        directions = [
+            "maximize" if OBJECTIVES[name].higher_is_better else "minimize"
+            for name in settings.objectives
+        ]
+        try:
+            study = optuna.create_study(
+                study_name=settings.study_name,
+                storage=settings.storage,
+                directions=directions,
+                load_if_exists=True,
+            )
+        except Exception as error:  # of the database's driver, whichever it is
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"hydra.sweeper.storage={settings.storage}: {reason}") from error
+        if [direction.name.lower() for direction in study.directions] != directions:
+            raise ValueError(
+                f"hydra.sweeper.study_name={settings.study_name}: the study in "
+                f"{settings.storage} has other objectives"
+            )
+        # Another seed each time: the first points must not be those that were tried before.
+        study.sampler = make_sampler(settings.sampler, len(study.get_trials(deepcopy=False)))
+        return study
+
+    def _counted(self) -> list[FrozenTrial]:
+        """All trials but those that another one has replaced."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if "replaced" not in trial.user_attrs]
+
+    def _settle(self) -> None:
+        """Tell the study what became of trials that it takes for running and nobody works on."""
+        for frozen in self._counted():
+            if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
+                self._settle_trial(Trial(self.study, frozen._trial_id))
+
+    def _is_abandoned(self, trial: FrozenTrial) -> bool:
+        """Whether its controller is this sweep's former one, or another whose lock is free."""
+        if "sweep" not in trial.user_attrs:  # killed before it could be said whose it is
+            return self.settings.storage == study_url(self.folder)
+        sweep = Path(trial.user_attrs["sweep"])
+        if sweep == self.folder.path.resolve():
+            return True
+        return sweep.is_dir() and not atomic.is_locked(sweep / "lock")
+
+    def _settle_trial(self, trial: Trial) -> None:
+        attributes = trial.user_attrs
+        if "sweep" not in attributes:
+            self._fail(trial, "stopped before it was started", replaced=True)
+            return
+        job = self._job(trial)
+        state = settled(job.run)
+        if state in ("finished", "failed", "pruned"):
+            self._tell(trial, outcome_of(job, "", self.objectives))
+        elif state != "killed":  # interrupted with its state saved, or not started
+            self._interrupted.append(trial)
+        elif attributes.get("attempts", 1) < ATTEMPTS:
+            self._fail(trial, "killed; tried once more", replaced=True)
+            enqueue(self.study, trial.params, {**attributes, "attempts": ATTEMPTS})
+        else:
+            self._fail(trial, f"killed {ATTEMPTS} times")
+
+    def _job(self, trial: Trial) -> Job:
+        self._trials[trial.number] = trial
+        report = TrialReport(
+            storage=self.settings.storage,
+            study_name=self.settings.study_name,
+            trial_id=trial._trial_id,
+            pruner=self.settings.pruner,
+            objective=self.objectives[0],
+        )
+        return self._job_of(trial.number, trial.user_attrs, report)
+
+    def _job_of(
+        self, number: int, attributes: Mapping[str, Any], report: TrialReport | None
+    ) -> Job:
+        words = tuple(attributes["words"])
+        wanted = report is not None and self.settings.pruner != "none"
+        return Job(
+            number=number,
+            words=(*self.fixed, *words),
+            varied=words,
+            folder=Path(attributes["folder"]),
+            reporter=report.after_epoch if wanted and report is not None else None,
+        )
+
+    def _tell(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.state == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif outcome.state == "finished" and is_finite(outcome.values):
+            values = [outcome.values[name] for name in self.objectives]
+            self.study.tell(trial, values, state=TrialState.COMPLETE)
+        else:
+            undefined = [name for name, value in outcome.values.items() if math.isnan(value)]
+            self._fail(trial, outcome.reason or f"validation {', '.join(undefined)} is not defined")
+
+    def _fail(self, trial: Trial, reason: str, *, replaced: bool = False) -> None:
+        trial.set_user_attr("reason", reason)
+        if replaced:
+            trial.set_user_attr("replaced", True)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+
+def study_url(folder: SweepDir) -> str:
+    """The default storage of a search: SQLite in the sweep's folder."""
+    return f"sqlite:///{folder.study_file.resolve()}"
+
+
+def make_sampler(node: Mapping[str, Any], trials: int) -> optuna.samplers.BaseSampler:
+    """The sampler of `hydra.sweeper.sampler`, its seed moved on by the trials there are."""
+    arguments = {str(key): value for key, value in node.items() if not str(key).startswith("_")}
+    if arguments.get("seed") is not None:
+        arguments["seed"] = (arguments["seed"] + trials) % 2**32
+    try:
+        sampler: optuna.samplers.BaseSampler = get_object(node["_target_"])(**arguments)
+    except (ImportError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"hydra/sweeper/sampler: {node['_target_']}: {reason}") from error
+    return sampler
+
+
+def make_pruner(name: str, max_epoch: int) -> optuna.pruners.BasePruner:
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS)
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max_epoch)
+
+
+def distribution(override: Override) -> distributions.BaseDistribution:
+    """What Optuna samples from, for one sweep of the command line or of `hydra.sweeper.params`."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        return _numbers(value.start, value.end, log="log" in value.tags, whole=whole)
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        points = [float(str(point)) for point in override.sweep_iterator()]
+        whole = all(isinstance(end, int) for end in (value.start, value.stop, value.step))
+        return _numbers(min(points), max(points), step=abs(value.step or 1), whole=whole)
+    return distributions.CategoricalDistribution(
+        [_number_or_text(text) for text in override.sweep_string_iterator()]
+    )
+
+
+def _numbers(
+    low: Any, high: Any, *, whole: bool, log: bool = False, step: Any = None
+) -> distributions.BaseDistribution:
+    if whole:
+        low, high = int(low), int(high)
+    new = getattr(distributions, "IntDistribution" if whole else "FloatDistribution", None)
+    try:
+        if new is not None:
+            made = new(low, high, log=log, step=(step or 1) if whole else step)
+        elif whole:
+            kind = distributions.IntLogUniformDistribution if log else None
+            made = (kind or distributions.IntUniformDistribution)(low, high, step=step or 1)
+        elif log:
+            made = distributions.LogUniformDistribution(low, high)
+        elif step is not None:
+            made = distributions.DiscreteUniformDistribution(low, high, step)
+        else:
+            made = distributions.UniformDistribution(low, high)
+    except ValueError as error:
+        raise ValueError(f"a search between {low} and {high}: {error}") from error
+    assert isinstance(made, distributions.BaseDistribution)
+    return made
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            if str(kind(text)) == text:
+                return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def enqueue(study: optuna.Study, values: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Have the next trial take these values and attributes."""
+    if "user_attrs" in inspect.signature(study.enqueue_trial).parameters:
+        study.enqueue_trial(dict(values), user_attrs=dict(attributes))
+        return
+    study.add_trial(  # as Optuna 2's enqueue_trial does, which takes no attributes
+        optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            system_attrs={"fixed_params": dict(values)},
+            user_attrs=dict(attributes),
+        )
+    )
+
+
+def quiet() -> None:
+    """The sweep reports its trials itself."""
+    optuna.logging.set_verbosity(logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
