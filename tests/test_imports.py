@@ -29,7 +29,8 @@ MAY: dict[str, set[str]] = {
     "evaluation.inputs": {"evaluation", "data"},
     "evaluation": {"evaluation", "runs.typed_json"},
     "runs.recorded_run": {"evaluation", "runs.folder", *BASE},
-    "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.recorded_run", *BASE},
+    "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.folder", *BASE}
+    | {"runs.recorded_run"},
     "reporting": {
         *("reporting", "evaluation", "data", "sweeps", "runs.folder", "runs.recorded_run"),
         *BASE,
@@ -37,7 +38,7 @@ MAY: dict[str, set[str]] = {
     "experiment": {"config", "data", "models", "training", "evaluation", "reporting", "runs"}
     | {"interface"},
     "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"},
-    "commands": {"__version__", "commands", "config", "reporting", "runs"},
+    "commands": {"__version__", "commands", "config", "evaluation", "reporting", "runs", "sweeps"},
     "audit": {"audit", "commands", "config", "data", "models", "training", "evaluation", "runs"}
     | {"interface", "experiment"},
 }
@@ -55,6 +56,8 @@ MUST_NOT: dict[str, set[str]] = {
     "reporting": {"torch", "hydra", "omegaconf"},
     "runs.recorded_run": {"torch", "hydra", "omegaconf"},
     "sweeps": {"torch", "hydra", "omegaconf"},
+    "sweeps.folder": HEAVY | {"hydra", "omegaconf"},
+    "sweeps.search": {"torch", "omegaconf"},  # hydra: its grammar of search spaces
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

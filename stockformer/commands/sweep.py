@@ -65,12 +65,13 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
         words = together(recorded, words)
         require_may_change(changes)
     config = check_command_line(words, multirun=True)
-    folder = SweepDir(resume or Path(str(config.hydra.sweep.dir)).absolute())
+    folder = SweepDir((resume or Path(str(config.hydra.sweep.dir))).absolute())
     folder.claim(words)
     with folder, stopped_by_signals():
         jobs = make_jobs(folder, config, words)
         run_job = partial(run_one, function, tuple(changes))
-        return run_all(folder, words, jobs, make_launcher(config, run_job, jobs.total))
+        launcher = make_launcher(config, run_job, jobs.total)
+        return run_all(folder, words, jobs, launcher, report=config.report)
 
 
 def together(before: Sequence[str], now: Sequence[str]) -> list[str]:
@@ -156,11 +157,14 @@ def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
     function(config, folder, overrides, after_epoch)
 
 
-def run_all(folder: SweepDir, words: Sequence[str], jobs: Jobs, launcher: Launcher) -> int:
+def run_all(
+    folder: SweepDir, words: Sequence[str], jobs: Jobs, launcher: Launcher, *, report: bool
+) -> int:
     """Run the jobs, and show what came of all of them."""
     from stockformer.sweeps.jobs import DONE, run_jobs  # noqa: PLC0415 (pandas, after the checks)
 
     again = f"python train.py -m {pasteable('resume', folder.path)}"
+    log.info("sweep of %d jobs in %s", jobs.total, folder.path)
     try:
         outcomes = run_jobs(jobs, launcher)
     except (KeyboardInterrupt, Stopped):
@@ -173,7 +177,7 @@ def run_all(folder: SweepDir, words: Sequence[str], jobs: Jobs, launcher: Launch
     folder.write(words, finished=not failed or jobs.counts_failures)
     from stockformer.commands.sweep_results import show_results  # noqa: PLC0415 (plotly)
 
-    show_results(folder, every, jobs.objectives)
+    show_results(folder, every, jobs.objectives, report=report)
     if failed and not jobs.counts_failures:
         log.warning("run those that failed again with %s", again)
     return 1 if failed else 0

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from stockformer.config.overrides import check_command_line, without_hydra
 from stockformer.config.quoting import pasteable
+from stockformer.config.recorded import read_config
+from stockformer.config.rules import flat
 from stockformer.evaluation.metrics import METRICS, OBJECTIVES
-from stockformer.reporting.leaderboard import NOT_FOR_CHOOSING, write_leaderboard
+from stockformer.reporting.leaderboard import write_leaderboard
 from stockformer.runs.console import human_time, make_console
 from stockformer.runs.ensemble import ensemble
 from stockformer.runs.recorded_run import is_run
@@ -28,9 +31,13 @@ WALK_FORWARD = "walk_forward"
 
 
 def show_results(
-    folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]], objectives: Sequence[str]
+    folder: SweepDir,
+    every: Mapping[int, tuple[Job, Outcome]],
+    objectives: Sequence[str],
+    *,
+    report: bool,
 ) -> None:
-    """Write the pages, and show the table, the failures, and how to go on with the best run."""
+    """Show the table, the failures and how to go on with the best run; write pages if `report`."""
     combine_folds(folder, every)
     trials = (
         read_trials(folder.path) if any(is_run(job.folder) for job, _ in every.values()) else None
@@ -44,7 +51,8 @@ def show_results(
                 log.error("    log: %s", job.run.log_file)
     if trials is None:
         return
-    log.info("leaderboard: %s", write_leaderboard(trials, None))
+    if report:
+        log.info("leaderboard: %s", write_leaderboard(trials, None))
     best = best_job(every, objectives)
     if best is None:
         return
@@ -54,8 +62,22 @@ def show_results(
         "    longer:     python train.py %s trainer.max_epoch=N", pasteable("resume", best.folder)
     )
     log.info("    again:      python evaluate.py %s", pasteable("run", best.folder))
-    others = [word for word in best.words if not word.startswith("seed=")]
-    log.info("    more seeds: python train.py -m %s seed=1,2,3", shlex.join(others))
+    log.info("    more seeds: python train.py -m %s seed=1,2,3", shlex.join(words_of(best)))
+
+
+def words_of(job: Job) -> list[str]:
+    """The command line of a job without its seed, outside a search."""
+    words = [word for word in job.words if not word.startswith(("seed=", "search=", "hydra"))]
+    if len(words) == len(job.words):
+        return words
+    recorded = flat(read_config(job.run.read_config()[0]))
+    alone = flat(without_hydra(check_command_line(words, multirun=False)))
+    given = {word.lstrip("+").partition("=")[0] for word in words} | {"seed"}
+    return words + [
+        f"{key}={value}"
+        for key, value in recorded.items()
+        if key not in given and alone.get(key) != value
+    ]
 
 
 def table(
@@ -64,13 +86,13 @@ def table(
     """A row a job, in their order."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("job", justify="right")
-    grid.add_column("setting")
+    keys = list(dict.fromkeys(key for job, _ in every.values() for key in job.settings))
+    for key in keys:
+        grid.add_column(key.rpartition(".")[2].replace("_", "_\n"), overflow="fold")
     for name in objectives:
         grid.add_column(f"validation\n{OBJECTIVES[name].title}", justify="right")
     rank_ic = METRICS["rank_ic"]
-    grid.add_column(
-        f"{rank_ic.title}, {NOT_FOR_CHOOSING}".replace(", test", "\ntest"), justify="right"
-    )
+    grid.add_column(f"{rank_ic.title}\ntest, not\nfor choosing", justify="right")
     grid.add_column("time", justify="right")
     grid.add_column("state")
     for job, outcome in list(every.values())[:MAX_ROWS]:
@@ -80,7 +102,7 @@ def table(
             test = rank_ic.format(trials.test["rank_ic"][name])
         grid.add_row(
             str(job.number),
-            job.label,
+            *(job.settings.get(key, "") for key in keys),
             *(_value(outcome, name) for name in objectives),
             test,
             human_time(outcome.seconds),

@@ -72,7 +72,7 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> DictConfig:
             config = _whole(single)
             if first is None:
                 first = config
-                _check_sweep(config, reference)
+                _check_sweep(config, reference, single)
                 if multirun:
                     _check_sweep_folder(config)
             config = without_hydra(config)
@@ -162,6 +162,8 @@ def _check_form(override: Override, multirun: bool) -> None:
         raise ValueError(f"{line}: a group cannot be placed elsewhere with @")
     if override.is_sweep_override() and not multirun:
         raise ValueError(f"{line}: several values are a sweep, which needs -m")
+    if override.is_sweep_override() and key.startswith("hydra"):
+        raise ValueError(f"{line}: a setting of the sweep itself has one value at a time")
     if key == "hydra/launcher" and override.value() not in LAUNCHERS:
         raise ValueError(
             f"{line}: not a launcher of this project; hydra/launcher=processes runs several jobs "
@@ -327,9 +329,17 @@ def is_search(config: DictConfig) -> bool:
     return "objectives" in config.hydra.sweeper
 
 
-def _check_sweep(config: DictConfig, reference: DictConfig) -> None:
+def _check_sweep(config: DictConfig, reference: DictConfig, single: Sequence[Override]) -> None:
     """Check the keys of the launcher and of the search."""
     node = config.hydra
+    lines = tuple(str(override.input_line) for override in single if _selects_a_group(override))
+    known_of_hydra = _composed(lines, _state_of_files()).hydra
+    for name in ("launcher", "sweeper", "sweeper.sampler"):
+        known = OmegaConf.select(known_of_hydra, name) or {}
+        for key in OmegaConf.select(node, name) or {}:
+            if key not in known:
+                names = [f"hydra.{name}.{each}" for each in known]
+                raise ValueError(unknown_key(f"hydra.{name}.{key}", names))
     for name in ("n_jobs", "threads"):
         _check_count(f"hydra.launcher.{name}", node.launcher.get(name))
     for key in node.sweeper.get("params") or {}:

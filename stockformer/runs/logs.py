@@ -50,13 +50,14 @@ class Terminal(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO if is_main_process() else logging.ERROR)
         self.only_warnings = False
+        self.shown: set[str] = set()
         self.console = make_console()
         self.lost = ""
         self.setFormatter(PrintableFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         of_sweep = record.name.startswith("stockformer.sweeps")
-        if self.only_warnings and record.levelno < logging.WARNING and not of_sweep:
+        if self.only_warnings and not of_sweep and self._is_known(record):
             return
         style = "yellow" if record.levelno >= logging.WARNING else None
         text = self.format(record)
@@ -65,11 +66,19 @@ class Terminal(logging.Handler):
             self.lost = lost
             log.warning("the terminal is gone (%s): going on without it, see the run's log", lost)
 
+    def _is_known(self, record: logging.LogRecord) -> bool:
+        """Whether it is no warning, or another run of the sweep has given it."""
+        text = record.getMessage()
+        if record.levelno < logging.WARNING or text in self.shown:
+            return True
+        self.shown.add(text)
+        return False
+
 
 def start_log(*, only_warnings: bool = False) -> None:
     """Show log lines of this project on the terminal, each once, for as long as there is one.
 
-    only_warnings: a sweep's, whose runs' other messages are in their own logs.
+    only_warnings: a sweep's, each once; its runs' other messages are in their own logs.
     """
     make_streams_last()
     package = logging.getLogger("stockformer")

@@ -35,12 +35,28 @@ class Job:
     reporter: Callable[[int], AfterEpoch] | None = None
 
     @property
+    def settings(self) -> dict[str, str]:
+        """What varies, by key, numbers of four digits: to be shown."""
+        pairs = (word.lstrip("+").partition("=") for word in self.varied)
+        return {key: brief(value) for key, _, value in pairs}
+
+    @property
     def label(self) -> str:
-        return " ".join(self.varied) or "no setting varies"
+        shown = [f"{key}={value}" for key, value in self.settings.items()]
+        return " ".join(shown) or "no setting varies"
 
     @property
     def run(self) -> RunDir:
         return RunDir(self.folder)
+
+
+def brief(value: str) -> str:
+    """A number of a configuration in at most four digits; other text as it is."""
+    try:
+        short = f"{float(value):.4g}"
+    except ValueError:
+        return value
+    return short if len(short) < len(value) else value
 
 
 class SweepDir:

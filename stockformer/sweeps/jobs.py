@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from stockformer.sweeps.trials import objective_values
 log = logging.getLogger(__name__)
 
 DONE = ("finished", "pruned")
+REASON_WIDTH = 90
+"""Characters of a failure's reason while others run; the whole follows at the end."""
 WAIT = 120.0
 """Seconds that a job's former process has to save its state and end."""
 
@@ -91,13 +94,15 @@ def run_jobs(jobs: Jobs, launcher: Launcher) -> dict[int, tuple[Job, Outcome]]:
     """Run what is missing; returns the jobs that were run, by number, with their outcomes."""
     outcomes: dict[int, tuple[Job, Outcome]] = {}
     running, started, before = 0, time.monotonic(), jobs.done
+    count = before
     if before:
         log.info("%d of %d jobs are done already", before, jobs.total)
     try:
         while True:
             while running < launcher.slots and (job := jobs.next()) is not None:
-                log.info("job %d of %d: %s -> %s", *_name(job, jobs), job.folder)
+                count += 1
                 running += 1
+                log.info("job %d (%d of %d): %s", job.number, count, jobs.total, job.label)
                 launcher.start(job)
             if not running:
                 return outcomes
@@ -146,10 +151,6 @@ def outcome_of(job: Job, error: str, objectives: Sequence[str]) -> Outcome:
     )
 
 
-def _name(job: Job, jobs: Jobs) -> tuple[int, int, str]:
-    return job.number + 1, jobs.total, job.label
-
-
 def _log(job: Job, outcome: Outcome, jobs: Jobs, elapsed: float, done: int) -> None:
     left = jobs.total - jobs.done
     time_left = f"; about {human_time(elapsed / done * left)} left" if left > 0 and done > 0 else ""
@@ -159,11 +160,12 @@ def _log(job: Job, outcome: Outcome, jobs: Jobs, elapsed: float, done: int) -> N
             for name, value in outcome.values.items()
         )
         took = human_time(outcome.seconds)
-        log.info("job %d finished in %s: %s%s", job.number + 1, took, values, time_left)
+        log.info("job %d finished in %s: %s%s", job.number, took, values, time_left)
     elif outcome.state == "pruned":
-        log.info("job %d pruned: %s%s", job.number + 1, outcome.reason, time_left)
+        log.info("job %d pruned: %s%s", job.number, outcome.reason, time_left)
     else:
-        log.error("job %d %s: %s%s", job.number + 1, outcome.state, outcome.reason, time_left)
+        reason = textwrap.shorten(outcome.reason, REASON_WIDTH, placeholder=" ...")
+        log.error("job %d %s: %s%s", job.number, outcome.state, reason, time_left)
 
 
 def is_finite(values: Mapping[str, float]) -> bool:

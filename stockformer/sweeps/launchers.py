@@ -73,10 +73,14 @@ class Processes:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", *PRELOADED])
         self._running: dict[int, tuple[Job, Any, Any]] = {}
+        self._warnings = True  # shown of the first job; all have them in their logs
 
     def start(self, job: Job) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(self.run_job, job, sender))
+        process = self._context.Process(
+            target=_work, args=(self.run_job, job, sender, self._warnings)
+        )
+        self._warnings = False
         process.start()
         sender.close()
         self._running[process.sentinel] = job, process, receiver
@@ -118,11 +122,12 @@ def _exit(code: int) -> str:
     return f"killed by {name}{memory}" if code < 0 else f"stopped by {name}"
 
 
-def _work(run_job: RunJob, job: Job, sender: Any) -> None:
+def _work(run_job: RunJob, job: Job, sender: Any, warnings: bool) -> None:
     """The whole life of a job's process."""
     os.environ["TERM"] = "dumb"  # no progress bars, which would draw over each other
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    start_log(only_warnings=True)
+    if warnings:
+        start_log(only_warnings=True)
     try:
         run_job(job)
     except Exception as error:

@@ -54,7 +54,8 @@ def test_a_single_run_ends_with_its_report_and_a_sweep_does_not(
     assert "finished 20" in (tmp_path / "single/report.html").read_text()
     status, output = train("-m", "report=true", "seed=0,1", "trainer.max_epoch=1")
     assert status == 0, output
-    assert reports(tmp_path) == [tmp_path / "single/report.html"]
+    (leaderboard,) = (tmp_path / "multirun").glob("*/*/leaderboard.html")
+    assert reports(tmp_path) == [leaderboard, tmp_path / "single/report.html"]
 
 
 def test_a_report_that_cannot_be_written_is_a_warning_not_a_lost_run(

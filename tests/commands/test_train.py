@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from small_data import Phase5Files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -218,14 +217,19 @@ def test_a_search_goes_on_past_a_trial_that_fails_and_says_why(
         *("-m", "search=optuna", "hydra.sweeper.n_trials=4", "trainer.max_epoch=1"),
         *("optimizer.lr=choice(1e-3,1e30)", "seed=2", "split=ratio"),
     )
-    assert status == 0, output
+    assert status == 1, output
     statuses = [json.loads((f / "status.json").read_text()) for f in run_folders(tmp_path)]
     reasons = [s["reason"] for s in statuses if s["state"] == "failed"]
     assert len(statuses) == 4
     assert 0 < len(reasons) < 4
     assert all("lower optimizer.lr" in reason for reason in reasons)
-    (results,) = tmp_path.glob("multirun/*/*/optimization_results.yaml")
-    assert math.isfinite(yaml.safe_load(results.read_text())["best_value"])
+    assert "best by validation rank IC: job" in output
+
+
+def test_a_search_needs_m(train: Train, tmp_path: Path) -> None:
+    status, output = train("search=optuna")
+    assert (status, "a search needs -m, e.g. python train.py -m search" in output) == (1, True)
+    assert not run_folders(tmp_path)
 
 
 def test_a_taken_folder_is_refused_and_left_as_it_is(train: Train, tmp_path: Path) -> None:

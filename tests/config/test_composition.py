@@ -134,7 +134,8 @@ SWEEPS = [
     ["search=optuna", "hydra.sweeper.storage={_target_:os.mkdir}"],
     ["search=optuna", "hydra.sweeper.sampler._target_=os.mkdir"],
     ["search=optuna", "hydra.sweeper.study_name=${oc.env:HOME}"],
-    ["search=optuna", "hydra/sweeper/sampler=nsgaii"],
+    ["search=optuna", "hydra/sweeper/sampler=motpe"],
+    ["hydra/sweeper=optuna"],
     ['+hydra.launcher.pre_dispatch=\'__import__("os").mkdir("canary")\''],
     ["model.width=8,${oc.env:HOME}"],
 ]
