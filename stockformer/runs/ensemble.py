@@ -73,17 +73,16 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
 
 
 def members(folders: Sequence[Path]) -> list[Member]:
-    """The runs in the folders, or the folders themselves. Raises ValueError for unfinished runs."""
+    """The runs in the folders, or the folders themselves; no ensembles, which a sweep's folder has.
+
+    Raises ValueError for unfinished runs, and for an ensemble that is named itself.
+    """
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
     # A run must not count twice, even if its folder is named in two ways.
     paths = {path.resolve(): path for folder in folders for path in runs_under(folder)}
-    if len(paths) < 2:
-        raise ValueError(
-            f"run=[{','.join(map(str, folders))}]: {len(paths)} runs found, two are needed to "
-            "evaluate them as one"
-        )
+    named = {folder.resolve() for folder in folders}
     found, unfit = [], []
     for path in sorted(paths.values()):
         run = read_run(path)
@@ -91,14 +90,19 @@ def members(folders: Sequence[Path]) -> list[Member]:
             unfit.append(f"{path} ({run.status.state}, no test predictions)")
             continue
         manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
-        if manifest["kind"] != "run":
-            unfit.append(f"{path} (an {manifest['kind']})")
-        else:
+        if manifest["kind"] == "run":
             found.append(Member(path, manifest, run.predictions))
+        elif path.resolve() in named:
+            unfit.append(f"{path} (an {manifest['kind']})")
     if unfit:
         raise ValueError(
             f"ensemble: not finished runs: {', '.join(unfit)}; name those to take, "
             "run=[FOLDER,FOLDER]"
+        )
+    if len(found) < 2:
+        raise ValueError(
+            f"run=[{','.join(map(str, folders))}]: {len(found)} runs found, two are needed to "
+            "evaluate them as one"
         )
     first = found[0]
     for member in found[1:]:
