@@ -176,7 +176,7 @@ def power(whole: Window, sets: int) -> None:
 
 
 def sweeps(each: Window, sets: int) -> None:
-    """The pick is the best by the Sharpe ratio itself, the hardest case."""
+    """The selected run is the best by the Sharpe ratio itself, the hardest case."""
     for free in (False, True):
         pool = [
             excess(each, forecasts(each, noise, seed), free)

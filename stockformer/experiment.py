@@ -95,10 +95,10 @@ def read_panel(config: DictConfig) -> Panel:
         fill_factors=fill if names else None,
     )
     graph = config.graph.get("path") or ""
-    if strays := unread_files(paths, panel, [Path(graph)] if graph else []):
-        more = f" and {len(strays) - NAMED} more" if len(strays) > NAMED else ""
+    if unread := unread_files(paths, panel, [Path(graph)] if graph else []):
+        more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
         log.warning(
-            "files in the data folder that are not read: %s%s", ", ".join(strays[:NAMED]), more
+            "files in the data folder that are not read: %s%s", ", ".join(unread[:NAMED]), more
         )
     return panel
 

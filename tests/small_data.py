@@ -40,7 +40,7 @@ class Phase5Files:
             values[:3] = np.nan
             self.frame(values).to_csv(self.root / f"factors/{name}.csv", date_format="%Y-%m-%d")
         (self.root / "factors/selected_factors.txt").write_text("\n".join(self.factors))
-        (self.root / "factors/stray.csv").write_text("not,a,factor\n")
+        (self.root / "factors/other.csv").write_text("not,a,factor\n")
         np.save(self.root / "128_corr_struc2vec_adjgat.npy", random.normal(0, 0.1, (7, 8)))
 
     def frame(self, values: np.ndarray) -> pd.DataFrame:

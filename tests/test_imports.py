@@ -1,4 +1,4 @@
-"""A room reaches only where the table here, the README's picture of the house, says it may."""
+"""A subpackage imports only what the table here allows; the README draws the layout."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "stockformer"
-# Room, or a module of it that has rules of its own -> what it may import of this package.
-# What a run leaves on the disk and the terminal, and how it is read back: anybody may use these.
+# Subpackage, or a module of it with its own rules -> what it may import of this package.
+# What a run leaves on the disk and the terminal, and how it is read back: all may use these.
 BASE = {"runs.atomic", "runs.console", "runs.logs", "runs.typed_json", "config.quoting"}
 MAY: dict[str, set[str]] = {
     "runs.atomic": set(),
@@ -75,7 +75,7 @@ def imports(path: Path) -> set[str]:
 
 
 def rules(path: Path, table: dict[str, set[str]]) -> set[str]:
-    """Those of the module, else those of its room."""
+    """Those of the module, else those of its subpackage."""
     module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     return table[module] if module in table else table.get(module.partition(".")[0], set())
 
@@ -85,7 +85,7 @@ def within(name: str, allowed: set[str]) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_reaches_only_where_it_may(path: Path) -> None:
+def test_a_subpackage_imports_only_what_it_may(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
         assert not imports(path)
         return

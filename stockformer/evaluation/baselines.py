@@ -29,7 +29,7 @@ from scipy.stats import norm, rankdata
 from stockformer.evaluation.predictions import Predictions
 
 RIDGE_ALPHA = 3000.0
-SMALLEST_COEFFICIENT = 1e-6
+MIN_COEFFICIENT = 1e-6
 STRONGEST = "lightgbm"
 """The baseline that usually ranks best: the verdict notes it if it was not run."""
 
@@ -193,7 +193,7 @@ def _coefficient(score: np.ndarray, label: np.ndarray) -> float:
     Kept above zero, so that a reversal that lost in training keeps its order of stocks.
     """
     power = float(score @ score)
-    return max(float(score @ label) / power, SMALLEST_COEFFICIENT) if power else 0.0
+    return max(float(score @ label) / power, MIN_COEFFICIENT) if power else 0.0
 
 
 def _scaled(score: np.ndarray, history: BaselineInputs, step: int) -> np.ndarray:

@@ -65,7 +65,7 @@ class Metric(Quantity):
 
     daily: (S, H), NaN where it is undefined. compared_with: the constant baselines, known before
     the test, that the model is compared with in this metric; None: it is not compared; empty: it is
-    compared with the baselines that rank. brief: shown where there is room for few.
+    compared with the baselines that rank. brief: shown where there is space for few.
     """
 
     daily: Callable[[Cells], np.ndarray]
@@ -236,10 +236,10 @@ def _varies(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def highest(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Weights over the last axis that pick the `count` highest values; NaN is never picked.
+    """Weights over the last axis that select the `count` highest values; NaN is never selected.
 
     Values tied at the edge share the remaining places, so the order of stocks does not matter.
-    count (S, H) is at most the number of values that are not NaN; 0 picks nothing.
+    count (S, H) is at most the number of values that are not NaN; 0 selects nothing.
     """
     low_first = np.sort(np.where(np.isnan(values), -np.inf, values), axis=-1)
     place = np.clip(values.shape[-1] - count, 0, values.shape[-1] - 1)

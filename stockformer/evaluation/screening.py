@@ -28,7 +28,7 @@ The highest published daily figures are about half of it: StockMixer (AAAI 2024)
 LAGS = range(-5, 6)
 LATER = range(2, 6)  # what tomorrow is compared with
 SIGNIFICANT_T = 4.0  # high, because hundreds of factors, lags and kinds are tested
-FEWEST_STOCKS = 5  # with both values on a day, for it to have a rank IC
+MIN_STOCKS = 5  # with both values on a day, for it to have a rank IC
 DAYS_AT_ONCE = 100  # to save memory
 
 PEAKS = {"return": 0.06, "absolute_return": 0.05}
@@ -145,7 +145,7 @@ def _correlation(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarra
     spread_x = (x**2 @ of_y) / safe - mean_x**2
     spread_y = (of_x @ y**2) / safe - mean_y**2
     both = (x @ y) / safe - mean_x * mean_y
-    known = (count >= FEWEST_STOCKS) & (spread_x > 1e-6) & (spread_y > 1e-6)
+    known = (count >= MIN_STOCKS) & (spread_x > 1e-6) & (spread_y > 1e-6)
     scale = np.sqrt(np.where(known, spread_x * spread_y, 1.0))
     return np.where(known, both / scale, np.nan)
 

@@ -17,7 +17,7 @@ from scipy import stats
 FEW_DATES = 120
 """Below this many dates the intervals are too narrow, and a report notes it."""
 
-FEWEST_DATES = 20
+MIN_DATES = 20
 """Below this many dates nothing is concluded: on noise the test rejects at twice its level."""
 
 SIGNIFICANCE = 0.05
@@ -89,7 +89,7 @@ class Estimate(MeanTest):
     @property
     def few(self) -> bool:
         """Whether these are too few dates to conclude anything."""
-        return self.n < FEWEST_DATES
+        return self.n < MIN_DATES
 
     @property
     def sign(self) -> int:

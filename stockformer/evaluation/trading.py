@@ -30,7 +30,7 @@ from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import BacktestResult
 from stockformer.evaluation.statistics import Estimate, estimate, p_value
 
-FEWEST_SIGNALS = 4  # with fewer, a figure may have less than two days of returns
+MIN_SIGNALS = 4  # with fewer, a figure may have less than two days of returns
 HELD, HELD_SHARE, DROPPED_SHARE = 20, 1 / 3, 1 / 5
 WITHOUT_PRICES = (
     "backtest: the data set has no prices, so trades are at closes made of cumulated returns: "
@@ -153,7 +153,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
     Raises as `topk_dropout` does.
     """
     market, settings = trading.market, trading.settings
-    if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
+    if _tradable_signals(predictions, trading) < MIN_SIGNALS:
         return None
     signal = signal_of(predictions, trading)
     variants = {
@@ -184,7 +184,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
 
 def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFrame | None:
     """net_return, benchmark and turnover of the traded forecasts, by date; None with too few."""
-    if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
+    if _tradable_signals(predictions, trading) < MIN_SIGNALS:
         return None
     ledger = topk_dropout(
         signal_of(predictions, trading),
@@ -201,7 +201,7 @@ def excess_returns(ledger: Backtest) -> pd.Series:
     return excess
 
 
-def holes(predictions: Predictions, dates: np.ndarray) -> list[str]:
+def gap_notes(predictions: Predictions, dates: np.ndarray) -> list[str]:
     """Notes on gaps: market dates between two signal dates that have no signal."""
     rows = np.searchsorted(dates, predictions.signal_dates)
     before = np.flatnonzero(np.diff(rows) > 1)

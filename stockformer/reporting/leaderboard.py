@@ -18,7 +18,7 @@ from stockformer.evaluation.quantities import (
     format_t,
 )
 from stockformer.evaluation.selection import (
-    FEWEST_TRIALS,
+    MIN_TRIALS,
     UNRELIABLE_TRIALS,
     importance,
     paired_tests,
@@ -35,12 +35,12 @@ NOT_FOR_CHOOSING = "test, not for choosing"
 BRIEF = [name for name, metric in METRICS.items() if metric.brief]
 VALIDATION_COLUMNS = (*BRIEF, "loss")
 TEST_COLUMNS = ("rank_ic", "rank_ic_t", *BRIEF[1:])
-MOST_CHOICES = 12
+MAX_CHOICES = 12
 """A setting of more values has no list to filter by."""
 REM_AN_AXIS = 7
-"""Room for an axis of the parallel coordinates, so that names do not overlap."""
-MOST_PAIRED = 300
-MOST_DRAWN = 300
+"""Width of an axis of the parallel coordinates, so that names do not overlap."""
+MAX_PAIRED = 300
+MAX_DRAWN = 300
 T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
 SCORES = MONITORS | {"rank_ic_t": T_STATISTIC}
 
@@ -55,13 +55,13 @@ def write_leaderboard(trials: Trials, output: Path | None) -> Path:
     return page(trials, path.parent).write(path)
 
 
-def page(trials: Trials, beside: Path) -> Page:
-    """beside: the folder that the page will lie in, for its links."""
-    sections = [ranking(trials, beside)]
+def page(trials: Trials, page_folder: Path) -> Page:
+    """page_folder: the folder that the page will lie in, for its links."""
+    sections = [ranking(trials, page_folder)]
     if trials.completed:
         sections += [selection_bias_section(trials), importance_section(trials), pairs(trials)]
     if trials.unfinished or trials.refused:
-        sections.append(not_completed(trials, beside))
+        sections.append(not_completed(trials, page_folder))
     state = "finished" if trials.completed else "failed"
     name = "/".join(trials.folder.resolve().parts[-3:])
     return Page("runs in", name, headline(trials), subtitle(trials), state, sections)
@@ -91,7 +91,7 @@ def subtitle(trials: Trials) -> str:
     return ", ".join(counts)
 
 
-def ranking(trials: Trials, beside: Path) -> Section:
+def ranking(trials: Trials, page_folder: Path) -> Section:
     """The table of all completed runs."""
     title = "Ranking"
     if not trials.completed:
@@ -100,13 +100,13 @@ def ranking(trials: Trials, beside: Path) -> Section:
     low = " (the lowest first)" if not quantity.around_zero else ""
     lead = (
         f"Sorted by the validation {quantity.title}{low} of the tested epoch, the metric that most "
-        "of these runs were to be picked by. Press a heading to sort by it. The test columns are "
-        "there to be looked at once: whoever picks by them has no test left."
+        "of these runs were to be selected by. Press a heading to sort by it. The test columns are "
+        "there to be looked at once: selecting by them leaves no test."
     )
-    return Section(title, lead, [board(trials, beside)])
+    return Section(title, lead, [board(trials, page_folder)])
 
 
-def board(trials: Trials, beside: Path) -> Table:
+def board(trials: Trials, page_folder: Path) -> Table:
     """A row a completed run: settings that differ, validation metrics, test metrics."""
     by_monitor = (trials.monitor, *(n for n in VALIDATION_COLUMNS if n != trials.monitor))
     validation = [name for name in by_monitor if name in trials.validation]
@@ -130,7 +130,7 @@ def board(trials: Trials, beside: Path) -> Table:
     ]
     named = 1 + several + len(keys)
     first_test = named + len(validation) + 2
-    choices = [c for c in range(1, named) if 1 < len({row[c] for row in rows}) <= MOST_CHOICES]
+    choices = [c for c in range(1, named) if 1 < len({row[c] for row in rows}) <= MAX_CHOICES]
     return Table(
         header=(
             "run",
@@ -152,7 +152,7 @@ def board(trials: Trials, beside: Path) -> Table:
             (NOT_FOR_CHOOSING, len(test)),
         ],
         aside=range(first_test, first_test + len(test)),
-        links=_addresses(trials.completed, beside),
+        links=_addresses(trials.completed, page_folder),
     )
 
 
@@ -171,19 +171,19 @@ def selection_bias_section(trials: Trials) -> Section:
             continue
         rows.append(
             (
-                *(group.label, str(found.trials), found.picked, f"{found.sharpe:+.3f}"),
+                *(group.label, str(found.trials), found.selected, f"{found.sharpe:+.3f}"),
                 *(f"{found.expected_maximum:+.3f}", _probability(found.deflated)),
             )
         )
     header = (
-        *("tested on", "trials", "picked", "daily Sharpe ratio\nof the excess"),
+        *("tested on", "trials", "selected", "daily Sharpe ratio\nof the excess"),
         *("best of as many\nwithout skill", "deflated Sharpe\n(probability)"),
     )
     remarks = [
-        "The deflated Sharpe ratio is the probability that the picked run's true Sharpe ratio "
+        "The deflated Sharpe ratio is the probability that the selected run's true Sharpe ratio "
         "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
         "Prado 2014): below 0.95, assume chance. Daily, not annualised, of returns after costs "
-        "less those of the equal-weight universe, on the validation dates, where the pick is made. "
+        "less those of the equal-weight universe, on the validation dates, which select the run. "
         "All completed trials of the folder count, seeds and edited targets included; trials "
         "deleted or made elsewhere would count too, but cannot be seen from here.",
     ]
@@ -194,7 +194,7 @@ def selection_bias_section(trials: Trials) -> Section:
             f"{'; '.join(without)}, hence no deflated Sharpe ratio."
         )
     tables = [Table(header, rows, words=(0, 2))] if rows else []
-    return Section("What the pick is worth", lead, tables, remarks if rows else ())
+    return Section("What the selected run is worth", lead, tables, remarks if rows else ())
 
 
 def importance_section(trials: Trials) -> Section:
@@ -210,7 +210,7 @@ def importance_section(trials: Trials) -> Section:
     found = importance(varied, score)
     plots = []
     if found is None:
-        lead.append(f"Importance needs {FEWEST_TRIALS} trials and scores that vary.")
+        lead.append(f"Importance needs {MIN_TRIALS} trials and scores that vary.")
     else:
         lead.append(
             f"Permutation importance in a random forest, on trials it has not seen: it explains "
@@ -227,13 +227,13 @@ def importance_section(trials: Trials) -> Section:
         )
         plots.append(Plot("Importance", trial_figures.importance(found.drop), caption))
     quantity = SCORES[trials.monitor]
-    shown = score.iloc[:MOST_DRAWN]
+    shown = score.iloc[:MAX_DRAWN]
     caption = (
         "A line a run, orange the best third by validation, blue the middle, grey the worst; "
         "those that the table's filters leave."
     )
     if len(shown) < len(score):
-        caption += f" The best {MOST_DRAWN} only."
+        caption += f" The best {MAX_DRAWN} only."
     figure = trial_figures.parallel_coordinates(varied.loc[shown.index], shown, quantity)
     width = REM_AN_AXIS * (varied.shape[1] + 1)
     plots.append(Plot("Settings and score", figure, caption, follows="board", least_width=width))
@@ -251,12 +251,12 @@ def pairs(trials: Trials) -> Section:
         "run is better than the second by more than chance. Of many pairs, one in twenty is below "
         "p = 0.05 by chance."
     )
-    if any(group.rank_ic.shape[1] > MOST_PAIRED for group in trials.groups):
-        lead += f" The best {MOST_PAIRED} by validation can be chosen."
+    if any(group.rank_ic.shape[1] > MAX_PAIRED for group in trials.groups):
+        lead += f" The best {MAX_PAIRED} by validation can be chosen."
     return Section(title, lead, pairs=json.dumps(groups, separators=(",", ":")))
 
 
-def not_completed(trials: Trials, beside: Path) -> Section:
+def not_completed(trials: Trials, page_folder: Path) -> Section:
     """The other runs, each with the reason."""
     rows = [
         (name, run.status.state, f"{run.status.time:%Y-%m-%d %H:%M}", _epochs(run), _reason(run))
@@ -264,7 +264,7 @@ def not_completed(trials: Trials, beside: Path) -> Section:
     ]
     rows += [(name, "unreadable", "-", "-", reason) for name, reason in trials.refused.items()]
     header = ("run", "state", "since", "epochs", "reason")
-    links = _addresses(trials.unfinished, beside)
+    links = _addresses(trials.unfinished, page_folder)
     table = Table(header, rows, words=(0, 1, 4), links=links)
     return Section("Not completed", "Left out of everything above.", [table])
 
@@ -292,18 +292,18 @@ def _probability(value: float) -> str:
     return ">0.999" if value > 0.999 else format_p(value)
 
 
-def _addresses(runs: dict[str, RecordedRun], beside: Path) -> dict[str, str]:
+def _addresses(runs: dict[str, RecordedRun], page_folder: Path) -> dict[str, str]:
     """Each run's report where there is one, else its folder, as seen from the page."""
     reports = {name: RunDir(run.path).report_file for name, run in runs.items()}
     return {
-        name: address(report if report.exists() else report.parent, beside)
+        name: address(report if report.exists() else report.parent, page_folder)
         for name, report in reports.items()
     }
 
 
 def _paired(group: Group) -> dict[str, object]:
     """What the page needs to compare any two runs of a group; short numbers, not a NaN in it."""
-    rank_ic = group.rank_ic.iloc[:, :MOST_PAIRED]
+    rank_ic = group.rank_ic.iloc[:, :MAX_PAIRED]
     tests = paired_tests(rank_ic, group.horizon)
     ic = METRICS["rank_ic"]
     return {

@@ -50,8 +50,8 @@ def try_report(folder: Path) -> None:
         log.info("report: %s", path)
 
 
-def page(run: RecordedRun, beside: Path) -> Page:
-    """All sections, the verdict first. beside: the folder that the page is written to."""
+def page(run: RecordedRun, page_folder: Path) -> Page:
+    """All sections, the verdict first. page_folder: the folder that the page is written to."""
     sections = [
         comparison(run),
         on_test_dates(run),
@@ -59,7 +59,7 @@ def page(run: RecordedRun, beside: Path) -> Page:
         backtest(run),
         best_and_worst(run),
         training(run),
-        data_quality(run, beside),
+        data_quality(run, page_folder),
         provenance(run),
     ]
     return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
@@ -189,12 +189,13 @@ def _curves() -> dict[str, Quantity]:
     return LOSSES | brief | {"seconds": TRAINING_TIME}
 
 
-def data_quality(run: RecordedRun, beside: Path) -> Section:
+def data_quality(run: RecordedRun, page_folder: Path) -> Section:
     """Warnings on the data, the split, and the link to the data quality report."""
     title, file = "Data", RunDir(run.path).quality_file
     if run.manifest is None:
         return Section(title, "The run has no record of its data.")
-    links = {"The data quality report of this run": address(file, beside)} if file.exists() else {}
+    title_of_link = "The data quality report of this run"
+    links = {title_of_link: address(file, page_folder)} if file.exists() else {}
     lead = "" if run.manifest.warnings else "No warnings."
     return Section(
         title,

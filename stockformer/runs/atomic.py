@@ -16,7 +16,7 @@ import secrets
 import stat
 from pathlib import Path
 
-LARGEST = 8 << 30  # bytes of a file that is read
+MAX_BYTES = 8 << 30  # bytes of a file that is read
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
@@ -98,15 +98,15 @@ def open_file(path: Path) -> io.BufferedReader:
         raise ValueError(f"{path}: cannot be read: {kind}") from error
     file = os.fdopen(descriptor, "rb")
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         file.close()
         plain = stat.S_ISREG(status.st_mode)
-        kind = f"larger than {LARGEST >> 30} GiB" if plain else "not a file"
+        kind = f"larger than {MAX_BYTES >> 30} GiB" if plain else "not a file"
         raise ValueError(f"{path}: cannot be read: {kind}")
     return file
 
 
-def read(path: Path, largest: int = LARGEST) -> bytes:
+def read(path: Path, largest: int = MAX_BYTES) -> bytes:
     """The content of a file, as `open_file` opens it, of at most `largest` bytes."""
     with open_file(path) as file:
         data = file.read(largest + 1)
@@ -147,16 +147,16 @@ def require_plain_files(folder: Path) -> None:
 
 
 def write_checked(path: Path, data: bytes) -> None:
-    """Replace `path` and keep its SHA-256 beside it, in `path`.sha256.
+    """Replace `path` and keep its SHA-256 next to it, in `path`.sha256.
 
     Between the two replacements that file holds the digests of the old and of the new content, so
     there is no moment at which a whole file looks damaged.
     """
     digest = sha256(data)
-    beside = digest_file(path)
-    write(beside, _lines(path, [digest, *known_digests(path)]))
+    sums = digest_file(path)
+    write(sums, _lines(path, [digest, *known_digests(path)]))
     write(path, data)
-    write(beside, _lines(path, [digest]))
+    write(sums, _lines(path, [digest]))
 
 
 def read_checked(path: Path) -> bytes:

@@ -46,8 +46,8 @@ MANIFEST: Form = {
         }
     },
 }
-LARGEST_TEXT = 256 << 20  # bytes of an artefact of text that is read; settings have some 10,000
-LARGEST_SETTINGS = 4 << 20
+MAX_TEXT = 256 << 20  # bytes of an artefact of text that is read; settings have some 10,000
+MAX_SETTINGS = 4 << 20
 
 
 AfterEpoch = Callable[[int, Mapping[str, float]], None]
@@ -195,7 +195,7 @@ class RunDir:
         """The content of status.json. Raises ValueError where `path` is no run's folder."""
         path = self.status_file
         try:
-            data = atomic.read(path, LARGEST_SETTINGS)
+            data = atomic.read(path, MAX_SETTINGS)
         except FileNotFoundError as error:
             raise ValueError(f"{self.path} is not a run folder: it has no status.json") from error
         except OSError as error:
@@ -260,7 +260,7 @@ class RunDir:
     def read_config(self) -> tuple[str, list[str]]:
         """What `write_config` was given. Raises ValueError where that is damaged or missing."""
         try:
-            config = self.read(self.config_file, LARGEST_SETTINGS).decode()
+            config = self.read(self.config_file, MAX_SETTINGS).decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.config_file}: damaged: not UTF-8 text") from error
         return config, list(self.read_json(self.overrides_file, [str]))
@@ -277,9 +277,9 @@ class RunDir:
 
     def read_json(self, path: Path, form: Form) -> Any:
         """An artefact of JSON. Raises ValueError where it is damaged or not of this form."""
-        return parse_json(self.read(path, LARGEST_TEXT), form, str(path))
+        return parse_json(self.read(path, MAX_TEXT), form, str(path))
 
-    def read(self, path: Path, largest: int = atomic.LARGEST) -> bytes:
+    def read(self, path: Path, largest: int = atomic.MAX_BYTES) -> bytes:
         """An artefact. Raises ValueError where it is missing or SHA256SUMS has another digest."""
         for _ in range(3):  # the run may be going on, and write it between the two
             sums = self._sums()
@@ -352,7 +352,7 @@ class RunDir:
         """By the rows of metrics.csv."""
         if not self.metrics_file.exists():
             return 0
-        return len(self.read(self.metrics_file, LARGEST_TEXT).splitlines()) - 1
+        return len(self.read(self.metrics_file, MAX_TEXT).splitlines()) - 1
 
     def write_debug(self, facts: Mapping[str, Any]) -> None:
         """What a post-mortem found."""
@@ -457,7 +457,7 @@ class RunDir:
         """Of each artefact the digests it may have. Raises ValueError where a byte was changed."""
         sums: dict[str, set[str]] = {}
         try:
-            text = atomic.read(self.sums_file, LARGEST_SETTINGS).decode(errors="replace")
+            text = atomic.read(self.sums_file, MAX_SETTINGS).decode(errors="replace")
         except FileNotFoundError:
             return sums
         for line in text.splitlines():

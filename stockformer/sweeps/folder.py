@@ -17,7 +17,7 @@ from stockformer.runs.typed_json import parse_json
 
 FILE = "sweep.json"
 RECORD = {"version": int, "overrides": [str], "finished": bool, "sha256": str}
-LARGEST_RECORD = 4 << 20
+MAX_RECORD = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class SweepDir:
     def read(self) -> tuple[list[str], bool]:
         """The overrides, and whether the sweep is finished. Raises ValueError naming the file."""
         try:
-            data = atomic.read(self.record_file, LARGEST_RECORD)
+            data = atomic.read(self.record_file, MAX_RECORD)
         except FileNotFoundError as error:
             raise ValueError(
                 f"{self.path} is not a sweep's folder: it has no {FILE}; a single run is continued "

@@ -1,4 +1,4 @@
-"""The runs of a folder side by side: what was set, what came of it, what the pick is worth."""
+"""The runs of a folder: what was set, what came of it, what the selected run is worth."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ NOT_TRAINING = ("paths.", "report", "resume", "hydra")
 
 @dataclass(frozen=True)
 class SelectionBias:
-    """What the pick of the best of `trials` is worth, by the daily Sharpe ratio, not annualised, of
+    """What selecting the best of `trials` is worth, by the daily Sharpe ratio, not annualised, of
     its validation forecasts traded after costs, less the universe.
 
     expected_maximum: what the best of so many trials without skill would show; deflated: the
-    probability that the picked one's is more than that.
+    probability that the selected one's is more than that.
     """
 
     trials: int
-    picked: str
+    selected: str
     sharpe: float
     expected_maximum: float
     deflated: float
@@ -101,7 +101,7 @@ def read_trials(folder: Path) -> Trials:
             refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
     if not runs and not refused:
         read_run(folder)  # raises what is wrong with it
-    if not runs:  # it may be anybody's: no page is written there
+    if not runs:  # it may hold anything: no page is written there
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
         raise ValueError(
             f"{folder}: holds no run that can be read ({reasons}); name another with run=FOLDER"
@@ -155,7 +155,7 @@ def settings_of(run: RecordedRun) -> dict[str, str]:
 
 
 def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
-    """The validation metric that most runs were picked by."""
+    """The validation metric that most runs were selected by."""
     named = Counter(values.get("trainer.monitor", "") for values in configs.values())
     named = Counter({name: count for name, count in named.items() if name in MONITORS})
     return min(named, key=lambda name: (-named[name], name)) if named else "mae"
@@ -229,7 +229,7 @@ def grouped(
 
 
 def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
-    """Of the pick among the group's trials; None where none has validation returns that vary.
+    """Of the group's best trial by validation; None where none has validation returns that vary.
 
     Every completed trial of the family counts, whatever it was tested on: a setting edited between
     two sweeps does not make fewer of them.
@@ -240,13 +240,13 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
     known = [name for name in tried(trials, group).index if name in sharpes]
     if not known:
         return None
-    picked, all_sharpes = str(known[0]), sharpes.to_numpy(float)
-    returns = excess[picked]
+    selected, all_sharpes = str(known[0]), sharpes.to_numpy(float)
+    returns = excess[selected]
     assert returns is not None
     return SelectionBias(
         trials=count,
-        picked=picked,
-        sharpe=float(sharpes[picked]),
+        selected=selected,
+        sharpe=float(sharpes[selected]),
         expected_maximum=expected_maximum_sharpe(all_sharpes, count),
         deflated=deflated_sharpe_ratio(returns, all_sharpes, count),
     )

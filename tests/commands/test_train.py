@@ -28,7 +28,7 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     assert status == 0, output
     (folder,) = run_folders(tmp_path)
     assert folder.parents[1].name == "outputs"
-    assert "that are not read: 128_corr_struc2vec_adjgat.npy, factors/stray.csv" in output
+    assert "that are not read: 128_corr_struc2vec_adjgat.npy, factors/other.csv" in output
     assert "cannot trigger within" in output
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     said = (folder / "train.log").read_text()

@@ -23,11 +23,11 @@ from stockformer.data.reading.findings import (
     lines,
 )
 from stockformer.data.reading.records import Layout, Records, read_records
-from stockformer.data.reading.tables import LARGEST_NUMBER
+from stockformer.data.reading.tables import MAX_NUMBER
 from stockformer.data.reading.universe import check_tickers
 
 PRICES = ("open", "high", "low", "close", "vwap", "adjusted")
-USUAL_PRICE, LARGEST_PRICE, LARGEST_VOLUME = 1e9, 1e15, 1e18
+USUAL_PRICE, MAX_PRICE, MAX_VOLUME = 1e9, 1e15, 1e18
 ROUNDING = 1e-6  # share of a price by which open and close may lie outside low and high
 UNITS = (100, 1000)  # cents instead of dollars, thousands instead of ones
 LIKE_UNITS = 0.15  # relative distance from these factors within which a jump looks like one
@@ -108,7 +108,7 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
     """Check sorted rows; rows without real trades become NaN in place."""
     values = records.values
     for name in (n for n in PRICES if n in values):
-        for level, largest in ((ERROR, LARGEST_PRICE), (WARNING, USUAL_PRICE)):
+        for level, largest in ((ERROR, MAX_PRICE), (WARNING, USUAL_PRICE)):
             huge = values[name] > largest
             message = f"a price above {largest:.0e}: another column, or a placeholder?"
             _cells(findings, level, "too large", records, huge, message, name)
@@ -117,8 +117,8 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
         _cells(findings, ERROR, "price not positive", records, wrong, "price not above 0", name)
         values[name][wrong] = np.nan
     for name in (n for n in ("volume", "amount") if n in values):
-        huge = values[name] > LARGEST_VOLUME
-        message = f"{name} above {LARGEST_VOLUME:.0e}: another column, or a placeholder?"
+        huge = values[name] > MAX_VOLUME
+        message = f"{name} above {MAX_VOLUME:.0e}: another column, or a placeholder?"
         _cells(findings, ERROR, "too large", records, huge, message, name)
         _cells(findings, ERROR, "negative", records, values[name] < 0, f"negative {name}", name)
     if {"high", "low"} <= set(values):
@@ -296,7 +296,7 @@ def check_single_precision(
     file: str,
 ) -> None:
     """Check that no value (T, N) computed from valid ones is too large for single precision."""
-    rows, columns = np.nonzero(np.abs(values) > LARGEST_NUMBER)
+    rows, columns = np.nonzero(np.abs(values) > MAX_NUMBER)
     findings.each(
         ERROR,
         "too large",

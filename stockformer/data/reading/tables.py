@@ -26,7 +26,7 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity|nan)$"
 DELIMITERS = (",", ";", "\t", "|")
 SHOWN_COLUMNS = 30  # of a file, in a message
 BLOCK = 64 << 20  # bytes; no line may be longer
-LARGEST_NUMBER = float(np.finfo(np.float32).max)  # a model's inputs are single precision
+MAX_NUMBER = float(np.finfo(np.float32).max)  # a model's inputs are single precision
 EARLIEST = np.datetime64("1900-01-01")
 NO_DATE = np.datetime64("NaT", "D")
 # Descriptions of texts that are not numbers.
@@ -146,7 +146,7 @@ class Table:
             findings.error("text in a number", Finding(message, self.file))
             return np.full(len(self.rows), np.nan)
         values = np.array(plain.cast(pa.float64(), safe=False).to_numpy())
-        huge = np.abs(values) > LARGEST_NUMBER
+        huge = np.abs(values) > MAX_NUMBER
         if huge.any():
             infinite = np.isinf(values)
             refuse("infinite", np.flatnonzero(infinite), lambda _: "infinite value")
