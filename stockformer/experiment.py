@@ -409,7 +409,9 @@ class Experiment:
         overfitted = metrics["accuracy"] >= OVERFIT_ACCURACY
         log.info(
             "one batch of %d windows: accuracy %.3f; overfitted (at least %.2f): %s",
-            *(self.config.trainer.batch_size, metrics["accuracy"], OVERFIT_ACCURACY),
+            self.config.trainer.batch_size,
+            metrics["accuracy"],
+            OVERFIT_ACCURACY,
             "yes" if overfitted else "NO: train longer, or look for a bug",
         )
 

@@ -49,7 +49,8 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
         settings = trials.settings.to_dict("index")
         rows = [
             (
-                *(name, quantity.format(trials.score[name])),
+                name,
+                quantity.format(trials.score[name]),
                 " ".join(f"{key}={value}" for key, value in settings[name].items()),
             )
             for name in list(trials.completed)[:SHOWN_RUNS]

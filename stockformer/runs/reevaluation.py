@@ -91,7 +91,8 @@ def require_reproduced(
         raise ValueError(f"{run.path}: not reproduced: {what}. {_changes(then, now)}")
     log.info(
         "reproduced bit for bit: all %d recorded test metrics and %s predictions",
-        *(len(recorded), f"{len(known):,}"),
+        len(recorded),
+        f"{len(known):,}",
     )
 
 

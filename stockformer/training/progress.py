@@ -37,7 +37,8 @@ def progress(
         return items
     if is_interactive():
         return track(
-            *(items, description),
+            items,
+            description,
             total=total,
             completed=done,
             console=make_console(),

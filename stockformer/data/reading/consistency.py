@@ -176,7 +176,8 @@ class Checker:
                 'dataset.source.columns.return="" computes them from the close'
             )
             found = Finding(
-                *(message, self.file),
+                message,
+                self.file,
                 date=str(self.dates[row]),
                 ticker=str(self.tickers[column]),
             )

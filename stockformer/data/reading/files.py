@@ -25,7 +25,10 @@ GZIP_MAGIC = b"\x1f\x8b"
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error)
 DAMAGED_ARRAY = (
     *(ValueError, TypeError, SyntaxError, tokenize.TokenError),  # an invalid header
-    *(OSError, EOFError, MemoryError, OverflowError),
+    OSError,
+    EOFError,
+    MemoryError,
+    OverflowError,
 )
 
 

@@ -128,8 +128,13 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
             outside = (values[name] > high * (1 + ROUNDING)) | (values[name] < low * (1 - ROUNDING))
             message = f"{name} is outside low and high"
             _cells(
-                *(findings, ERROR, "outside low and high", records),
-                *(outside & (high >= low), message, name),
+                findings,
+                ERROR,
+                "outside low and high",
+                records,
+                outside & (high >= low),
+                message,
+                name,
             )
     if "volume" in values:
         idle = values["volume"] == 0
