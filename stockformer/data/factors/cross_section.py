@@ -10,7 +10,7 @@ UNIFORM_DEVIATION = 12**-0.5  # standard deviation of a rank spread evenly over 
 KINDS = ("rank", "zscore")
 
 
-def cross_sectional(values: np.ndarray, kind: str, axis: int, clip: float) -> np.ndarray:
+def cross_sectional(values: np.ndarray, kind: str, axis: int, clip: float = np.inf) -> np.ndarray:
     """Each day's values scaled across stocks (along `axis`); NaN stays NaN.
 
     kind "rank": percentile rank, centred, ties averaged, to unit deviation; "zscore": by the day's

@@ -40,30 +40,18 @@ class Rules:
     """Thresholds of the checks; docs/data.md explains each.
 
     strict: refuse warnings too. jump: daily return that looks like a corporate action (0.5: a rise
-    of 50 % or the fall that reverses it). stale_days: number of days after which an unchanged price
-    counts as not traded. max_gap_days: longest gap between sessions, in calendar days, that a
-    window may cross. max_weekend_share: of dates; above it the dates must be wrong. min_coverage:
-    expected share of traded days since a stock's listing.
+    of 50 % or the fall that reverses it). max_gap_days: longest gap between sessions, in calendar
+    days, that a window may cross. max_weekend_share: of dates; above it the dates must be wrong.
+    min_coverage: expected share of traded days since a stock's listing. stale_days: number of days
+    after which an unchanged price counts as not traded; None: a layout without prices.
     """
 
-    strict: bool = False
-    jump: float = 0.5
-    stale_days: int = 10
-    max_gap_days: int = 30
-    max_weekend_share: float = 0.01
-    min_coverage: float = 0.9
-
-    def __post_init__(self) -> None:
-        for name in ("jump", "stale_days", "max_gap_days"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"dataset.source.quality.{name}={getattr(self, name)}: must be above 0"
-                )
-        for name in ("max_weekend_share", "min_coverage"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"dataset.source.quality.{name}={getattr(self, name)}: must be a share, 0 to 1"
-                )
+    strict: bool
+    jump: float
+    max_gap_days: int
+    max_weekend_share: float
+    min_coverage: float
+    stale_days: int | None = None
 
 
 def checked_records(
@@ -142,10 +130,11 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
         _mask(records, idle)
     prices = [name for name in PRICES if name in values]
     if prices:
-        idle = _standing_still(records, prices, rules.stale_days)
-        message = f"price unchanged for {rules.stale_days} days or more, counted as not traded"
-        _stocks(findings, WARNING, "stale price", records, idle, message)
-        _mask(records, idle)
+        if rules.stale_days is not None:
+            idle = _standing_still(records, prices, rules.stale_days)
+            message = f"price unchanged for {rules.stale_days} days or more, counted as not traded"
+            _stocks(findings, WARNING, "stale price", records, idle, message)
+            _mask(records, idle)
         _check_jumps(records, "adjusted" if "adjusted" in values else "close", rules, findings)
 
 
