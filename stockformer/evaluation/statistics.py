@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from stockformer.evaluation.quantities import format_p
+
 FEW_DATES = 120
 """Below this many dates the intervals are too narrow, and a report notes it."""
 
@@ -116,8 +118,8 @@ class Estimate(MeanTest):
 
 
 def p_value(p: float) -> str:
-    """Text of a p-value; one that would round to zero is shown as a bound."""
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
+    """A p-value in a sentence."""
+    return f"p {format_p(p)}".replace("<", "< ") if math.isfinite(p) else "no p"
 
 
 def estimate(series: np.ndarray | pd.Series, horizon: int = 1, seed: int = 0) -> Estimate:

@@ -21,6 +21,7 @@ from stockformer.evaluation.backtest import (
     Market,
     Settings,
     capacity,
+    excess_returns,
     figures,
     return_figures,
     sector_exposure,
@@ -172,7 +173,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
     return BacktestResult(
         settings=settings,
         figures=pd.DataFrame({name: figures(each.equity) for name, each in ledgers.items()}).T,
-        excess={name: estimate(excess_returns(each)) for name, each in ledgers.items()},
+        excess={name: estimate(excess_returns(each.equity)) for name, each in ledgers.items()},
         benchmarks=pd.DataFrame(benchmarks).T,
         start_offsets=_over_offsets(signal, predictions, trading),
         sectors=_sector_shares(ledger, trading),
@@ -193,12 +194,6 @@ def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFra
         trading.settings,
     )
     return ledger.equity[["net_return", "benchmark", "turnover"]]
-
-
-def excess_returns(ledger: Backtest) -> pd.Series:
-    """By date, the return after costs minus that of the equal-weight universe."""
-    excess: pd.Series = ledger.equity["net_return"] - ledger.equity["benchmark"]
-    return excess
 
 
 def gap_notes(predictions: Predictions, dates: np.ndarray) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from stockformer.config.plain_yaml import parse_yaml
+from stockformer.evaluation.backtest import excess_returns
 from stockformer.evaluation.metrics import MONITORS
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.statistics import (
@@ -255,7 +256,7 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
 def validation_excess(run: RecordedRun) -> pd.Series | None:
     """By date, the traded validation forecasts' return after costs less the universe's."""
     returns = _evaluation(run).validation
-    return None if returns is None else returns["net_return"] - returns["benchmark"]
+    return None if returns is None else excess_returns(returns)
 
 
 def tried(trials: Trials, group: Group) -> pd.Series:
