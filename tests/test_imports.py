@@ -27,7 +27,7 @@ MAY: dict[str, set[str]] = {
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "data", "evaluation", "runs.folder", *BASE},
     "evaluation.inputs": {"evaluation", "data"},
-    "evaluation": {"evaluation", "runs.typed_json"},
+    "evaluation": {"evaluation", "data.factors.cross_section", "runs.typed_json"},
     "runs.recorded_run": {"evaluation", "runs.folder", *BASE},
     "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.folder", *BASE}
     | {"runs.recorded_run"},

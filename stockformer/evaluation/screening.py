@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
+from stockformer.data.factors.cross_section import percentile_ranks
 from stockformer.evaluation.statistics import newey_west
 
 TOO_GOOD = 0.1
@@ -130,11 +130,8 @@ def _lagged(padded: np.ndarray, days: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _ranks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centred percentile ranks over the last axis, 0 where unknown, and where known (as 0 or 1)."""
-    known = np.isfinite(values)
-    count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
-    ranks = rankdata(np.where(known, values, np.inf), axis=-1)
-    centred = np.where(known, (ranks - 0.5) / count - 0.5, 0.0)
-    return centred.astype(np.float32), known.astype(np.float32)
+    known = np.isfinite(values).astype(np.float32)
+    return np.nan_to_num(percentile_ranks(values)).astype(np.float32), known
 
 
 def _correlation(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarray) -> np.ndarray:
