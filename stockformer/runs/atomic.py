@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 MAX_BYTES = 8 << 30  # bytes of a file that is read
@@ -76,10 +77,15 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `write` names its unfinished files so."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
 def remove_temporary_files(folder: Path) -> None:
     """Those that processes left which were killed; none may be writing there now."""
     for path in folder.iterdir():
-        if TEMPORARY.fullmatch(path.name):
+        if is_temporary(path):
             path.unlink(missing_ok=True)
 
 
@@ -154,9 +160,9 @@ def write_checked(path: Path, data: bytes) -> None:
     """
     digest = sha256(data)
     sums = digest_file(path)
-    write(sums, _lines(path, [digest, *known_digests(path)]))
+    write(sums, sums_text((each, path.name) for each in [digest, *known_digests(path)]).encode())
     write(path, data)
-    write(sums, _lines(path, [digest]))
+    write(sums, sums_text([(digest, path.name)]).encode())
 
 
 def read_checked(path: Path) -> bytes:
@@ -217,6 +223,6 @@ def not_written(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: could not be written: {reason}; nothing else was changed")
 
 
-def _lines(path: Path, digests: list[str]) -> bytes:
-    """As sha256sum writes and checks them."""
-    return "".join(f"{digest}  {path.name}\n" for digest in digests).encode()
+def sums_text(sums: Iterable[tuple[str, str]]) -> str:
+    """Lines of digest and file name, as sha256sum writes and checks them."""
+    return "".join(f"{digest}  {name}\n" for digest, name in sums)

@@ -413,7 +413,7 @@ class RunDir:
 
     def _require_free(self) -> None:
         """Raises ValueError if the folder holds more than a run that was killed as it began."""
-        left = {file.name for file in self.path.iterdir() if not _temporary(file)}
+        left = {file.name for file in self.path.iterdir() if not atomic.is_temporary(file)}
         early = (self.status_file, self.lock_file, self.log_file, self.config_file, self.sums_file)
         unclaimed = left <= {self.lock_file.name}
         if not unclaimed and not (left <= {file.name for file in early} and self._ended_early()):
@@ -468,15 +468,10 @@ class RunDir:
         return sums
 
 
-def _temporary(file: Path) -> bool:
-    """What a killed process was writing."""
-    return file.name.startswith(".") and file.name.endswith(".tmp")
-
-
 def _sums_text(sums: Mapping[str, set[str]]) -> str:
-    """As sha256sum writes and checks it."""
+    """Of each artefact the digests it may have, sorted by its name."""
     lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
-    return "".join(f"{digest}  {name}\n" for name, digest in lines)
+    return atomic.sums_text((digest, name) for name, digest in lines)
 
 
 def with_digest(content: Mapping[str, Any]) -> str:
