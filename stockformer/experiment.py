@@ -227,6 +227,7 @@ class Experiment:
     def __init__(self, config: DictConfig, data: Dataset) -> None:
         """Raises ValueError for anything that a user can correct."""
         self.config, self.data = config, data
+        self.samples_at_once = config.trainer.micro_batch_size or config.trainer.batch_size
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)
@@ -241,7 +242,7 @@ class Experiment:
         """The memory the run needs. Raises ValueError if it is clearly more than available."""
         config, panel, limit = self.config, self.data.panel, machine_memory()
         settings = config.trainer
-        samples = settings.micro_batch_size or settings.batch_size
+        samples = self.samples_at_once
         if settings.oom.value == "split":
             samples = 1  # a micro-batch that does not fit is split
 
@@ -371,7 +372,7 @@ class Experiment:
             tensorboard=tensorboard,
             processes=self.processes,
             max_epoch=settings.max_epoch,
-            micro_batch_size=settings.micro_batch_size or settings.batch_size,
+            micro_batch_size=self.samples_at_once,
             gradient_clip_norm=settings.gradient_clip_norm,
             monitor=settings.monitor,
             on_nonfinite=settings.on_nonfinite.value,
@@ -426,7 +427,7 @@ class Experiment:
             signals,
             part=part,
             batch_size=settings.batch_size,
-            micro_batch_size=settings.micro_batch_size or settings.batch_size,
+            micro_batch_size=self.samples_at_once,
             num_workers=settings.num_workers,
             seed=self.config.seed,
             device=self.device,

@@ -151,14 +151,13 @@ class Preflight:
         )
 
     def step(self, experiment: Experiment, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-        settings = self.config.trainer
-        at_once = settings.micro_batch_size or settings.batch_size
+        at_once = experiment.samples_at_once
         experiment.model.train()
         optimizer.zero_grad(set_to_none=True)
         for first in range(0, len(batch.signal), at_once):
             piece = batch.rows(slice(first, first + at_once)).to(experiment.device)
             experiment.loss(experiment.model(piece), piece).total.backward()
-        clip_grad_norm_(experiment.model.parameters(), settings.gradient_clip_norm)
+        clip_grad_norm_(experiment.model.parameters(), self.config.trainer.gradient_clip_norm)
         optimizer.step()
 
     def seconds_of(self, experiment: Experiment, action: Callable[[], object]) -> float:
