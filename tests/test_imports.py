@@ -28,7 +28,7 @@ MAY: dict[str, set[str]] = {
     "training": {"training", "models", "interface", "data", "evaluation", "runs.folder", *BASE},
     "evaluation.inputs": {"evaluation", "data"},
     "evaluation": {"evaluation", "data.factors.cross_section", "runs.typed_json"},
-    "runs.recorded_run": {"evaluation", "runs.folder", *BASE},
+    "runs.recorded_run": {"evaluation", "data.reading.unpacking", "runs.folder", *BASE},
     "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.folder", *BASE}
     | {"runs.recorded_run"},
     "reporting": {

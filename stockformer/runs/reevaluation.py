@@ -14,9 +14,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from stockformer.config.quoting import pasteable
+from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import plain
-from stockformer.evaluation.stored import read_parquet
 from stockformer.experiment import evaluate, record_evaluation
 from stockformer.runs.description import manifest, same_data
 from stockformer.runs.folder import RunDir
