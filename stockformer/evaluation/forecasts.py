@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from stockformer.evaluation.metrics import QUANTILES
+
 CELL = ["signal_date", "step"]
 
 
-def quantile_returns(cells: pd.DataFrame, quantiles: int = 5) -> pd.DataFrame:
+def quantile_returns(cells: pd.DataFrame, quantiles: int = QUANTILES) -> pd.DataFrame:
     """Mean realised return by quantile of the forecast, minus that of all stocks.
 
     Dates by quantile, 1 for the lowest forecasts; mean over the steps of a date. NaN for an empty

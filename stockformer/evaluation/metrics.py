@@ -87,6 +87,9 @@ def _top_minus_bottom(cells: Cells) -> np.ndarray:
     return mean(cells.label, top) - mean(cells.label, bottom)
 
 
+TOP_K, QUANTILES = 10, 5
+"""Stocks at the top, and groups of equal size, by forecast."""
+
 METRICS = {
     "rank_ic": Metric(
         title="rank IC",  # Spearman's, ties averaged
@@ -148,14 +151,14 @@ METRICS = {
         compared_with=("training_mean",),
     ),
     "precision_at_k": Metric(
-        title="precision at 10",
+        title=f"precision at {TOP_K}",
         unit="share of stocks",
         decimals=3,
         higher_is_better=True,
         daily=lambda c: mean(c.up, c.top_k),
     ),
     "top_k_excess": Metric(
-        title="mean of the top 10 less the universe",
+        title=f"mean of the top {TOP_K} less the universe",
         unit="return",
         decimals=5,
         around_zero=True,

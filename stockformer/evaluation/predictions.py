@@ -11,7 +11,15 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
-from stockformer.evaluation.metrics import METRICS, Cells, correlation, mean, ranks
+from stockformer.evaluation.metrics import (
+    METRICS,
+    QUANTILES,
+    TOP_K,
+    Cells,
+    correlation,
+    mean,
+    ranks,
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(tickers=parts[0].tickers, **joined)
 
 
-def daily(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.DataFrame:
+def daily(predictions: Predictions, k: int = TOP_K, quantiles: int = QUANTILES) -> pd.DataFrame:
     """Every metric of `METRICS` by signal date, averaged over the steps that have it.
 
     NaN where no step has it: precision_at_k and top_k_excess need k valid stocks, top_minus_bottom
@@ -130,7 +138,7 @@ def daily(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.DataF
     return pd.DataFrame(steps_mean, index=pd.Index(predictions.signal_dates, name="signal_date"))
 
 
-def score(predictions: Predictions, k: int = 10, quantiles: int = 5) -> dict[str, float]:
+def score(predictions: Predictions, k: int = TOP_K, quantiles: int = QUANTILES) -> dict[str, float]:
     """Each metric of `daily` averaged over the dates that have it.
 
     ic_std, rank_ic_std are standard deviations over dates (of the steps' mean, n - 1 in the
