@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -103,23 +102,14 @@ class PriceFiles:
         self.path(ticker).write_text("\n".join(lines))
 
 
-@cache
-def _source(dataset: str, data_dir: str) -> str:
-    folder = config_folder() / "dataset"
-    own = OmegaConf.load(folder / f"{dataset}.yaml")
-    if "ohlcv" in own.get("defaults", []):
-        own = OmegaConf.merge(OmegaConf.load(folder / "ohlcv.yaml"), own)
-    own = OmegaConf.merge(own, {"paths": {"data_dir": data_dir}})
-    source = OmegaConf.to_container(own, resolve=True)["source"]
-    return json.dumps({key: value for key, value in source.items() if key != "_target_"})
-
-
 def source_settings(dataset: str, data_dir: str = "DATA", **changes: Any) -> dict[str, Any]:
     """What the source of a data set is called with, as its file in conf/ says, but for `changes`.
 
     quality={"strict": True} changes that key of `quality` alone.
     """
-    settings = json.loads(_source(dataset, data_dir))
+    config = composed(f"dataset={dataset}", data_dir=Path(data_dir))
+    settings = OmegaConf.to_container(config, resolve=True)["dataset"]["source"]
+    del settings["_target_"]
     for key, value in changes.items():
         assert key in settings
         settings[key] = settings[key] | value if isinstance(value, dict) else value
