@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from stockformer.evaluation import forecasts
 from stockformer.evaluation.metrics import LOSSES, METRICS
 from stockformer.evaluation.predictions import calibration, daily, rank_stability
@@ -95,7 +93,9 @@ def on_test_dates(run: RecordedRun) -> Section:
         f"against zero. Below {FEW_DATES} dates both are too narrow.",
         [
             tables.scores(predictions),
-            tables.by_month(rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]),
+            tables.by_month(
+                forecasts.rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]
+            ),
         ],
         plots=[
             Plot("Rank IC by day", by_day(days, "rank_ic"), mean),
@@ -129,7 +129,7 @@ def forecasts_taken_apart(run: RecordedRun) -> Section:
             Plot("Return by quantile, cumulated", figures.quantiles_cumulated(quantiles)),
             Plot(
                 "Prediction against outcome",
-                figures.outcome_by_prediction(cells),
+                figures.outcome_by_prediction(forecasts.outcome_by_prediction(cells)),
                 "Ten bins of equally many forecasts. On the dashed line, forecasts are right in "
                 "size; if the markers rise, they are right at least in direction.",
             ),
@@ -204,14 +204,6 @@ def data_quality(run: RecordedRun, page_folder: Path) -> Section:
         run.manifest.warnings,
         links=links,
     )
-
-
-def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
-    """Mean rank IC, years by months 1 to 12 and `year`; NaN for a month without a date."""
-    rank_ic = days["rank_ic"]
-    dates = pd.DatetimeIndex(days.index)
-    table = rank_ic.groupby([dates.year, dates.month]).mean().unstack()
-    return table.reindex(columns=range(1, 13)).assign(year=rank_ic.groupby(dates.year).mean())
 
 
 def provenance(run: RecordedRun) -> Section:
