@@ -17,17 +17,17 @@ from stockformer.evaluation.quantities import (
     format_p,
     format_t,
 )
-from stockformer.evaluation.selection import (
-    MIN_TRIALS,
-    UNRELIABLE_TRIALS,
-    importance,
-    paired_tests,
-)
 from stockformer.reporting import trial_figures
 from stockformer.reporting.page import Page, Plot, Section, address, require_html
 from stockformer.reporting.tables import Table
 from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import RecordedRun
+from stockformer.sweeps.selection import (
+    MIN_TRIALS,
+    UNRELIABLE_TRIALS,
+    importance,
+    paired_tests,
+)
 from stockformer.sweeps.trials import Group, Trials, selection_bias, tried
 
 FILE = "leaderboard.html"

@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
-from stockformer.evaluation import selection
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, paired_comparison, sharpe_ratio
 from stockformer.reporting import leaderboard
-from stockformer.sweeps import trials
+from stockformer.sweeps import selection, trials
 
 
 @pytest.fixture(scope="module")
