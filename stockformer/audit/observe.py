@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ class Observation:
     member: np.ndarray | None = None
 
 
+def start_server(start_method: str) -> None:
+    """Start the server that processes are forked from: it imports for seconds, meanwhile go on."""
+    if start_method == "forkserver":  # the server has imported this module, but read no data
+        multiprocessing.get_context(start_method).set_forkserver_preload([__name__])
+        forkserver.ensure_running()
+
+
 def observe(request: Request, start_method: str) -> Observation:
     """The observation by a new process. Raises ValueError if the run itself would."""
     seen = _in_new_process(start_method, _observed, request)
@@ -101,9 +109,8 @@ def _in_new_process(start_method: str, function: Callable[..., Any], *arguments:
     """
     if not start_method:
         return function(*arguments)
+    start_server(start_method)
     context = multiprocessing.get_context(start_method)
-    if start_method == "forkserver":  # the server has imported this module, but read no data
-        context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))  # type: ignore[attr-defined]
     process.start()
