@@ -378,12 +378,12 @@ def test_debug_says_whether_it_overfitted_its_batch(train: Train) -> None:
     _, hopeless = train("experiment=debug", "trainer.max_epoch=1")
     assert "overfitted (at least 0.90): NO" in hopeless
     _, learnt = train(
-        "experiment=debug", "trainer.max_epoch=150", "model.width=32", "optimizer.lr=0.01"
+        "experiment=debug", "trainer.max_epoch=100", "model.width=16", "optimizer.lr=0.02"
     )
     assert "overfitted (at least 0.90): yes" in learnt
 
 
-def test_the_plateau_and_early_stopping_fire_with_small_values(
+def test_the_plateau_and_early_stopping_trigger_with_small_values(
     train: Train, tmp_path: Path
 ) -> None:
     status, output = train(
