@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -102,14 +103,19 @@ class PriceFiles:
         self.path(ticker).write_text("\n".join(lines))
 
 
+@cache
+def _source(dataset: str, data_dir: str) -> dict[str, Any]:
+    config = composed(f"dataset={dataset}", data_dir=Path(data_dir))
+    source = OmegaConf.to_container(config.dataset.source, resolve=True)
+    return {key: value for key, value in source.items() if key != "_target_"}
+
+
 def source_settings(dataset: str, data_dir: str = "DATA", **changes: Any) -> dict[str, Any]:
     """What the source of a data set is called with, as its file in conf/ says, but for `changes`.
 
     quality={"strict": True} changes that key of `quality` alone.
     """
-    config = composed(f"dataset={dataset}", data_dir=Path(data_dir))
-    settings = OmegaConf.to_container(config, resolve=True)["dataset"]["source"]
-    del settings["_target_"]
+    settings = deepcopy(_source(dataset, data_dir))
     for key, value in changes.items():
         assert key in settings
         settings[key] = settings[key] | value if isinstance(value, dict) else value
