@@ -87,7 +87,7 @@ def test_killed_before_its_settings_were_kept(
     older, newest = Path("outputs/day/1"), Path("outputs/day/2")
     monkeypatch.setitem(PHASES, "settings", (RunDir, "write_config", 1))
     for moment, folder in (("train", older), ("settings", newest)):
-        words = small.words(f"hydra.run.dir={folder}", "report=false")
+        words = small.words(f"hydra.run.dir={folder}")
         Child(moment, words, tmp_path / "output", sleep).signal(signal.SIGKILL)
     status, output = captured(lambda: train_main([f"resume={newest}"]))
     assert status == 1
@@ -154,13 +154,13 @@ def test_killed_at_random_moments(
 ) -> None:
     """Every fifth is killed again as it goes on, every seventh has loader processes."""
     started = time.perf_counter()
-    status, output = captured(lambda: train_main(small.words("hydra.run.dir=timed")))
+    status, output = captured(lambda: train_main(small.words("hydra.run.dir=timed", "report=true")))
     assert status == 0, output
     length, random, states = time.perf_counter() - started, np.random.default_rng(kills), []
     for number in range(kills):
         folder = tmp_path / f"{number}"
         loaders = ["trainer.num_workers=2"] if number % 7 == 6 else []
-        words = small.words(f"hydra.run.dir={folder}", *loaders)
+        words = small.words(f"hydra.run.dir={folder}", "report=true", *loaders)
         for _ in range(2 if number % 5 == 4 else 1):
             begun = RunDir(folder).begun()
             with (tmp_path / "output").open("w") as file:
@@ -228,7 +228,7 @@ def test_killed_within_an_epochs_end(
 
         monkeypatch.setattr(atomic, "write_checked", written)
         monkeypatch.setattr(Path, "unlink", removed)
-        train_main(small.words(f"hydra.run.dir={folder}", "report=false"))
+        train_main(small.words(f"hydra.run.dir={folder}"))
 
     status, output = captured(crash)
     assert status == CRASHED, output
