@@ -61,7 +61,7 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     }
 
 
-def test_the_closing_table_sets_the_model_beside_the_baselines(
+def test_the_closing_table_compares_the_model_with_the_baselines(
     train: Train, tmp_path: Path
 ) -> None:
     _, output = train()

@@ -371,7 +371,7 @@ def test_misfits_are_refused(random_market):
         replace(market, volume=signal[1:])
 
 
-def test_nothing_is_held_over_a_hole_in_the_signals(random_market):
+def test_nothing_is_held_over_a_gap_in_the_signals(random_market):
     """As two backtests, the second begun with what the first left after selling all."""
     market, signal = random_market()
     market = replace(market, index=np.linspace(100.0, 140.0, 40))
@@ -394,7 +394,7 @@ def test_nothing_is_held_over_a_hole_in_the_signals(random_market):
     assert after["index"].iloc[0] == 0
 
 
-def test_what_is_locked_before_a_hole_is_sold_at_its_last_close():
+def test_what_is_locked_before_a_gap_is_sold_at_its_last_close():
     close = np.full((8, 3), 10.0)
     close[2, 0] = np.nan
     market = market_of(close)

@@ -137,7 +137,7 @@ def test_the_closing_lines_fit_a_terminal_and_name_the_baselines(market):
     assert sum(line.startswith("Traded, after costs, minus the equal-weight") for line in said) == 1
 
 
-def test_json_holds_the_tests_beside_the_means_and_the_days(market):
+def test_json_holds_the_tests_next_to_the_means_and_the_days(market):
     found = evaluated(market, noise(2))
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert list(read) == [

@@ -133,7 +133,7 @@ def test_what_the_excess_came_to_in_a_sentence(mean, days, words):
     assert words in sentence
 
 
-def test_a_hole_in_the_dates_is_named(trading):
+def test_a_gap_in_the_dates_is_named(trading):
     predictions, where = trading
     dates = where.market.dates
     assert gap_notes(predictions, dates) == []

@@ -79,7 +79,7 @@ def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
     assert len(group["rank_ic"][0]) == len(group["dates"]) == 25
 
 
-def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
+def test_the_selected_run_is_deflated_and_its_series_named(folder: Path) -> None:
     section = leaderboard.selection_bias_section(read_trials(folder))
     (row,) = section.tables[0].rows
     assert row[1:3] == ("3", "1")

@@ -81,7 +81,7 @@ def test_an_average_is_a_run_that_is_found_as_the_newest(
     np.testing.assert_array_equal(whole["up"], predictions(tmp_path / "sweep/0")["up"])
 
 
-def test_a_hole_between_folds_is_named_and_not_traded_through(
+def test_a_gap_between_folds_is_named_and_not_traded_through(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
     train("-m", *ONE_EPOCH, *FOLDS, "split.fold=0,2", "hydra.sweep.dir=sweep")

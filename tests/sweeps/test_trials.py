@@ -130,7 +130,7 @@ def test_all_pairs_at_once_are_the_pairs_one_by_one(horizon: int) -> None:
             assert test[name] == pytest.approx(getattr(expected, name), nan_ok=True, rel=1e-9)
 
 
-def test_the_pick_is_deflated_by_the_validation_excess_of_all_trials(
+def test_the_selected_run_is_deflated_by_the_validation_excess_of_all_trials(
     some_trials: trials.Trials,
 ) -> None:
     (group,) = some_trials.groups

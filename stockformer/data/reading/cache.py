@@ -1,8 +1,8 @@
 """Preparing a panel once: the first run reads and checks the files, later ones map the result.
 
 A prepared panel is a folder of arrays and one JSON file, named by the SHA-256 of the settings, of
-the content of every input file, and of the code that makes it: change any and it is made anew. It
-may be deleted at any time.
+the content of every input file, and of the code that makes it; if one changes, it is prepared
+again. It may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _stored(folder: Path) -> Panel | None:
     try:
         return _checked(folder)
     except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
-        log.warning("the prepared data set %s is damaged (%s): preparing it anew", folder, error)
+        log.warning("the prepared data set %s is damaged (%s): preparing it again", folder, error)
         return None
 
 

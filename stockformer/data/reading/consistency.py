@@ -16,7 +16,7 @@ from stockformer.data.reading.quality import close_to_close
 ANOTHER_UNIT = 2.0  # times the close, in the median, beyond which a price is in another unit
 OUTSIDE_RANGE = 0.01  # share of a price by which a vwap may lie outside low and high
 MAX_ODD_SHARE = 0.05  # share of a stock's days up to which an anomaly may be an accident
-STANDS_STILL = 0.5  # share of the days with another close on which an adjusted close is the same
+MAX_UNCHANGED = 0.5  # share of the days with another close on which an adjusted close is the same
 MIN_DAYS_TO_COMPARE, DIFFERENT_CLOSES = 20, 10  # of two stocks with the same closes
 SAME_RATIO, MAX_RATIO_CHANGES = 0.001, 0.2  # of adjusted / close: a change, share of the days
 ROUNDED = 0.0051  # half a cent: the largest effect of rounding
@@ -96,7 +96,7 @@ class Checker:
         expected = np.abs(adjusted[:-1] * (close[1:] / close[:-1] - 1))
         moved = both & (expected > ROUNDED)
         still = moved & (adjusted[1:] == adjusted[:-1])
-        frozen: np.ndarray = still.sum(axis=0) > STANDS_STILL * np.maximum(moved.sum(axis=0), 1)
+        frozen: np.ndarray = still.sum(axis=0) > MAX_UNCHANGED * np.maximum(moved.sum(axis=0), 1)
         where = _from_second_day(still)
         message = "the adjusted close does not change while the close does"
         self.stocks(ERROR, "adjusted close", frozen, f"{message}; {advice}", where)

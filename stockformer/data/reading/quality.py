@@ -131,7 +131,7 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
     prices = [name for name in PRICES if name in values]
     if prices:
         if rules.stale_days is not None:
-            idle = _standing_still(records, prices, rules.stale_days)
+            idle = _unchanged(records, prices, rules.stale_days)
             message = f"price unchanged for {rules.stale_days} days or more, counted as not traded"
             _stocks(findings, WARNING, "stale price", records, idle, message)
             _mask(records, idle)
@@ -376,7 +376,7 @@ def _jumps(ratio: np.ndarray, jump: float) -> dict[str, np.ndarray]:
     return {"suspected corporate action": action, "suspected other unit": units}
 
 
-def _standing_still(records: Records, names: Sequence[str], days: int) -> np.ndarray:
+def _unchanged(records: Records, names: Sequence[str], days: int) -> np.ndarray:
     """(R,) whether all prices were the same for the last `days` rows of the stock or longer."""
     same = _same_stock(records.ticker)
     for name in names:

@@ -584,7 +584,7 @@ def test_what_is_not_read_is_named_and_does_not_remake_the_cache(
     assert "files in the data folder that are not read: README.md, older/" in output
 
 
-def test_beside_prepared_arrays_too(phase5_files: Phase5Files) -> None:
+def test_next_to_prepared_arrays_too(phase5_files: Phase5Files) -> None:
     settings = source_settings("nifty200_phase5", str(phase5_files.data_dir))
     panel = phase5.load(**settings)
     found = unread_files([phase5_files.root], panel)
