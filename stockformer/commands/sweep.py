@@ -77,7 +77,10 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
 
 
 def together(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    """The recorded command line with the new words in place of those of the same key."""
+    """The recorded command line with the new words in place of those of the same key; another
+    launcher has other settings."""
+    if any(word.startswith("hydra/launcher=") for word in now):
+        before = [word for word in before if not word.lstrip("+").startswith("hydra.launcher.")]
     by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *now]}
     return list(by_key.values())
 

@@ -219,7 +219,7 @@ def selection_bias_section(trials: Trials) -> Section:
     count = 0
     for group in trials.groups:
         score = tried(trials, group)
-        count += sum(trials.configurations[str(name)].seeds for name in score.index)
+        count += sum(trials.configurations[str(name)].trials for name in score.index)
         if not len(score):
             continue  # ensembles alone
         found = selection_bias(trials, group)

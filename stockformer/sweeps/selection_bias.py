@@ -48,7 +48,7 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
     for each in trials.configurations.values():
         if each.is_ensemble:
             continue
-        count += each.seeds
+        count += each.trials
         sharpes += [sharpe_ratio(returns) for returns in returns_by_seed(trials, each)]
     all_sharpes = pd.Series(sharpes, dtype=float).dropna().to_numpy()
     returns = {}

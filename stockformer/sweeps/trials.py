@@ -48,6 +48,11 @@ class Configuration:
     is_ensemble: bool
 
     @property
+    def trials(self) -> int:
+        """How often it was tried: each run counts, but folds together are one."""
+        return -(-len(self.runs) // self.folds)
+
+    @property
     def repeats(self) -> str:
         """What its metrics are means of."""
         counts = [format_count(self.seeds, "seed")] * (self.seeds > 1)

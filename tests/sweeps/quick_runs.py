@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -35,20 +36,20 @@ def train_quickly(
 ) -> None:
     """The validation rank IC grows with each epoch, and is the better the nearer lr is to 1e-3."""
     epochs = config.trainer.max_epoch
+    note("start", folder)
     with open_run(folder, resume=config.resume is not None) as run:
-        note("start", folder)
         run.write_config(recorded(config), overrides)
-        fault = faults().get(folder.name, "")
+        run.write_manifest(manifest() | {"kind": "run", "seed": config.seed})
         for epoch in range(1, epochs + 1):
             time.sleep(float(os.environ.get("QUICK_SECONDS", "0")) / epochs)
             rank_ic = 0.1 * epoch / epochs - 0.02 * abs(math.log10(config.optimizer.lr) + 3)
             if after_epoch is not None:
                 after_epoch(epoch, {"rank_ic": rank_ic})
-        suffer(fault)
-        run.write_manifest(manifest() | {"kind": "run", "seed": config.seed})
+        suffer(faults().get(folder.name, ""))
         write_epochs(run, epochs, rank_ic)
-        run.write_evaluation(evaluation(config.seed + config.trainer.batch_size).to_json())
-        note("end", folder)
+        record = replace(evaluation(config.seed + config.trainer.batch_size), epoch=epochs)
+        run.write_evaluation(record.to_json())
+    note("end", folder)
 
 
 def suffer(fault: str) -> None:
