@@ -59,6 +59,8 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     Returns the exit status: 1 if a job has failed. Raises ValueError for what is wrong with them.
     """
     start_log(only_warnings=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("-m: torchrun starts the processes of one run, not of a sweep")
     changes: list[str] = []
     if resume is not None:
         recorded = SweepDir(resume).read().overrides

@@ -11,11 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from stockformer.runs import atomic
-from stockformer.runs.folder import AfterEpoch, RunDir, require_digest, with_digest
+from stockformer.runs.folder import SWEEP_FILE, AfterEpoch, RunDir, require_digest, with_digest
 from stockformer.runs.logs import LogFile, PrintableFormatter
 from stockformer.runs.typed_json import parse_json
 
-FILE = "sweep.json"
 RECORD = {
     "version": int,
     "overrides": [str],
@@ -88,7 +87,7 @@ class SweepDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record_file = path / FILE
+        self.record_file = path / SWEEP_FILE
         self.study_file = path / "study.db"
         self.log_file = path / "sweep.log"
 
@@ -147,8 +146,8 @@ class SweepDir:
             data = atomic.read(self.record_file, LARGEST_RECORD)
         except FileNotFoundError as error:
             raise ValueError(
-                f"{self.path} is not a sweep's folder: it has no {FILE}; a single run is continued "
-                "without -m"
+                f"{self.path} is not a sweep's folder: it has no {SWEEP_FILE}; a single run is "
+                "continued without -m"
             ) from error
         content = parse_json(data, RECORD, str(self.record_file))
         require_digest(content, data, str(self.record_file))
@@ -163,7 +162,7 @@ def newest_unfinished(tree: Path) -> Path:
 
     Raises ValueError if there is none.
     """
-    records = sorted(tree.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime_ns)
+    records = sorted(tree.glob(f"**/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime_ns)
     for file in reversed(records):
         if not SweepDir(file.parent).read().finished:
             return file.parent
