@@ -36,8 +36,7 @@ def main() -> None:
     jobs, trials = (3, 3) if arguments.quick else (100, 100)
     with tempfile.TemporaryDirectory() as folder:
         grid(Path(folder), jobs)
-        for processes in (1, 2):
-            search(Path(folder), trials, processes)
+        search(Path(folder), trials)
         if arguments.data is not None:
             shared(arguments.data, Path(folder), 2 if arguments.quick else PROCESSES)
 
@@ -58,18 +57,12 @@ def grid(folder: Path, jobs: int) -> None:
     )
 
 
-def search(folder: Path, trials: int, processes: int) -> None:
+def search(folder: Path, trials: int) -> None:
     """Trials that sleep for 0.1 s and write their run folder, with SQLite."""
     words = ["-m", "search=optuna", "report=false", f"hydra.sweeper.n_trials={trials}"]
-    words.append(f"hydra.sweep.dir={folder}/search{processes}")
-    if processes > 1:
-        words += ["hydra/launcher=processes", f"hydra.launcher.n_jobs={processes}"]
+    words.append(f"hydra.sweep.dir={folder}/search")
     seconds, _ = timed([str(QUICK_RUNS), *words], {"QUICK_SECONDS": "0.1"})
-    overhead = seconds / trials - 0.1 / processes
-    print(
-        f"search of {trials} trials of 0.1 s, {processes} at a time: overhead {overhead:.2f} s "
-        "a trial"
-    )
+    print(f"search of {trials} trials of 0.1 s: overhead {seconds / trials - 0.1:.2f} s a trial")
 
 
 def timed(command: Sequence[str], environment: dict[str, str]) -> tuple[float, list[float]]:

@@ -162,12 +162,12 @@ class Search:
             )
         except Exception as error:  # of the database's driver, whichever it is
             reason = " ".join(str(error).split())[:300]
+            if "study direction" in reason:
+                raise ValueError(
+                    f"hydra.sweeper.study_name={settings.study_name}: the study in "
+                    f"{settings.storage} has other objectives; name a new one"
+                ) from error
             raise ValueError(f"hydra.sweeper.storage={settings.storage}: {reason}") from error
-        if [direction.name.lower() for direction in study.directions] != directions:
-            raise ValueError(
-                f"hydra.sweeper.study_name={settings.study_name}: the study in "
-                f"{settings.storage} has other objectives"
-            )
         # Another seed each time: the first points must not be those that were tried before.
         study.sampler = make_sampler(settings.sampler, len(study.get_trials(deepcopy=False)))
         return study
