@@ -53,6 +53,7 @@ HYDRA_TARGETS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     *(f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "CmaEs", "NSGAII")),
+    "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler",  # of the plugin for Hydra 1.4
 }
 
 

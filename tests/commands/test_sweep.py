@@ -196,7 +196,9 @@ def test_a_terminated_controller_ends_its_processes_which_keep_their_state(
         child = forked(
             lambda: command((*SEARCH, *PROCESSES, "hydra.sweeper.n_trials=4")), output.fileno()
         )
-    wait_for_lines(tmp_path / "log", 2)
+    while states(tmp_path / "sweep") != {"running": 2}:
+        time.sleep(0.05)
+    time.sleep(0.2)  # they have installed their handlers
     os.kill(child, signal.SIGTERM)
     assert ended(child) == 128 + signal.SIGTERM, (tmp_path / "output").read_text()
     assert states(tmp_path / "sweep") == {"interrupted": 2}
