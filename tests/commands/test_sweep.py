@@ -181,6 +181,13 @@ def test_a_controller_killed_again_and_again_loses_nothing_and_repeats_nothing(
     assert status == (1 if twice else 0), output
 
 
+def wait_for_states(folder: Path, wanted: dict[str, int]) -> None:
+    end = time.monotonic() + 30
+    while states(folder) != wanted:
+        assert time.monotonic() < end, states(folder)
+        time.sleep(0.05)
+
+
 def wait_for_lines(file: Path, number: int) -> None:
     end = time.monotonic() + 60
     while not file.exists() or len(file.read_text().splitlines()) < number:
@@ -188,21 +195,23 @@ def wait_for_lines(file: Path, number: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_terminated_controller_ends_its_processes_which_keep_their_state(
-    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_when_the_controller_ends_its_processes_end_and_keep_their_state(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setenv("QUICK_SECONDS", "30")
     with (tmp_path / "output").open("w") as output:
         child = forked(
             lambda: command((*SEARCH, *PROCESSES, "hydra.sweeper.n_trials=4")), output.fileno()
         )
-    while states(tmp_path / "sweep") != {"running": 2}:
-        time.sleep(0.05)
+    wait_for_states(tmp_path / "sweep", {"running": 2})
     time.sleep(0.2)  # they have installed their handlers
-    os.kill(child, signal.SIGTERM)
-    assert ended(child) == 128 + signal.SIGTERM, (tmp_path / "output").read_text()
-    assert states(tmp_path / "sweep") == {"interrupted": 2}
-    assert "continue with python train.py -m resume=" in (tmp_path / "output").read_text()
+    os.kill(child, number)
+    assert ended(child) == 128 + number, (tmp_path / "output").read_text()
+    if number == signal.SIGTERM:  # it waits for them
+        assert states(tmp_path / "sweep") == {"interrupted": 2}
+        assert "continue with python train.py -m resume=" in (tmp_path / "output").read_text()
+    wait_for_states(tmp_path / "sweep", {"interrupted": 2})
     monkeypatch.setenv("QUICK_SECONDS", "0")
     status, output = quick("-m", "resume=sweep", "hydra/launcher=basic")
     assert status == 0, output

@@ -1,0 +1,26 @@
+"""The process that others are forked from: it has imported PyTorch, so that they start at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing import forkserver
+
+
+def start_fork_server(preload: Sequence[str]) -> None:
+    """Start it without waiting for it; it imports the modules `preload` in the meantime.
+
+    It finds modules where this process does. Python 3.11 itself would have it import them from
+    wherever the environment says: of two checkouts, perhaps the other one.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
