@@ -12,15 +12,17 @@ from multiprocessing import forkserver
 def start_fork_server(preload: Sequence[str]) -> None:
     """Start it without waiting for it; it imports the modules `preload` in the meantime.
 
-    It finds modules where this process does. Python 3.11 itself would have it import them from
-    wherever the environment says: of two checkouts, perhaps the other one.
+    It finds modules where this process does. Python 3.11 itself would have it import them from the
+    working directory or the environment: of two checkouts, perhaps the other one.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    same = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in same}
+    os.environ |= same
     try:
         forkserver.ensure_running()
     finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
