@@ -22,12 +22,19 @@ from stockformer.config.build import build, input_paths
 from stockformer.config.recorded import recorded
 from stockformer.config.rules import flat
 from stockformer.data.calendar import CALENDARS
-from stockformer.data.dataset import Dataset, FittedPreprocessing, require_known, training_days
+from stockformer.data.dataset import (
+    Dataset,
+    FittedPreprocessing,
+    apply_processors,
+    require_known,
+    training_days,
+)
 from stockformer.data.factors import alpha158
+from stockformer.data.factors.processors import State
 from stockformer.data.graph import Embedding
 from stockformer.data.panel import Panel
 from stockformer.data.reading import quality
-from stockformer.data.reading.cache import prepare, unread_files
+from stockformer.data.reading.cache import prepare, processed, unread_files
 from stockformer.data.splits import Split
 from stockformer.data.targets import next_returns, standardise
 from stockformer.data.windows import Windows
@@ -70,7 +77,7 @@ def read_dataset(config: DictConfig, fitted: FittedPreprocessing | None = None) 
     with working("reading the data"):
         panel = read_panel(config)
     with working("preparing the data for the model"):
-        return prepare_dataset(config, panel, fitted=fitted)
+        return prepare_dataset(config, panel, fitted=fitted, cached=True)
 
 
 def read_panel(config: DictConfig) -> Panel:
@@ -108,10 +115,14 @@ def prepare_dataset(
     panel: Panel,
     split: Split | None = None,
     fitted: FittedPreprocessing | None = None,
+    *,
+    cached: bool = False,
 ) -> Dataset:
     """The dataset of a source's panel: factors, targets, split (if not given) and windows.
 
     With `fitted`, nothing is fitted on these days: processors and targets use a run's fitted state.
+    cached: the processed factors may come from the cache, and go there; not after `panel` was
+    changed in place.
     """
     dataset, target = config.dataset, config.target
     names = alpha158.expand(dataset.factors)
@@ -142,13 +153,20 @@ def prepare_dataset(
     targets = standardise(targets, target.transform.value, split.train)
     if fitted is not None:
         targets = replace(targets, scale=fitted.target_scale)
-    states = {}
-    for name, node in config.processors.items():
-        processor = build(node)
-        states[name] = processor.fit(panel, targets, training_days(split, targets))
-        if fitted is not None:
-            states[name] = fitted.state(name, states[name], panel.factor_names)
-        panel = processor.apply(panel, states[name])
+    processors = {str(name): build(node) for name, node in config.processors.items()}
+    fit_rows = training_days(split, targets)
+
+    def process() -> tuple[Panel, dict[str, State]]:
+        return apply_processors(unprocessed, processors, targets, fit_rows, fitted)
+
+    settings = OmegaConf.to_container(config.processors, resolve=True)
+    if not (cached and processors and fitted is None):
+        panel, states = process()
+    elif all(processor.stateless for processor in processors.values()):
+        panel, states = processed(process, panel, settings=[settings])
+    else:
+        rows, arrays = [fit_rows.start, fit_rows.stop, targets.span], targets.arrays()
+        panel, states = processed(process, panel, settings=[settings, rows], arrays=arrays)
     require_known(panel)
     calendar = CALENDARS[dataset.calendar.value](panel.dates)
     waived = dataset.waived_factors

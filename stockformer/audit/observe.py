@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from stockformer.evaluation.predictions import Predictions
 from stockformer.experiment import Experiment, prepare_dataset
 from stockformer.runs import ensemble, reevaluation
 from stockformer.runs.folder import RunDir
+from stockformer.runs.fork_server import start_fork_server
 from stockformer.training.loader import EVALUATED_AT_ONCE
 
 TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ between any runs
@@ -91,8 +91,7 @@ class Observation:
 def start_server(start_method: str) -> None:
     """Start the server that processes are forked from: it imports for seconds, meanwhile go on."""
     if start_method == "forkserver":  # the server has imported this module, but read no data
-        multiprocessing.get_context(start_method).set_forkserver_preload([__name__])
-        forkserver.ensure_running()
+        start_fork_server([__name__])
 
 
 def observe(request: Request, start_method: str) -> Observation:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,7 @@ from stockformer.runs.folder import TREES
 from stockformer.runs.interruption import SIGNALS
 from stockformer.runs.logs import start_log
 from stockformer.runs.resume import LONGER, MAY_CHANGE, continued, requested_value
-from stockformer.sweeps.folder import Job, SweepDir, newest_unfinished
+from stockformer.sweeps.folder import Job, SweepDir, SweepRecord, newest_unfinished
 
 if TYPE_CHECKING:
     from stockformer.runs.folder import AfterEpoch
@@ -58,24 +59,30 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     Returns the exit status: 1 if a job has failed. Raises ValueError for what is wrong with them.
     """
     start_log(only_warnings=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("-m: torchrun starts the processes of one run, not of a sweep")
     changes: list[str] = []
     if resume is not None:
-        recorded, _ = SweepDir(resume).read()
+        recorded = SweepDir(resume).read().overrides
         changes = [word for word in words if not word.startswith("hydra")]
         words = together(recorded, words)
         require_may_change(changes)
     config = check_command_line(words, multirun=True)
     folder = SweepDir((resume or Path(str(config.hydra.sweep.dir))).absolute())
-    folder.claim(words)
+    record = SweepRecord(list(words), objectives(config), finished=False)
+    folder.claim(record, resume=resume is not None)
     with folder, stopped_by_signals():
-        jobs = make_jobs(folder, config, words)
+        jobs = make_jobs(folder, config, record)
         run_job = partial(run_one, function, tuple(changes))
         launcher = make_launcher(config, run_job, jobs.total)
-        return run_all(folder, words, jobs, launcher, report=config.report)
+        return run_all(folder, record, jobs, launcher, report=config.report)
 
 
 def together(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    """The recorded command line with the new words in place of those of the same key."""
+    """The recorded command line with the new words in place of those of the same key; another
+    launcher has other settings."""
+    if any(word.startswith("hydra/launcher=") for word in now):
+        before = [word for word in before if not word.lstrip("+").startswith("hydra.launcher.")]
     by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *now]}
     return list(by_key.values())
 
@@ -90,11 +97,16 @@ def require_may_change(words: Sequence[str]) -> None:
             )
 
 
-def make_jobs(folder: SweepDir, config: DictConfig, words: Sequence[str]) -> Jobs:
+def objectives(config: DictConfig) -> list[str]:
+    """What the runs are compared by on the validation days, the first objective first."""
+    return list(config.hydra.sweeper.objectives if is_search(config) else [config.trainer.monitor])
+
+
+def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs:
     """The grid of the command line, or the search."""
     from stockformer.sweeps.jobs import Grid  # noqa: PLC0415 (pandas, after the checks)
 
-    ours = [word for word in words if not word.lstrip("+~").startswith("hydra")]
+    ours = [word for word in record.overrides if not word.lstrip("+~").startswith("hydra")]
     given = config.hydra.sweeper.params or {}
     parameters = {str(key): str(value) for key, value in given.items()}
     if is_search(config):
@@ -106,7 +118,7 @@ def make_jobs(folder: SweepDir, config: DictConfig, words: Sequence[str]) -> Job
         if not space:
             raise ValueError("search: nothing to choose; name ranges in hydra.sweeper.params")
         settings = SearchSettings(
-            objectives=tuple(node["objectives"]),
+            objectives=tuple(record.objectives),
             n_trials=node["n_trials"],
             pruner=node["pruner"],
             storage=node["storage"] or study_url(folder),
@@ -127,7 +139,7 @@ def make_jobs(folder: SweepDir, config: DictConfig, words: Sequence[str]) -> Job
             )
             for number, line in enumerate(lists)
         ],
-        objectives=(str(config.trainer.monitor),),
+        objectives=tuple(record.objectives),
     )
 
 
@@ -158,7 +170,7 @@ def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
 
 
 def run_all(
-    folder: SweepDir, words: Sequence[str], jobs: Jobs, launcher: Launcher, *, report: bool
+    folder: SweepDir, record: SweepRecord, jobs: Jobs, launcher: Launcher, *, report: bool
 ) -> int:
     """Run the jobs, and show what came of all of them."""
     from stockformer.sweeps.jobs import DONE, run_jobs  # noqa: PLC0415 (pandas, after the checks)
@@ -174,7 +186,7 @@ def run_all(
         raise
     every = jobs.outcomes(outcomes)
     failed = [number for number, (_, outcome) in every.items() if outcome.state not in DONE]
-    folder.write(words, finished=not failed or jobs.counts_failures)
+    folder.write(replace(record, finished=not failed or jobs.counts_failures))
     from stockformer.commands.sweep_results import show_results  # noqa: PLC0415 (plotly)
 
     show_results(folder, every, jobs.objectives, report=report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,27 @@ from stockformer.config.recorded import read_config
 from stockformer.config.rules import flat
 from stockformer.evaluation.metrics import METRICS, OBJECTIVES
 from stockformer.reporting.leaderboard import write_leaderboard
+from stockformer.reporting.terminal import configurations
 from stockformer.runs.console import human_time, make_console
 from stockformer.runs.ensemble import ensemble
 from stockformer.runs.recorded_run import is_run
 from stockformer.sweeps.folder import Job, SweepDir
 from stockformer.sweeps.jobs import DONE, Outcome
-from stockformer.sweeps.trials import Trials, read_trials
+from stockformer.sweeps.trials import (
+    REPEATED,
+    Configuration,
+    Trials,
+    pareto_front,
+    read_trials,
+    test_figures,
+    with_deviation,
+)
 
 log = logging.getLogger("stockformer.sweeps")
 
 MAX_ROWS = 60
+FILE_WIDTH = 160
+"""Of the table in a file or a pipe, where nothing wraps lines."""
 WALK_FORWARD = "walk_forward"
 """The folder of all folds as one, in the sweep's folder."""
 
@@ -43,6 +53,8 @@ def show_results(
         read_trials(folder.path) if any(is_run(job.folder) for job, _ in every.values()) else None
     )
     console = make_console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     console.print(table(every, objectives, trials))
     for job, outcome in every.values():
         if outcome.state not in DONE:
@@ -51,18 +63,45 @@ def show_results(
                 log.error("    log: %s", job.run.log_file)
     if trials is None:
         return
+    if any(len(each.runs) > 1 for each in trials.configurations.values()):
+        console.print(configurations(trials))
+    if len(trials.objectives) > 1:
+        front = ", ".join(map(str, pareto_front(trials.validation, trials.objectives).index))
+        log.info("Pareto front of %s: jobs %s", " and ".join(trials.objectives), front)
     if report:
         log.info("leaderboard: %s", write_leaderboard(trials, None))
-    best = best_job(every, objectives)
-    if best is None:
-        return
-    name = OBJECTIVES[objectives[0]].title
-    log.info("best by validation %s: job %d, %s", name, best.number, best.label)
-    log.info(
-        "    longer:     python train.py %s trainer.max_epoch=N", pasteable("resume", best.folder)
+    best = trials.best()
+    if best is not None:
+        jobs = {job.folder.name: job for job, _ in every.values()}
+        show_best(trials, best, [jobs[run] for run in best.runs if run in jobs])
+
+
+def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
+    """Which configuration is the best, and the commands to go on with it."""
+    name, quantity = trials.objective, OBJECTIVES[trials.objective]
+    value = with_deviation(
+        quantity, float(trials.score[best.name]), float(trials.validation_sd[name][best.name])
     )
-    log.info("    again:      python evaluate.py %s", pasteable("run", best.folder))
-    log.info("    more seeds: python train.py -m %s seed=1,2,3", shlex.join(words_of(best)))
+    kind = "job" if len(best.runs) == 1 else f"the mean of {best.repeats}, jobs"
+    shown = " ".join(f"{key}={value}" for key, value in settings_of(jobs[:1]).items())
+    log.info("best by validation %s, %s: %s %s, %s", quantity.title, value, kind, best.name, shown)
+    if len(jobs) == 1:
+        folder = jobs[0].folder
+        log.info(
+            "    longer:     python train.py %s trainer.max_epoch=N", pasteable("resume", folder)
+        )
+        log.info("    again:      python evaluate.py %s", pasteable("run", folder))
+    else:
+        folders = pasteable("run", *(job.folder for job in jobs))
+        log.info("    as one:     python evaluate.py %s", folders)
+    log.info("    more seeds: python train.py -m %s seed=1,2,3", shlex.join(words_of(jobs[0])))
+
+
+def settings_of(jobs: Sequence[Job]) -> dict[str, str]:
+    """What varies between configurations, of the first job."""
+    return {
+        key: value for job in jobs for key, value in job.settings.items() if key not in REPEATED
+    }
 
 
 def words_of(job: Job) -> list[str]:
@@ -90,7 +129,7 @@ def table(
     for key in keys:
         grid.add_column(key.rpartition(".")[2].replace("_", "_\n"), overflow="fold")
     for name in objectives:
-        grid.add_column(f"validation\n{OBJECTIVES[name].title}", justify="right")
+        grid.add_column(f"validation\n{OBJECTIVES[name].title}", justify="right", min_width=10)
     rank_ic = METRICS["rank_ic"]
     grid.add_column(f"{rank_ic.title}\ntest, not\nfor choosing", justify="right")
     grid.add_column("time", justify="right")
@@ -99,7 +138,7 @@ def table(
         test = "-"
         name = job.folder.name
         if trials is not None and name in trials.completed:
-            test = rank_ic.format(trials.test["rank_ic"][name])
+            test = rank_ic.format(test_figures(trials.completed[name])["rank_ic"])
         grid.add_row(
             str(job.number),
             *(job.settings.get(key, "") for key in keys),
@@ -111,17 +150,6 @@ def table(
     if len(every) > MAX_ROWS:
         grid.caption = f"and {len(every) - MAX_ROWS} more, on the leaderboard"
     return grid
-
-
-def best_job(every: Mapping[int, tuple[Job, Outcome]], objectives: Sequence[str]) -> Job | None:
-    """By the first objective on the validation days."""
-    name = objectives[0]
-    finished = [
-        (outcome.values[name] * OBJECTIVES[name].direction, -job.number, job)
-        for job, outcome in every.values()
-        if outcome.state == "finished" and not math.isnan(outcome.values.get(name, math.nan))
-    ]
-    return max(finished)[2] if finished else None
 
 
 def combine_folds(folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]]) -> None:

@@ -35,9 +35,11 @@ from stockformer.evaluation.metrics import OBJECTIVES
 # The part of Hydra's own configuration that may be set: logging and callbacks could run any code.
 BUILT = ("sweeper", "launcher")  # by files of conf/ too; the others only by the command line
 ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.dir", "hydra.verbose")
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
 LAUNCHERS = ("basic", "processes")
+OF_PROCESSES = ("hydra.launcher.n_jobs", "hydra.launcher.threads")
 SAMPLERS = ("tpe", "random", "cmaes", "nsgaii")
 HYDRA_OBJECTS = (*BUILT, "callbacks")
 # Hydra sets these itself, from the command line and the choices.
@@ -51,6 +53,7 @@ HYDRA_TARGETS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     *(f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "CmaEs", "NSGAII")),
+    "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler",  # of the plugin for Hydra 1.4
 }
 
 
@@ -202,6 +205,13 @@ def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
     parsed = [_parsed_word(parser, word) for word in overrides]
     for override in parsed:
         _check_form(override, multirun)
+    launchers = [o.value() for o in parsed if o.key_or_group == "hydra/launcher"]
+    settings = [o for o in parsed if o.key_or_group in OF_PROCESSES]
+    if settings and launchers[-1:] in ([], ["basic"]):
+        raise ValueError(
+            f"{settings[0].input_line}: jobs that run one after another have no such setting; add "
+            "hydra/launcher=processes"
+        )
     if not multirun:
         return parsed
     first = next(_single_runs(parsed))
@@ -272,7 +282,7 @@ def _sets_a_value(override: Override) -> bool:
     """Whether it replaces the value of a key, and could be applied after composing."""
     single = not isinstance(override.value(), (dict, list)) and not override.is_sweep_override()
     key = override.key_or_group
-    ours = not key.startswith("hydra") and not _selects_a_group(override)
+    ours = key in FOLDERS or not (key.startswith("hydra") or _selects_a_group(override))
     return ours and single and str(override.input_line)[0] not in "+~"
 
 
@@ -312,7 +322,12 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
             "by postgresql://USER@HOST/DATABASE"
         )
     ours = [o for o in single if o.key_or_group.startswith(ONLY_BY_COMMAND_LINE)]
-    base = _hydra_alone(tuple(str(override.input_line) for override in ours), _state_of_files())
+    composed = tuple(str(override.input_line) for override in ours if not _sets_a_value(override))
+    base = _hydra_alone(composed, _state_of_files()) | {
+        override.key_or_group.removeprefix("hydra."): override.value()
+        for override in ours
+        if _sets_a_value(override)
+    }
     for name in ("run", "sweep"):
         require_references(node[name], f"hydra.{name}", also=OF_HYDRA)
     for key in sorted({*base, *(leaves := _leaves(node))}):
@@ -340,8 +355,8 @@ def _check_sweep(config: DictConfig, reference: DictConfig, single: Sequence[Ove
             if key not in known:
                 names = [f"hydra.{name}.{each}" for each in known]
                 raise ValueError(unknown_key(f"hydra.{name}.{key}", names))
-    for name in ("n_jobs", "threads"):
-        _check_count(f"hydra.launcher.{name}", node.launcher.get(name))
+    for key in OF_PROCESSES:
+        _check_count(key, node.launcher.get(key.rpartition(".")[2]))
     for key in node.sweeper.get("params") or {}:
         if key not in flat(reference):
             raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stockformer.data.factors.processors import State
+from stockformer.data.factors.processors import Processor, State
 from stockformer.data.panel import Panel
 from stockformer.data.reading.quality import Report
 from stockformer.data.splits import Split
@@ -74,6 +74,24 @@ class Dataset:
             for line in report.lines():
                 if line not in self.panel.notes:  # just logged
                     log.info("%s", line)
+
+
+def apply_processors(
+    panel: Panel,
+    processors: Mapping[str, Processor],
+    targets: Targets,
+    fit_rows: slice,
+    fitted: FittedPreprocessing | None = None,
+) -> tuple[Panel, dict[str, State]]:
+    """The panel after each processor, fitted on `fit_rows` of what the one before made of it, and
+    the fitted states; with `fitted` those of a run instead."""
+    states: dict[str, State] = {}
+    for name, processor in processors.items():
+        states[name] = processor.fit(panel, targets, fit_rows)
+        if fitted is not None:
+            states[name] = fitted.state(name, states[name], panel.factor_names)
+        panel = processor.apply(panel, states[name])
+    return panel, states
 
 
 def training_days(split: Split, targets: Targets) -> slice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ class Panel:
         cross it.
     notes: caveats that every report on this data must show.
     findings: findings of the source's checks that are not errors.
+    stored_in: the folder of the cache that it is mapped from; None for a copy with other content.
     """
 
     dates: np.ndarray
@@ -43,6 +45,7 @@ class Panel:
     session_gaps: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    stored_in: Path | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         days, stocks = len(self.dates), len(self.tickers)

@@ -35,6 +35,10 @@ class Targets:
     def horizon(self) -> int:
         return self.values.shape[1]
 
+    def arrays(self) -> list[np.ndarray]:
+        """Everything but the dates."""
+        return [self.returns, self.values, self.up, self.valid]
+
     @property
     def span(self) -> int:
         """Rows that a target reaches past its signal date; every purge uses it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ FEW_DATES = 120
 
 MIN_DATES = 20
 """Below this many dates nothing is concluded: on noise the test rejects at twice its level."""
+
+MAX_BLOCKS, MIN_BLOCKS, MIN_BLOCK = 16, 6, 4
+"""Of `probability_of_overfitting`: numbers of blocks, and the dates in one."""
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
@@ -250,6 +254,42 @@ def deflated_sharpe_ratio(
         return np.nan
     skewness, kurtosis = stats.skew(values), stats.kurtosis(values, fisher=False)
     return probabilistic_sharpe_ratio(sharpe, maximum, len(values), skewness, kurtosis)
+
+
+def probability_of_overfitting(returns: pd.DataFrame) -> float | None:
+    """By combinatorially symmetric cross-validation of daily returns.
+
+    returns: dates by configurations; only dates with a return of all of them count. They are cut
+    into S blocks (16, or fewer so that a block has 4 dates). For every choice of half of the blocks
+    the configuration with the highest Sharpe ratio there is ranked among the N by its Sharpe ratio
+    on the other half. Its rank is in the lower half if rank / (N + 1) is at most 1/2: Bailey,
+    Borwein, Lopez de Prado and Zhu (2015), "The Probability of Backtest Overfitting". None for
+    fewer than two configurations, or too few dates for 6 blocks.
+    """
+    values = returns.dropna().to_numpy(np.float64)
+    dates, count = values.shape
+    blocks = min(MAX_BLOCKS, dates // MIN_BLOCK // 2 * 2)
+    if count < 2 or blocks < MIN_BLOCKS:
+        return None
+    parts = np.array_split(values, blocks)
+    # The moments of any union of blocks are sums over them.
+    moments = np.array([[np.full(count, len(p)), p.sum(0), (p**2).sum(0)] for p in parts])
+    chosen = np.array(list(combinations(range(blocks), blocks // 2)))
+    masks = np.zeros((len(chosen), blocks))
+    np.put_along_axis(masks, chosen, 1.0, axis=1)
+    inside = np.tensordot(masks, moments, axes=1)
+    fitted, held_out = (_sharpe_of_moments(m) for m in (inside, moments.sum(0) - inside))
+    best = np.argmax(fitted, axis=1)
+    ranks = stats.rankdata(held_out, axis=1)[np.arange(len(best)), best]
+    return float(np.mean(ranks / (count + 1) <= 0.5))
+
+
+def _sharpe_of_moments(moments: np.ndarray) -> np.ndarray:
+    """From (number, sum, sum of squares) on axis 1; zero where the returns are constant."""
+    number, total, squares = np.moveaxis(moments, 1, 0)
+    mean = total / number
+    variance = np.maximum(squares / number - mean**2, 0.0)
+    return np.divide(mean, np.sqrt(variance), out=np.zeros_like(mean), where=variance > 1e-18)
 
 
 def _without_missing(series: np.ndarray | pd.Series) -> np.ndarray:

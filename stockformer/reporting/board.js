@@ -1,7 +1,7 @@
 // Tables to sort and filter. Cells are compared as they are shown: numbers first, then words.
 function value(cell) {
   const text = cell.textContent.replace(/,/g, "");
-  const number = Number(text.replace(/^[<>]/, ""));
+  const number = Number(text.replace(/^[<>]/, "").replace(/ ±.*/, ""));
   return text === "" || Number.isNaN(number) ? text : number;
 }
 function order(a, b, down) {

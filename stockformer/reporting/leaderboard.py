@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from stockformer.evaluation.metrics import METRICS, MONITORS
+from stockformer.evaluation.metrics import METRICS, OBJECTIVES
 from stockformer.evaluation.quantities import (
     MISSING,
     TRAINING_TIME,
@@ -17,6 +18,7 @@ from stockformer.evaluation.quantities import (
     format_p,
     format_t,
 )
+from stockformer.evaluation.statistics import MIN_BLOCK, MIN_BLOCKS
 from stockformer.reporting import trial_figures
 from stockformer.reporting.page import Page, Plot, Section, address, require_html
 from stockformer.reporting.tables import Table
@@ -28,7 +30,14 @@ from stockformer.sweeps.selection import (
     importance,
     paired_tests,
 )
-from stockformer.sweeps.trials import Group, Trials, selection_bias, tried
+from stockformer.sweeps.selection_bias import MIN_CONFIGURATIONS, selection_bias, tried
+from stockformer.sweeps.trials import (
+    Configuration,
+    Group,
+    Trials,
+    pareto_front,
+    with_deviation,
+)
 
 FILE = "leaderboard.html"
 NOT_FOR_CHOOSING = "test, not for choosing"
@@ -42,7 +51,7 @@ REM_AN_AXIS = 7
 MAX_PAIRED = 300
 MAX_DRAWN = 300
 T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
-SCORES = MONITORS | {"rank_ic_t": T_STATISTIC}
+SCORES = OBJECTIVES | {"rank_ic_t": T_STATISTIC}
 
 
 def write_leaderboard(trials: Trials, output: Path | None) -> Path:
@@ -59,6 +68,8 @@ def page(trials: Trials, page_folder: Path) -> Page:
     """page_folder: the folder that the page will lie in, for its links."""
     sections = [ranking(trials, page_folder)]
     if trials.completed:
+        if len(trials.objectives) > 1:
+            sections.append(pareto_section(trials))
         sections += [selection_bias_section(trials), importance_section(trials), pairs(trials)]
     if trials.unfinished or trials.refused:
         sections.append(not_completed(trials, page_folder))
@@ -71,15 +82,16 @@ def headline(trials: Trials) -> str:
     """Who leads, and whether that one beats the baselines."""
     if not trials.completed:
         return "No run was completed."
-    best, run = next(iter(trials.completed.items()))
     if len(trials.groups) > 1:
         return (
             f"These {len(trials.completed)} runs were tested on {len(trials.groups)} different "
             "data sets, targets or spans of dates: compare only within one."
         )
-    quantity = SCORES[trials.monitor]
-    value = quantity.format(float(trials.score.iloc[0]))
-    return f"Best by validation {quantity.title} ({value}): run {best}. {run.headline}"
+    best = next(iter(trials.configurations.values()))
+    lead = f"Best by validation {SCORES[trials.objective].title} ({scores(trials, best.name)[0]})"
+    if len(best.runs) > 1:
+        return f"{lead}: the mean of {best.repeats}, runs {best.name}."
+    return f"{lead}: run {best.name}. {trials.completed[best.runs[0]].headline}"
 
 
 def subtitle(trials: Trials) -> str:
@@ -96,63 +108,108 @@ def ranking(trials: Trials, page_folder: Path) -> Section:
     title = "Ranking"
     if not trials.completed:
         return Section(title, "There is nothing to rank.")
-    quantity = SCORES[trials.monitor]
+    quantity = SCORES[trials.objective]
     low = " (the lowest first)" if not quantity.around_zero else ""
     lead = (
         f"Sorted by the validation {quantity.title}{low} of the tested epoch, the metric that most "
         "of these runs were to be selected by. Press a heading to sort by it. The test columns are "
-        "there to be looked at once: selecting by them leaves no test."
+        "there to be looked at once: whoever selects by them has no test left."
     )
+    if any(len(each.runs) > 1 for each in trials.configurations.values()):
+        lead += (
+            " Runs that differ in seed or fold only are one line: the mean over folds and seeds ± "
+            "the sample deviation over seeds."
+        )
     return Section(title, lead, [board(trials, page_folder)])
 
 
+def scores(trials: Trials, name: str) -> list[str]:
+    """A configuration's objectives on the validation days."""
+    return _cells(trials.objectives, trials.validation, trials.validation_sd, name)
+
+
 def board(trials: Trials, page_folder: Path) -> Table:
-    """A row a completed run: settings that differ, validation metrics, test metrics."""
-    by_monitor = (trials.monitor, *(n for n in VALIDATION_COLUMNS if n != trials.monitor))
-    validation = [name for name in by_monitor if name in trials.validation]
+    """A row a configuration: settings that differ, validation metrics, test metrics."""
+    by_objective = dict.fromkeys((*trials.objectives, *VALIDATION_COLUMNS))
+    validation = [name for name in by_objective if name in trials.validation]
     test = [name for name in TEST_COLUMNS if name in trials.test]
     keys = [str(key) for key in trials.settings]
-    settings, on_validation, on_test = (
-        frame.to_dict("index") for frame in (trials.settings, trials.validation, trials.test)
-    )
     several = len(trials.groups) > 1
-    tested_on = {name: group.label for group in trials.groups for name in group.runs}
+    repeated = any(len(each.runs) > 1 for each in trials.configurations.values())
+    tested_on = {name: group.label for group in trials.groups for name in group.configurations}
+    settings = trials.settings.to_dict("index")
     rows = [
         (
             name,
             *([tested_on[name]] if several else []),
+            *([each.repeats] if repeated else []),
             *(settings[name][key] for key in keys),
-            *(SCORES[n].format(on_validation[name][n]) for n in validation),
-            *_effort(run),
-            *(SCORES[n].format(on_test[name][n]) for n in test),
+            *_cells(validation, trials.validation, trials.validation_sd, name),
+            *_effort(trials, each),
+            *_cells(test, trials.test, trials.test_sd, name),
         )
-        for name, run in trials.completed.items()
+        for name, each in trials.configurations.items()
     ]
-    named = 1 + several + len(keys)
+    named = 1 + several + repeated + len(keys)
     first_test = named + len(validation) + 2
     choices = [c for c in range(1, named) if 1 < len({row[c] for row in rows}) <= MAX_CHOICES]
     return Table(
         header=(
             "run",
             *(["tested on"] if several else []),
+            *(["mean of"] if repeated else []),
             *keys,
             *(SCORES[n].title for n in validation),
             *("tested epoch", "seconds"),
             *(SCORES[n].title for n in test),
         ),
         rows=rows,
-        words=(0, 1) if several else (0,),
+        words=range(1 + several + repeated),
         board="board",
         filters=choices,
         groups=[
-            ("", 1 + several),
+            ("", 1 + several + repeated),
             *([("settings that differ", len(keys))] if keys else []),
             ("validation", len(validation)),
             ("training", 2),
             (NOT_FOR_CHOOSING, len(test)),
         ],
         aside=range(first_test, first_test + len(test)),
-        links=_addresses(trials.completed, page_folder),
+        links=_addresses(
+            {
+                name: trials.completed[each.runs[0]]
+                for name, each in trials.configurations.items()
+                if len(each.runs) == 1
+            },
+            page_folder,
+        ),
+    )
+
+
+def pareto_section(trials: Trials) -> Section:
+    """The configurations that none beats in every objective, in a table and among the others."""
+    front = pareto_front(trials.validation, trials.objectives)
+    quantities = [SCORES[name] for name in trials.objectives]
+    keys = [str(key) for key in trials.settings]
+    rows = [
+        (
+            str(name),
+            *(str(trials.settings.loc[name, key]) for key in keys),
+            *(q.format(float(front.loc[name, o])) for q, o in zip(quantities, trials.objectives)),
+        )
+        for name in front.index
+    ]
+    header = ("run", *keys, *(quantity.title for quantity in quantities))
+    known = trials.validation[list(trials.objectives)].dropna()
+    lead = (
+        f"{len(front)} of {format_count(len(known), 'configuration')} are on the front: on the "
+        "validation days no other is at least as good in every objective and better in one. Which "
+        "of them to take is a choice that the metrics do not make."
+    )
+    caption = "Validation days; orange: the front. With more than two objectives, the first two."
+    figure = trial_figures.pareto(known, front, quantities[:2])
+    return Section(
+        "Pareto front", lead, [Table(header, rows)], plots=[Plot("Objectives", figure, caption)]
     )
 
 
@@ -162,7 +219,7 @@ def selection_bias_section(trials: Trials) -> Section:
     count = 0
     for group in trials.groups:
         score = tried(trials, group)
-        count += len(score)
+        count += sum(trials.configurations[str(name)].trials for name in score.index)
         if not len(score):
             continue  # ensembles alone
         found = selection_bias(trials, group)
@@ -173,20 +230,29 @@ def selection_bias_section(trials: Trials) -> Section:
             (
                 *(group.label, str(found.trials), found.selected, f"{found.sharpe:+.3f}"),
                 *(f"{found.expected_maximum:+.3f}", _probability(found.deflated)),
+                MISSING if found.overfitting is None else f"{found.overfitting:.0%}",
             )
         )
     header = (
         *("tested on", "trials", "selected", "daily Sharpe ratio\nof the excess"),
         *("best of as many\nwithout skill", "deflated Sharpe\n(probability)"),
+        "probability of\noverfitting",
     )
     remarks = [
         "The deflated Sharpe ratio is the probability that the selected run's true Sharpe ratio "
         "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
         "Prado 2014): below 0.95, assume chance. Daily, not annualised, of returns after costs "
-        "less those of the equal-weight universe, on the validation dates, which select the run. "
-        "All completed trials of the folder count, seeds and edited targets included; trials "
+        "less those of the equal-weight universe, on the validation dates, where the selection is "
+        "made. All completed trials of the folder count, seeds and edited targets included; trials "
         "deleted or made elsewhere would count too, but cannot be seen from here.",
     ]
+    if rows:
+        remarks.append(
+            "The probability of backtest overfitting is how often the configuration with the best "
+            "Sharpe ratio of the same returns on half of the validation dates is in the lower half "
+            "of all on the other half (CSCV, Bailey and others 2015): about half for noise. It "
+            f"takes {MIN_CONFIGURATIONS} configurations that share {MIN_BLOCKS * MIN_BLOCK} dates."
+        )
     lead = f"{format_count(count, 'completed trial')}."
     if without:
         lead += (
@@ -194,7 +260,7 @@ def selection_bias_section(trials: Trials) -> Section:
             f"{'; '.join(without)}, hence no deflated Sharpe ratio."
         )
     tables = [Table(header, rows, words=(0, 2))] if rows else []
-    return Section("What the selected run is worth", lead, tables, remarks if rows else ())
+    return Section("What the selection is worth", lead, tables, remarks if rows else ())
 
 
 def importance_section(trials: Trials) -> Section:
@@ -226,7 +292,7 @@ def importance_section(trials: Trials) -> Section:
             "below, it did not help the forest. It shows what mattered, not in which direction."
         )
         plots.append(Plot("Importance", trial_figures.importance(found.drop), caption))
-    quantity = SCORES[trials.monitor]
+    quantity = SCORES[trials.objective]
     shown = score.iloc[:MAX_DRAWN]
     caption = (
         "A line a run, orange the best third by validation, blue the middle, grey the worst; "
@@ -279,13 +345,27 @@ def _epochs(run: RecordedRun) -> str:
     return "0" if run.metrics is None else str(len(run.metrics))
 
 
-def _effort(run: RecordedRun) -> tuple[str, str]:
-    """The tested epoch, and how long the training took."""
-    assert run.evaluation is not None
-    if run.metrics is None or run.evaluation.epoch is None:
+def _effort(trials: Trials, configuration: Configuration) -> tuple[str, str]:
+    """The tested epoch, and how long the training took, in all."""
+    runs = [trials.completed[name] for name in configuration.runs]
+    if configuration.is_ensemble:
         return "ensemble", MISSING
-    seconds = run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
-    return str(run.evaluation.epoch), TRAINING_TIME.format(seconds)
+    tested = [run.evaluation.epoch for run in runs if run.evaluation is not None]
+    epochs = [epoch for epoch in tested if epoch is not None]
+    seconds = sum(
+        run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
+        for run in runs
+        if run.metrics is not None
+    )
+    lowest, highest = min(epochs), max(epochs)
+    span = str(lowest) if lowest == highest else f"{lowest} to {highest}"
+    return span, TRAINING_TIME.format(seconds)
+
+
+def _cells(
+    names: Sequence[str], means: pd.DataFrame, deviations: pd.DataFrame, row: str
+) -> list[str]:
+    return [with_deviation(SCORES[n], means[n][row], deviations[n][row]) for n in names]
 
 
 def _probability(value: float) -> str:

@@ -45,22 +45,27 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
     yield _text(leaderboard.headline(trials), style="bold")
     yield _text(f"{trials.folder}: {leaderboard.subtitle(trials)}")
     if trials.completed:
-        quantity = leaderboard.SCORES[trials.monitor]
-        settings = trials.settings.to_dict("index")
-        rows = [
-            (
-                name,
-                quantity.format(trials.score[name]),
-                " ".join(f"{key}={value}" for key, value in settings[name].items()),
-            )
-            for name in list(trials.completed)[:SHOWN_RUNS]
-        ]
-        header = ("run", f"validation\n{quantity.title}", "settings that differ")
-        yield from (Text(), _laid_out(Table(header, rows, words=(0, 2)), fold=True), Text())
+        yield from (Text(), configurations(trials), Text())
     for name, run in trials.unfinished.items():
         yield _text(f"{run.status.state}: {name} {run.reason}".rstrip())
     for name, reason in trials.refused.items():
         yield _text(f"unreadable: {name}: {reason}")
+
+
+def configurations(trials: Trials) -> RenderableType:
+    """The best by validation, without test metrics; runs of one configuration are one line."""
+    settings = trials.settings.to_dict("index")
+    titles = [f"validation\n{leaderboard.SCORES[name].title}" for name in trials.objectives]
+    rows = [
+        (
+            *(name, each.repeats, *leaderboard.scores(trials, name)),
+            " ".join(f"{key}={value}" for key, value in settings[name].items()),
+        )
+        for name, each in list(trials.configurations.items())[:SHOWN_RUNS]
+    ]
+    header = ("run", "mean of", *titles, "settings that differ")
+    table = Table(header, rows, words=(0, 1, len(header) - 1))
+    return _laid_out(table, fold=True)
 
 
 def summary(run: RecordedRun) -> Iterator[RenderableType]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -33,6 +35,30 @@ def importance(drop: pd.Series) -> go.Figure:
     )
     figure.add_vline(0, line={"color": REFERENCE, "width": 1})
     figure.update_layout(showlegend=False)
+    return figure
+
+
+def pareto(values: pd.DataFrame, front: pd.DataFrame, axes: Sequence[Quantity]) -> go.Figure:
+    """A point a configuration by two objectives, the front as a line.
+
+    values, front: a row a configuration; their first two columns are drawn.
+    """
+    x, y = values.columns[:2]
+    figure = base(*(f"{quantity.title} ({quantity.unit})" for quantity in axes))
+    for name, rows, mode, colour in (
+        ("others", values.drop(front.index), "markers", REFERENCE),
+        ("front", front.sort_values(x), "lines+markers", VALIDATION),
+    ):
+        figure.add_scatter(
+            x=rows[x].to_numpy(),
+            y=rows[y].to_numpy(),
+            name=name,
+            mode=mode,
+            line={"color": colour, "width": 1.5, "shape": "linear"},
+            marker={"color": colour, "size": 7},
+            customdata=[plain(f"run {row}") for row in rows.index],
+            hovertemplate="%{customdata}: %{x:.4f}, %{y:.4f}<extra></extra>",
+        )
     return figure
 
 

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 TREES = ("outputs", "multirun")
 """Where runs and sweeps go by default, below the folder they are started in."""
 
+SWEEP_FILE = "sweep.json"
+"""In the folder above the runs of a sweep."""
+
 STATES = ("running", "finished", "failed", "interrupted", "pruned")
 STATUS = {
     **{"state": str, "reason?": str, "time?": str, "process?": int, "host?": str, "id?": str},
@@ -147,7 +150,7 @@ class RunDir:
         run.remove_temporary_files()
         run.resumed = True
         run.save_on_interrupt = lambda: (
-            f", with nothing new to keep: continue with {pasteable('resume', path)}"
+            f", with nothing new to keep: continue with {run.resume_words}"
         )
         run.end("running", "")
         run._start_log()
@@ -231,6 +234,13 @@ class RunDir:
         except ValueError:
             return False
         return self.killed() or (failed and not self.begun() and not self.in_use())
+
+    @property
+    def resume_words(self) -> str:
+        """What continues it on the command line; of a sweep's job, the sweep."""
+        if (self.path.parent / SWEEP_FILE).exists():
+            return f"-m {pasteable('resume', self.path.parent)}"
+        return pasteable("resume", self.path)
 
     def in_use(self) -> bool:
         """Whether a living process owns the folder; its lock goes with the process."""
@@ -388,7 +398,7 @@ class RunDir:
     def _before_training(self) -> str:
         if not self.begun():
             return ", before there was anything to keep"
-        return f", before the first step: continue with {pasteable('resume', self.path)}"
+        return f", before the first step: continue with {self.resume_words}"
 
     def _artefacts(self) -> list[Path]:
         """The files that SHA256SUMS may list."""
@@ -420,7 +430,7 @@ class RunDir:
             raise ValueError(
                 f"run folder {self.path} is taken or not empty; nothing was changed. Leave "
                 "hydra.run.dir to its default, name a new folder, or continue it with "
-                f"{pasteable('resume', self.path)}"
+                f"{self.resume_words}"
             )
 
     def _lock(self) -> None:

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import pandas as pd
 
-from stockformer.config.quoting import pasteable
 from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.predictions import Predictions, calibration, score
@@ -119,7 +118,7 @@ class RecordedRun:
         if self.status.state != "running":
             return self.status.reason
         if RunDir(self.path).killed():
-            again = pasteable("resume", self.path)
+            again = RunDir(self.path).resume_words
             return f"ended without recording it (killed?): python train.py {again}"
         return f"process {self.status.process} is running"
 

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from stockformer.runs import atomic
-from stockformer.runs.folder import AfterEpoch, RunDir, require_digest, with_digest
+from stockformer.runs.folder import SWEEP_FILE, AfterEpoch, RunDir, require_digest, with_digest
 from stockformer.runs.logs import LogFile, PrintableFormatter
 from stockformer.runs.typed_json import parse_json
 
-FILE = "sweep.json"
-RECORD = {"version": int, "overrides": [str], "finished": bool, "sha256": str}
+RECORD = {
+    "version": int,
+    "overrides": [str],
+    "objectives": [str],
+    "finished": bool,
+    "sha256": str,
+}
 MAX_RECORD = 4 << 20
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """The content of sweep.json.
+
+    overrides: of the command line. objectives: validation metrics, the first decides which run is
+    the best. finished: whether every job has ended well.
+    """
+
+    overrides: list[str]
+    objectives: list[str]
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -62,29 +80,36 @@ def brief(value: str) -> str:
 class SweepDir:
     """A sweep's folder, owned by one controller from `claim` on, until the context is left.
 
-    sweep.json: the overrides of the command line, and whether every job has ended well. lock: held
-    by the living controller. sweep.log: its messages. study.db: of a search. NUMBER/: a run's
-    folder. leaderboard.html, walk_forward*/: what is made of all runs at the end.
+    sweep.json: a `SweepRecord`. lock: held by the living controller. sweep.log: its messages.
+    study.db: of a search. NUMBER/: a run's folder. leaderboard.html, walk_forward*/: what is made
+    of all runs at the end.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record_file = path / FILE
+        self.record_file = path / SWEEP_FILE
         self.study_file = path / "study.db"
         self.log_file = path / "sweep.log"
 
-    def claim(self, overrides: Sequence[str]) -> None:
-        """Own the folder. Raises ValueError where another controller does, or it is not empty."""
+    def claim(self, record: SweepRecord, *, resume: bool) -> None:
+        """Own the folder. Raises ValueError where another controller does, or it is not empty.
+
+        Without `resume` only a sweep of the same command line is continued: another one's jobs must
+        not be taken for its own.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.record_file.exists() and any(
-            file.name not in ("lock", self.log_file.name) for file in self.path.iterdir()
-        ):
+        if self.record_file.exists():
+            same = resume or self.read().overrides == record.overrides
+        else:
+            left_by_us = {"lock", self.log_file.name}
+            same = left_by_us.issuperset(file.name for file in self.path.iterdir())
+        if not same:
             raise ValueError(
                 f"sweep folder {self.path} is not empty; nothing was changed. Name a new one, or "
                 "continue a sweep with -m resume=FOLDER"
             )
         self._lock()
-        self.write(overrides, finished=False)
+        self.write(record)
 
     def _lock(self) -> None:
         descriptor = atomic.lock(self.path / "lock")
@@ -111,22 +136,22 @@ class SweepDir:
         self._log.close()
         os.close(self._descriptor)
 
-    def write(self, overrides: Sequence[str], *, finished: bool) -> None:
-        record = {"version": 1, "overrides": list(overrides), "finished": finished}
-        atomic.write(self.record_file, with_digest(record).encode())
+    def write(self, record: SweepRecord) -> None:
+        content = {"version": 1, **asdict(record)}
+        atomic.write(self.record_file, with_digest(content).encode())
 
-    def read(self) -> tuple[list[str], bool]:
-        """The overrides, and whether the sweep is finished. Raises ValueError naming the file."""
+    def read(self) -> SweepRecord:
+        """Raises ValueError naming the file if it is missing or damaged."""
         try:
             data = atomic.read(self.record_file, MAX_RECORD)
         except FileNotFoundError as error:
             raise ValueError(
-                f"{self.path} is not a sweep's folder: it has no {FILE}; a single run is continued "
-                "without -m"
+                f"{self.path} is not a sweep's folder: it has no {SWEEP_FILE}; a single run is "
+                "continued without -m"
             ) from error
-        record = parse_json(data, RECORD, str(self.record_file))
-        require_digest(record, data, str(self.record_file))
-        return record["overrides"], record["finished"]
+        content = parse_json(data, RECORD, str(self.record_file))
+        require_digest(content, data, str(self.record_file))
+        return SweepRecord(content["overrides"], content["objectives"], content["finished"])
 
     def job_folder(self, number: int) -> Path:
         return self.path / str(number)
@@ -137,8 +162,8 @@ def newest_unfinished(tree: Path) -> Path:
 
     Raises ValueError if there is none.
     """
-    records = sorted(tree.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime_ns)
+    records = sorted(tree.glob(f"**/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime_ns)
     for file in reversed(records):
-        if not SweepDir(file.parent).read()[1]:
+        if not SweepDir(file.parent).read().finished:
             return file.parent
     raise ValueError(f"-m resume=latest: no unfinished sweep in {tree}; name its folder")

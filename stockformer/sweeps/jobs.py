@@ -146,6 +146,8 @@ def outcome_of(job: Job, error: str, objectives: Sequence[str]) -> Outcome:
             return Outcome(state, "", seconds, objective_values(job.folder, objectives))
     except ValueError as damaged:
         return Outcome("failed", str(damaged), seconds)
+    if state == "pruned":
+        return Outcome(state, status["reason"], seconds)
     return Outcome(
         "failed" if state == "finished" else state, error or status["reason"] or state, seconds
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, Protocol
 
+from stockformer.runs.fork_server import start_fork_server
 from stockformer.runs.logs import start_log
 from stockformer.sweeps.folder import Job
 
@@ -71,7 +72,7 @@ class Processes:
         self.run_job, self.slots = run_job, slots
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read when PyTorch is imported
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", *PRELOADED])
+        start_fork_server(["__main__", *PRELOADED])
         self._running: dict[int, tuple[Job, Any, Any]] = {}
         self._warnings = True  # shown of the first job; all have them in their logs
 

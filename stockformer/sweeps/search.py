@@ -153,6 +153,10 @@ class Search:
             "maximize" if OBJECTIVES[name].higher_is_better else "minimize"
             for name in settings.objectives
         ]
+        other = ValueError(
+            f"hydra.sweeper.study_name={settings.study_name}: the study in {settings.storage} has "
+            "other objectives; name a new one"
+        )
         try:
             study = optuna.create_study(
                 study_name=settings.study_name,
@@ -162,12 +166,11 @@ class Search:
             )
         except Exception as error:  # of the database's driver, whichever it is
             reason = " ".join(str(error).split())[:300]
+            if "study direction" in reason:  # of Optuna 2; later ones return the study
+                raise other from error
             raise ValueError(f"hydra.sweeper.storage={settings.storage}: {reason}") from error
         if [direction.name.lower() for direction in study.directions] != directions:
-            raise ValueError(
-                f"hydra.sweeper.study_name={settings.study_name}: the study in "
-                f"{settings.storage} has other objectives"
-            )
+            raise other
         # Another seed each time: the first points must not be those that were tried before.
         study.sampler = make_sampler(settings.sampler, len(study.get_trials(deepcopy=False)))
         return study

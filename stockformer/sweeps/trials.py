@@ -1,42 +1,76 @@
-"""The runs of a folder: what was set, what came of it, what the selected run is worth."""
+"""The runs of a folder side by side: what was set, and what came of it.
+
+What is compared are configurations. Runs that differ in seed or fold only are one of them: a seed
+or a fold cannot be better than another, only luckier.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stockformer.config.plain_yaml import parse_yaml
-from stockformer.evaluation.backtest import excess_returns
-from stockformer.evaluation.metrics import MONITORS
+from stockformer.evaluation.metrics import MONITORS, OBJECTIVES
+from stockformer.evaluation.quantities import Quantity, format_count
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.evaluation.statistics import (
-    deflated_sharpe_ratio,
-    expected_maximum_sharpe,
-    sharpe_ratio,
-)
 from stockformer.runs.recorded_run import RecordedRun, folders_under, read_run
+from stockformer.sweeps.folder import SweepDir, brief
 
 UNSET = "default"
 SAME_TARGET = ("horizon", "offset", "excess", "median_class")
+NOT_TRAINING = ("paths.", "report", "resume", "hydra")
+"""Overrides of these keys do not change how a model is trained."""
+NOT_COMPARED = (*NOT_TRAINING, "tags")
+REPEATED = ("seed", "split.fold")
+"""Runs that differ in these only are one configuration."""
+MAX_NAMED = 3
+"""Runs that a configuration's name lists."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Completed runs that differ in seed and fold only, or one ensemble.
+
+    runs: their names, in order. seeds, folds: how many there are of each.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    seeds: int
+    folds: int
+    is_ensemble: bool
+
+    @property
+    def trials(self) -> int:
+        """How often it was tried: each run counts, but folds together are one."""
+        return -(-len(self.runs) // self.folds)
+
+    @property
+    def repeats(self) -> str:
+        """What its metrics are means of."""
+        counts = [format_count(self.seeds, "seed")] * (self.seeds > 1)
+        counts += [format_count(self.folds, "fold")] * (self.folds > 1)
+        return " x ".join(counts) or format_count(len(self.runs), "run")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Completed runs that were tested on the same data and dates; only they can be compared.
+    """Configurations that were tested on the same data and dates; only they can be compared.
 
-    rank_ic: test dates by runs. Runs are named as in `Trials`, the best first. horizon: the days a
-    target spans.
+    configurations: names as in `Trials`, the best first. rank_ic: test dates by configurations, the
+    mean over seeds. horizon: the days a target spans.
     """
 
     label: str
     horizon: int
-    runs: list[str]
+    configurations: list[str]
     rank_ic: pd.DataFrame
 
 
@@ -44,46 +78,42 @@ class Group:
 class Trials:
     """All runs under a folder, named by their path in it.
 
-    completed: sorted by the validation metric `monitor`, the best first. The frames have a row a
-    completed run, in that order: settings that differ, as text; validation: the metrics of the
-    tested epoch; test: those of `RecordedRun.evaluation`. unfinished: the other runs. refused: why
-    a folder cannot be read.
+    objectives: names of `metrics.OBJECTIVES`: what the sweep optimises, or the metric that most
+    runs were selected by. completed: runs by name; seeds: of each, as text. configurations: by
+    name, sorted by the first objective, the best first. The frames have a row a configuration in
+    that order: settings that differ, as text of at most four digits; validation: the metrics of the
+    tested epochs, means over folds and seeds; validation_sd: their sample deviation over seeds, NaN
+    for one; test, test_sd: those of `RecordedRun.evaluation`. unfinished: the other runs. refused:
+    why a folder cannot be read.
     """
 
     folder: Path
-    monitor: str
+    objectives: tuple[str, ...]
     completed: dict[str, RecordedRun]
+    seeds: dict[str, str]
+    configurations: dict[str, Configuration]
     settings: pd.DataFrame
     validation: pd.DataFrame
+    validation_sd: pd.DataFrame
     test: pd.DataFrame
+    test_sd: pd.DataFrame
     groups: list[Group]
     unfinished: dict[str, RecordedRun]
     refused: dict[str, str]
 
     @property
+    def objective(self) -> str:
+        return self.objectives[0]
+
+    @property
     def score(self) -> pd.Series:
-        """The validation metric that the runs are sorted by."""
-        return self.validation[self.monitor]
+        """The validation metric that the configurations are sorted by."""
+        return self.validation[self.objective]
 
-
-NOT_TRAINING = ("paths.", "report", "resume", "hydra")
-"""Overrides of these keys do not change how a model is trained."""
-
-
-@dataclass(frozen=True)
-class SelectionBias:
-    """What selecting the best of `trials` is worth, by the daily Sharpe ratio, not annualised, of
-    its validation forecasts traded after costs, less the universe.
-
-    expected_maximum: what the best of so many trials without skill would show; deflated: the
-    probability that the selected one's is more than that.
-    """
-
-    trials: int
-    selected: str
-    sharpe: float
-    expected_maximum: float
-    deflated: float
+    def best(self) -> Configuration | None:
+        """By the first objective on the validation days; None where it is not known of any."""
+        known = self.score.dropna()
+        return None if known.empty else self.configurations[str(known.index[0])]
 
 
 def read_trials(folder: Path) -> Trials:
@@ -102,36 +132,105 @@ def read_trials(folder: Path) -> Trials:
             refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
     if not runs and not refused:
         read_run(folder)  # raises what is wrong with it
-    if not runs:  # it may hold anything: no page is written there
+    if not runs:  # it may be anybody's: no page is written there
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
         raise ValueError(
             f"{folder}: holds no run that can be read ({reasons}); name another with run=FOLDER"
         )
     completed = {name: run for name, run in runs.items() if is_complete(run)}
-    configs = {name: settings_of(run) for name, run in completed.items()}
-    monitor = monitored(configs)
-    validation = pd.DataFrame.from_dict(
-        {name: tested_epoch(run) for name, run in completed.items()}, orient="index"
+    recorded = {name: recorded_settings(run) for name, run in completed.items()}
+    configs = {name: recorded[name] | chosen_settings(run) for name, run in completed.items()}
+    objectives = objectives_of(folder) or (monitored(configs),)
+    found = configurations(completed, recorded)
+    validation = {name: validation_figures(run) for name, run in completed.items()}
+    seeds = {name: settings.get("seed", "") for name, settings in configs.items()}
+    mean, deviation = over_repeats(validation, found, seeds)
+    for name in objectives:
+        if name not in mean:  # nothing but ensembles
+            mean[name] = deviation[name] = math.nan
+    order = mean[objectives[0]].sort_values(
+        ascending=not OBJECTIVES[objectives[0]].higher_is_better, kind="stable", na_position="last"
     )
-    if monitor not in validation:  # nothing but ensembles
-        validation[monitor] = math.nan
-    if completed:
-        order = validation[monitor].sort_values(
-            ascending=not MONITORS[monitor].higher_is_better, kind="stable", na_position="last"
-        )
-        completed = {str(name): completed[str(name)] for name in order.index}
+    found = {str(name): found[str(name)] for name in order.index}
+    test = {name: test_figures(run) for name, run in completed.items()}
+    test_mean, test_deviation = over_repeats(test, found, seeds)
     return Trials(
         folder=folder,
-        monitor=monitor,
+        objectives=objectives,
         completed=completed,
-        settings=differing(configs, completed),
-        validation=validation.reindex(list(completed)),
-        test=pd.DataFrame.from_dict(
-            {name: test_figures(run) for name, run in completed.items()}, orient="index"
-        ),
-        groups=list(grouped(completed, configs)),
+        seeds=seeds,
+        configurations=found,
+        settings=differing(configs, completed, found),
+        validation=mean.loc[order.index],
+        validation_sd=deviation.loc[order.index],
+        test=test_mean,
+        test_sd=test_deviation,
+        groups=list(grouped(completed, configs, found)),
         unfinished={name: run for name, run in runs.items() if name not in completed},
         refused=refused,
+    )
+
+
+def objectives_of(folder: Path) -> tuple[str, ...]:
+    """What the sweep in the folder optimises; empty if it is none."""
+    if not SweepDir(folder).record_file.exists():
+        return ()
+    return tuple(name for name in SweepDir(folder).read().objectives if name in OBJECTIVES)
+
+
+def configurations(
+    completed: Mapping[str, RecordedRun], recorded: Mapping[str, Mapping[str, str]]
+) -> dict[str, Configuration]:
+    """The completed runs by what they were trained with. A run whose settings are not known, as
+    those of an ensemble, is one of its own."""
+    by_settings: dict[tuple[Any, ...], list[str]] = {}
+    for name, run in completed.items():
+        key: tuple[Any, ...] = (name,)
+        if recorded[name] and not is_ensemble(run):
+            dataset, first, last, *rest = _tested_on(run, recorded[name])
+            dates = () if "split.fold" in recorded[name] else (first, last)
+            trained_with = (
+                (setting, value)
+                for setting, value in recorded[name].items()
+                if setting not in REPEATED and not setting.startswith(NOT_COMPARED)
+            )
+            key = (dataset, *rest, *dates, *sorted(trained_with))
+        by_settings.setdefault(key, []).append(name)
+    found = {}
+    for names in by_settings.values():
+        seeds, folds = ({recorded[name].get(key, "") for name in names} for key in REPEATED)
+        shown = ", ".join(names)
+        if len(names) > MAX_NAMED:
+            shown = f"{names[0]} … {names[-1]} ({len(names)})"
+        found[shown] = Configuration(
+            name=shown,
+            runs=tuple(names),
+            seeds=len(seeds),
+            folds=len(folds),
+            is_ensemble=is_ensemble(completed[names[0]]),
+        )
+    return found
+
+
+def over_repeats(
+    figures: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, Configuration],
+    seeds: Mapping[str, str],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The mean of each configuration's figures over folds and seeds, and their sample deviation
+    over seeds, each seed's mean over its folds; NaN where one of the values is."""
+    means, deviations = {}, {}
+    for name, configuration in found.items():
+        rows = pd.DataFrame([figures[run] for run in configuration.runs], dtype=float)
+        of_runs = np.array([seeds[run] for run in configuration.runs])
+        by_seed = pd.DataFrame(
+            [rows[of_runs == seed].mean(skipna=False) for seed in dict.fromkeys(of_runs)]
+        )
+        means[name] = by_seed.mean(skipna=False)
+        deviations[name] = by_seed.std(skipna=False)
+    return (
+        pd.DataFrame.from_dict(means, orient="index"),
+        pd.DataFrame.from_dict(deviations, orient="index"),
     )
 
 
@@ -139,20 +238,29 @@ def is_complete(run: RecordedRun) -> bool:
     """Finished and tested, with the tested epoch's validation metrics unless it is an ensemble."""
     if run.status.state != "finished" or run.evaluation is None:
         return False
-    if run.evaluation.epoch is None:
+    if is_ensemble(run):
         return True
     return run.metrics is not None and run.evaluation.epoch in run.metrics.index
 
 
-def settings_of(run: RecordedRun) -> dict[str, str]:
-    """Every value of the configuration by dotted key, and the groups that overrides chose."""
+def is_ensemble(run: RecordedRun) -> bool:
+    """Whether it was evaluated without a training of its own."""
+    return _evaluation(run).epoch is None
+
+
+def recorded_settings(run: RecordedRun) -> dict[str, str]:
+    """Every value of the configuration by dotted key, as text; empty if it cannot be read."""
     try:
         config = parse_yaml(run.config or "", "config")
     except ValueError:  # the page still shows it, word for word
         config = None
-    values = dict(_leaves(config)) if isinstance(config, dict) else {}
-    chosen = (override.lstrip("+~").partition("=") for override in run.overrides or ())
-    return values | {key: value for key, _, value in chosen}
+    return dict(_leaves(config)) if isinstance(config, dict) else {}
+
+
+def chosen_settings(run: RecordedRun) -> dict[str, str]:
+    """What the command line chose, config groups among them."""
+    words = (word.lstrip("+~").partition("=") for word in run.overrides or ())
+    return {key: value for key, _, value in words}
 
 
 def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
@@ -162,14 +270,18 @@ def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
     return min(named, key=lambda name: (-named[name], name)) if named else "mae"
 
 
-def tested_epoch(run: RecordedRun) -> dict[str, float]:
-    """The validation metrics of the epoch that was tested; an ensemble has none."""
-    epoch = _evaluation(run).epoch
-    if run.metrics is None or epoch is None:
+def validation_figures(run: RecordedRun) -> dict[str, float]:
+    """The validation metrics of the epoch that was tested, and the turnover of their backtest; an
+    ensemble has none."""
+    record = _evaluation(run)
+    if run.metrics is None or record.epoch is None:
         return {}
-    row, part = run.metrics.loc[epoch].astype(float).to_dict(), "validation_"
+    row, part = run.metrics.loc[record.epoch].astype(float).to_dict(), "validation_"
     names = [str(name) for name in row if str(name).startswith(part)]
-    return {name.removeprefix(part): row[name] for name in names}
+    values: dict[str, float] = {name.removeprefix(part): row[name] for name in names}
+    if record.validation is not None and "turnover" in record.validation:
+        values["turnover"] = float(record.validation["turnover"].mean())
+    return values
 
 
 def objective_values(folder: Path, objectives: Sequence[str]) -> dict[str, float]:
@@ -180,10 +292,7 @@ def objective_values(folder: Path, objectives: Sequence[str]) -> dict[str, float
     run = read_run(folder, large_files=False)
     if not is_complete(run):
         raise ValueError(f"{folder}: finished without a test")
-    values = tested_epoch(run)
-    returns = _evaluation(run).validation
-    if returns is not None and "turnover" in returns:
-        values["turnover"] = float(returns["turnover"].mean())
+    values = validation_figures(run)
     return {name: values.get(name, math.nan) for name in objectives}
 
 
@@ -196,73 +305,85 @@ def test_figures(run: RecordedRun) -> dict[str, float]:
 
 
 def differing(
-    configs: Mapping[str, Mapping[str, str]], names: Mapping[str, RecordedRun]
+    configs: Mapping[str, Mapping[str, str]],
+    runs: Mapping[str, RecordedRun],
+    found: Mapping[str, Configuration],
 ) -> pd.DataFrame:
-    """The overridden settings that are not the same in every run; rows as in `names`."""
+    """The overridden settings that are not the same in every configuration; a row each."""
     requested = (
         override.lstrip("+~").partition("=")[0]
-        for run in names.values()
+        for run in runs.values()
         for override in run.overrides or ()
     )
     overridden = sorted({key for key in requested if not key.startswith(NOT_TRAINING)})
-    columns = {key: [configs[name].get(key, UNSET) for name in names] for key in overridden}
-    varied = {key: column for key, column in columns.items() if len(set(column)) > 1}
-    return pd.DataFrame(varied, index=list(names))
+    columns = {
+        key: [configs[each.runs[0]].get(key, UNSET) for each in found.values()]
+        for key in overridden
+        if key not in REPEATED
+    }
+    varied = {
+        key: [brief(value) for value in column]
+        for key, column in columns.items()
+        if len(set(column)) > 1
+    }
+    return pd.DataFrame(varied, index=list(found))
 
 
 def grouped(
-    completed: Mapping[str, RecordedRun], configs: Mapping[str, Mapping[str, str]]
+    completed: Mapping[str, RecordedRun],
+    configs: Mapping[str, Mapping[str, str]],
+    found: Mapping[str, Configuration],
 ) -> Iterator[Group]:
-    """The completed runs by what they were tested on, the largest group first."""
-    by_key: dict[tuple[str, ...], list[str]] = {}
-    for name, run in completed.items():
-        by_key.setdefault(_tested_on(run, configs[name]), []).append(name)
+    """The configurations by what they were tested on, the largest group first."""
+    by_key: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for name, each in found.items():
+        tested_on = {_tested_on(completed[run], configs[run]) for run in each.runs}
+        by_key.setdefault(tuple(sorted(tested_on)), []).append(name)
     labels: Counter[str] = Counter()
     for key, names in sorted(by_key.items(), key=lambda item: -len(item[1])):
-        label = f"{key[0]}, {key[1]} to {key[2]}" if key[0] else "of unknown origin"
+        dataset, first, last = key[0][0], min(k[1] for k in key), max(k[2] for k in key)
+        label = f"{dataset}, {first} to {last}" if dataset else "of unknown origin"
         labels[label] += 1
         yield Group(
             label=label if labels[label] == 1 else f"{label} ({labels[label]})",
-            horizon=_horizon(configs[names[0]]),
-            runs=names,
-            rank_ic=pd.DataFrame({n: _evaluation(completed[n]).daily["rank_ic"] for n in names}),
+            horizon=_horizon(configs[found[names[0]].runs[0]]),
+            configurations=names,
+            rank_ic=pd.DataFrame(
+                {
+                    name: by_date(
+                        [_evaluation(completed[run]).daily["rank_ic"] for run in found[name].runs]
+                    )
+                    for name in names
+                }
+            ),
         )
 
 
-def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
-    """Of the group's best trial by validation; None where none has validation returns that vary.
+def by_date(series: Sequence[pd.Series]) -> pd.Series:
+    """The mean of the series on each of their dates, NaN where one of them is."""
+    return pd.concat(series).groupby(level=0).mean(skipna=False)
 
-    Every completed trial of the family counts, whatever it was tested on: a setting edited between
-    two sweeps does not make fewer of them.
+
+def with_deviation(quantity: Quantity, mean: float, deviation: float) -> str:
+    """A mean over seeds, with their deviation if there are several."""
+    shown = quantity.format(mean)
+    if math.isnan(deviation):
+        return shown
+    return f"{shown} ± {replace(quantity, around_zero=False).format(deviation)}"
+
+
+def pareto_front(values: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """The rows that no other row equals or beats in every objective and beats in one.
+
+    values: a column an objective; rows with NaN are on no front.
     """
-    count = sum(_evaluation(run).epoch is not None for run in trials.completed.values())
-    excess = {name: validation_excess(run) for name, run in trials.completed.items()}
-    sharpes = pd.Series({n: sharpe_ratio(e) for n, e in excess.items() if e is not None}).dropna()
-    known = [name for name in tried(trials, group).index if name in sharpes]
-    if not known:
-        return None
-    selected, all_sharpes = str(known[0]), sharpes.to_numpy(float)
-    returns = excess[selected]
-    assert returns is not None
-    return SelectionBias(
-        trials=count,
-        selected=selected,
-        sharpe=float(sharpes[selected]),
-        expected_maximum=expected_maximum_sharpe(all_sharpes, count),
-        deflated=deflated_sharpe_ratio(returns, all_sharpes, count),
-    )
-
-
-def validation_excess(run: RecordedRun) -> pd.Series | None:
-    """By date, the traded validation forecasts' return after costs less the universe's."""
-    returns = _evaluation(run).validation
-    return None if returns is None else excess_returns(returns)
-
-
-def tried(trials: Trials, group: Group) -> pd.Series:
-    """The validation metric of the group's trials; an ensemble of trials is none."""
-    names = [name for name in group.runs if _evaluation(trials.completed[name]).epoch is not None]
-    return trials.score.loc[names]
+    known = pd.DataFrame(values[list(objectives)].dropna())
+    signs = [1.0 if OBJECTIVES[name].higher_is_better else -1.0 for name in objectives]
+    points = known.to_numpy() * signs
+    as_good = (points[:, None] >= points[None]).all(axis=2)
+    better = (points[:, None] > points[None]).any(axis=2)
+    beaten = (as_good & better).any(axis=0)
+    return known.iloc[np.flatnonzero(~beaten)]
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

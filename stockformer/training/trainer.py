@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
-from stockformer.config.quoting import pasteable
 from stockformer.data.windows import Windows
 from stockformer.evaluation.metrics import MONITORS
 from stockformer.interface import Batch
@@ -368,5 +367,5 @@ class Trainer:
         step = f"step {self.state.step} of epoch {self.state.epoch}"
         return (
             f" after {'the last epoch' if self.complete else step}, all of it kept: continue with "
-            f"{pasteable('resume', self.checkpoints.run.path)}"
+            f"{self.checkpoints.run.resume_words}"
         )

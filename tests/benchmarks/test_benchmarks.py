@@ -19,6 +19,7 @@ SCRIPTS = {
     "nifty_wf": ([DATA], "ridge"),
     "noise": ([DATA, "2"], "mean, any"),
     "report": ([], "leaderboard"),
+    "sweeps": (["--data", DATA], "shared: 2 processes"),
 }
 
 

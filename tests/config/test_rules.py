@@ -126,6 +126,7 @@ WRONG_SEARCHES = {
     "hydra.sweeper.pruner=median,hyperband": "one value at a time",
     "optimizer.lr=interval(-1,1)": "optimizer.lr=-1",
     "hydra/launcher=joblib": "not a launcher of this project",
+    "hydra.launcher.n_jobs=2": "hydra.launcher.n_jobs=2: jobs that run one after another",
 }
 
 

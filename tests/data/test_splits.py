@@ -57,9 +57,10 @@ def test_folds_walk_forward_without_overlap(number: int, span: int) -> None:
     assert len(split.validation) == 40
 
 
-def test_the_folds_of_nifty_wf_test_359_days() -> None:
-    tests = np.concatenate([fold(number).test for number in range(6)])
-    assert np.array_equal(tests, np.arange(300, 659))
+@pytest.mark.parametrize("span", [1, 2, 5])
+def test_the_folds_of_nifty_wf_tile_the_test_days(span: int) -> None:
+    tests = np.concatenate([fold(number, span).test for number in range(6)])
+    assert np.array_equal(tests, np.arange(300, 660 - span))
 
 
 def test_training_may_roll() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from stockformer.evaluation.statistics import (
     newey_west,
     paired_comparison,
     probabilistic_sharpe_ratio,
+    probability_of_overfitting,
     sharpe_ratio,
     summary,
 )
@@ -184,3 +186,48 @@ def test_deflated_sharpe_does_not_believe_the_best_of_noise():
         sharpes = np.array([sharpe_ratio(trial) for trial in trials])
         believed += deflated_sharpe_ratio(trials[sharpes.argmax()], sharpes) > 0.95
     assert believed <= 5
+
+
+def overfitting_step_by_step(returns: np.ndarray, blocks: int) -> float:
+    """The algorithm as Bailey and others (2015) describe it, one combination after another."""
+    parts = np.array_split(np.arange(len(returns)), blocks)
+    below = []
+    for chosen in combinations(range(blocks), blocks // 2):
+        inside = np.concatenate([parts[i] for i in chosen])
+        outside = np.concatenate([parts[i] for i in range(blocks) if i not in chosen])
+        fitted, held_out = (
+            np.array([sharpe_ratio(column) for column in returns[rows].T])
+            for rows in (inside, outside)
+        )
+        rank = 1 + (held_out < held_out[np.argmax(fitted)]).sum()
+        omega = rank / (returns.shape[1] + 1)
+        below.append(np.log(omega / (1 - omega)) <= 0)
+    return float(np.mean(below))
+
+
+def test_the_probability_of_overfitting_is_the_papers():
+    rng = np.random.default_rng(0)
+    for dates, blocks in ((25, 6), (47, 10)):
+        returns = rng.normal(0, 0.01, (dates, 7))
+        expected = overfitting_step_by_step(returns, blocks)
+        assert probability_of_overfitting(pd.DataFrame(returns)) == pytest.approx(expected)
+
+
+def test_overfitting_is_likely_for_noise_and_unlikely_for_skill():
+    rng = np.random.default_rng(1)
+    noise = [
+        probability_of_overfitting(pd.DataFrame(rng.normal(0, 1, (64, 20)))) for _ in range(40)
+    ]
+    assert 0.4 < np.mean(noise) < 0.6
+    skilled = rng.normal(0, 1, (64, 20))
+    skilled[:, 3] += 1
+    assert probability_of_overfitting(pd.DataFrame(skilled)) < 0.02
+
+
+def test_overfitting_needs_dates_and_configurations():
+    returns = pd.DataFrame(np.random.default_rng(2).normal(0, 1, (40, 5)))
+    assert probability_of_overfitting(returns[:23]) is None
+    assert probability_of_overfitting(returns[[0]]) is None
+    shared = returns.copy()
+    shared.iloc[5:, 2] = np.nan  # only dates that all have
+    assert probability_of_overfitting(shared) is None

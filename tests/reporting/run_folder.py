@@ -24,6 +24,8 @@ CONFIG = (
     "seed: 0\npaths:\n  data_dir: /data/<old> & new\n"
     "optimizer:\n  lr: 0.1\ntarget:\n  horizon: 2\n  offset: 0\ntrainer:\n  monitor: rank_ic\n"
 )
+RECORDED = {"seed": "seed: 0", "optimizer.lr": "lr: 0.1"}
+"""Lines of CONFIG that follow an override."""
 OVERRIDES = ["seed=0", "paths.data_dir='/data/<old> & new'"]
 
 
@@ -131,8 +133,13 @@ def finished_run(
     dates: int = 25,
 ) -> Path:
     """A whole run; `age` is how many seconds ago it ended, `rank_ic` its validation's."""
+    config = CONFIG
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key in RECORDED:
+            config = config.replace(RECORDED[key], f"{RECORDED[key].partition(':')[0]}: {value}")
     with RunDir.claim(path) as run:
-        run.write_config(CONFIG, overrides)
+        run.write_config(config, overrides)
         run.write_manifest(manifest())
         write_epochs(run, rank_ic=rank_ic)
         predictions = some_predictions(dates, seed)

@@ -79,12 +79,12 @@ def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
     assert len(group["rank_ic"][0]) == len(group["dates"]) == 25
 
 
-def test_the_selected_run_is_deflated_and_its_series_named(folder: Path) -> None:
+def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
     section = leaderboard.selection_bias_section(read_trials(folder))
     (row,) = section.tables[0].rows
     assert row[1:3] == ("3", "1")
-    assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-1])
-    assert "on the validation dates, which select the run" in section.remarks[0]
+    assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-2])
+    assert "on the validation dates, where the selection is made" in section.remarks[0]
 
 
 def test_a_folder_in_which_nothing_was_completed_says_so(tmp_path: Path) -> None:

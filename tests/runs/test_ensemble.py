@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from small_data import Phase5Files
 
 from stockformer.evaluation.predictions import score
 from stockformer.runs.recorded_run import predictions_from, read_run
@@ -30,10 +31,12 @@ def evaluation(folder: Path) -> dict:
 
 
 def test_seeds_and_folds_are_averaged_then_stitched(
-    train: Command, command: Command, tmp_path: Path
+    train: Command, command: Command, phase5_files: Phase5Files, tmp_path: Path
 ) -> None:
     settings = (*ONE_EPOCH, *FOLDS, "split.fold=0,1", "seed=0,1", "hydra.sweep.dir=sweep")
-    assert train("-m", *settings)[0] == 0
+    status, output = train("-m", *settings)
+    assert status == 0, output
+    assert f"all 2 folds as one: {tmp_path}/sweep/walk_forward" in output
     status, output = command("evaluate", "run=sweep", "into=whole")
     assert status == 0, output
     runs = [predictions(tmp_path / "sweep" / name) for name in "0123"]
@@ -43,6 +46,9 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     ours = whole.set_index(key)[["prediction", "probability"]]
     pd.testing.assert_frame_equal(ours.sort_index(), both.sort_index())
     assert whole["signal_date"].nunique() == 20
+    # The end of the sweep made the same of them, on every test day once.
+    pd.testing.assert_frame_equal(predictions(tmp_path / "sweep/walk_forward"), whole)
+    np.testing.assert_array_equal(pd.unique(whole["signal_date"]), phase5_files.dates[50:70])
     assert whole["ticker"].iloc[:7].tolist() == runs[0]["ticker"].iloc[:7].tolist()
     # The baselines of each fold learn from its own training days.
     judged, parts = (evaluation(tmp_path / name) for name in ("whole", "sweep/0"))

@@ -202,6 +202,8 @@ def test_a_signal_stops_the_whole_sweep(
     child = Child("train", words, tmp_path / "output", sleep)
     require_left(child, signal.SIGTERM, tmp_path / "sweep/0")
     assert not (tmp_path / "sweep/1").exists()
+    again = f"all of it kept: continue with -m resume={tmp_path}/sweep"
+    assert again in child.output.read_text()
 
 
 @pytest.mark.full

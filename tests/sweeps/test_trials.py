@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, paired_comparison, sharpe_ratio
 from stockformer.reporting import leaderboard
-from stockformer.sweeps import selection, trials
+from stockformer.sweeps import selection, selection_bias, trials
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,11 @@ def some_trials(tmp_path_factory: pytest.TempPathFactory) -> trials.Trials:
     return trials.read_trials(sweep(tmp_path_factory.mktemp("sweep")))
 
 
-def test_runs_are_sorted_by_the_validation_metric_they_were_selected_by(
+def test_runs_are_sorted_by_the_validation_metric_they_were_picked_by(
     some_trials: trials.Trials,
 ) -> None:
-    assert some_trials.monitor == "rank_ic"
-    assert list(some_trials.completed) == ["1", "0", "2"]  # the last has none
+    assert some_trials.objectives == ("rank_ic",)
+    assert list(some_trials.configurations) == ["1", "0", "2"]  # the last has none
     for frame in (some_trials.settings, some_trials.validation, some_trials.test):
         assert list(frame.index) == ["1", "0", "2"]
     np.testing.assert_allclose(some_trials.score, [0.05, 0.02, np.nan])
@@ -31,12 +32,12 @@ def test_runs_are_sorted_by_the_validation_metric_they_were_selected_by(
 
 def test_an_error_is_better_when_it_is_lower(tmp_path: Path) -> None:
     for name, mae in (("a", 0.03), ("b", 0.01), ("c", 0.02)):
-        folder = finished_run(tmp_path / name)
+        folder = finished_run(tmp_path / name, overrides=[f"optimizer.lr={name}"])
         config = folder / "config.yaml"
         rewrite(config, config.read_text().replace("monitor: rank_ic", "monitor: mae"))
         metrics = folder / "metrics.csv"
         rewrite(metrics, metrics.read_text().replace("0.02", str(mae)))
-    assert list(trials.read_trials(tmp_path).completed) == ["b", "c", "a"]
+    assert list(trials.read_trials(tmp_path).configurations) == ["b", "c", "a"]
 
 
 def test_only_what_differs_is_a_setting(some_trials: trials.Trials) -> None:
@@ -74,27 +75,27 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
 
 def test_runs_on_other_dates_are_another_group(tmp_path: Path) -> None:
     for name in "ab":
-        finished_run(tmp_path / name, rank_ic=0.1)
+        finished_run(tmp_path / name, rank_ic=0.1, overrides=[f"optimizer.lr={name}"])
     other = finished_run(tmp_path / "c", rank_ic=0.2)
     manifest = other / "manifest.json"
     rewrite(manifest, manifest.read_text().replace("2024-03-25", "2024-03-24"))
     first, second = trials.read_trials(tmp_path).groups
-    assert (first.runs, second.runs) == (["a", "b"], ["c"])
+    assert (first.configurations, second.configurations) == (["a", "b"], ["c"])
     assert first.horizon == 2
     assert "2024-03-24" in second.label
 
 
 def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
     for name, rank_ic in (("a", 0.1), ("b", 0.2)):
-        finished_run(tmp_path / name, rank_ic=rank_ic)
+        finished_run(tmp_path / name, rank_ic=rank_ic, overrides=[f"optimizer.lr={name}"])
     both = finished_run(tmp_path / "both", seed=1) / "evaluation.json"
     rewrite(both, both.read_text().replace('"epoch": 2', '"epoch": null'))
     leave_out(tmp_path / "both/metrics.csv")
     found = trials.read_trials(tmp_path)
     (group,) = found.groups
-    assert list(found.completed) == group.runs == ["b", "a", "both"]
-    assert list(trials.tried(found, group).index) == ["b", "a"]
-    bias = trials.selection_bias(found, group)
+    assert list(found.configurations) == group.configurations == ["b", "a", "both"]
+    assert list(selection_bias.tried(found, group).index) == ["b", "a"]
+    bias = selection_bias.selection_bias(found, group)
     assert bias is not None
     assert bias.trials == 2
     row = leaderboard.board(found, tmp_path).rows[-1]
@@ -110,8 +111,8 @@ def test_runs_without_a_validation_metric_still_have_a_page(tmp_path: Path) -> N
         evaluation = folder / "evaluation.json"
         rewrite(evaluation, evaluation.read_text().replace('"epoch": 2', '"epoch": null'))
     found = trials.read_trials(tmp_path)
-    assert found.monitor == "mae"
-    assert list(found.completed) == ["a", "b"]
+    assert found.objectives == ("mae",)
+    assert list(found.configurations) == ["a", "b"]
     assert "No setting differs" in leaderboard.page(found, tmp_path).html()
 
 
@@ -130,11 +131,11 @@ def test_all_pairs_at_once_are_the_pairs_one_by_one(horizon: int) -> None:
             assert test[name] == pytest.approx(getattr(expected, name), nan_ok=True, rel=1e-9)
 
 
-def test_the_selected_run_is_deflated_by_the_validation_excess_of_all_trials(
+def test_the_pick_is_deflated_by_the_validation_excess_of_all_trials(
     some_trials: trials.Trials,
 ) -> None:
     (group,) = some_trials.groups
-    found = trials.selection_bias(some_trials, group)
+    found = selection_bias.selection_bias(some_trials, group)
     assert found is not None
     assert (found.trials, found.selected) == (3, "1")
     excess = {}
@@ -157,7 +158,7 @@ def test_an_edited_target_does_not_make_fewer_trials(tmp_path: Path) -> None:
             config = folder / "config.yaml"
             rewrite(config, config.read_text().replace("offset: 0", "offset: 1"))
     found = trials.read_trials(tmp_path)
-    biases = [trials.selection_bias(found, group) for group in found.groups]
+    biases = [selection_bias.selection_bias(found, group) for group in found.groups]
     assert [bias and bias.trials for bias in biases] == [4, 4]
     assert len({bias.expected_maximum for bias in biases if bias}) == 1
 
@@ -198,3 +199,92 @@ def test_importance_finds_the_setting_that_matters_and_no_other() -> None:
     assert noise.explained < 0.1
     assert selection.importance(settings[:7], score[:7]) is None
     assert selection.importance(settings.assign(seed="0")[["seed"]], score) is None
+
+
+def seeds_and_folds(tree: Path) -> trials.Trials:
+    """Two learning rates, each with two seeds on two folds; the validation metric says which."""
+    number = 0
+    for rate, of_rate in (("1e-3", 0.02), ("1e-4", 0.05)):
+        for seed in (1, 2):
+            for fold in (0, 1):
+                folder = finished_run(
+                    tree / str(number),
+                    overrides=[f"optimizer.lr={rate}", f"seed={seed}"],
+                    rank_ic=of_rate + 0.01 * seed + 0.001 * fold,
+                    seed=number,
+                )
+                config, manifest = folder / "config.yaml", folder / "manifest.json"
+                rewrite(config, config.read_text() + f"split:\n  fold: {fold}\n")
+                if fold:
+                    rewrite(manifest, manifest.read_text().replace("2024-03", "2024-04"))
+                number += 1
+    return trials.read_trials(tree)
+
+
+def test_seeds_and_folds_of_a_configuration_are_one_line(tmp_path: Path) -> None:
+    found = seeds_and_folds(tmp_path)
+    (group,) = found.groups
+    assert list(found.configurations) == ["4 … 7 (4)", "0 … 3 (4)"] == group.configurations
+    first = found.configurations["4 … 7 (4)"]
+    assert (first.runs, first.repeats) == (("4", "5", "6", "7"), "2 seeds x 2 folds")
+    # By hand: a seed is the mean of its folds, the deviation is over the two seeds.
+    assert found.score[first.name] == pytest.approx(0.05 + 0.015 + 0.0005)
+    assert found.validation_sd["rank_ic"][first.name] == pytest.approx(0.01 / np.sqrt(2))
+    assert list(found.settings) == ["optimizer.lr"]
+    row = leaderboard.board(found, tmp_path).rows[0]
+    assert row[:3] == ("4 … 7 (4)", "2 seeds x 2 folds", "1e-4")
+    assert "+0.0655 ± 0.0071" in row
+    assert "2024-03-01 to 2024-04-25" in group.label
+    bias = selection_bias.selection_bias(found, group)
+    assert bias is not None
+    assert bias.trials == 4  # seeds count, folds do not
+    headline = leaderboard.headline(found)
+    assert headline.endswith("(+0.0655 ± 0.0071): the mean of 2 seeds x 2 folds, runs 4 … 7 (4).")
+
+
+def test_a_seed_without_the_metric_leaves_its_configuration_without(tmp_path: Path) -> None:
+    for seed, rank_ic in ((1, 0.9), (2, np.nan)):
+        finished_run(tmp_path / str(seed), overrides=[f"seed={seed}"], rank_ic=rank_ic)
+    finished_run(tmp_path / "3", overrides=["optimizer.lr=1"], rank_ic=0.1)
+    found = trials.read_trials(tmp_path)
+    assert list(found.configurations) == ["3", "1, 2"]
+    assert np.isnan(found.score["1, 2"])
+
+
+def test_the_pareto_front_is_what_none_beats() -> None:
+    values = pd.DataFrame(
+        {"rank_ic": [0.05, 0.04, 0.03, 0.05, np.nan], "turnover": [0.3, 0.1, 0.2, 0.4, 0.0]},
+        index=list("abcde"),
+    )
+    front = trials.pareto_front(values, ("rank_ic", "turnover"))
+    assert list(front.index) == ["a", "b"]
+    assert list(trials.pareto_front(values, ("rank_ic",)).index) == ["a", "d"]
+
+
+def test_the_probability_of_overfitting_needs_enough_configurations(tmp_path: Path) -> None:
+    for number in range(10):
+        finished_run(tmp_path / str(number), overrides=[f"optimizer.lr={number}"], seed=number)
+        record = json.loads((tmp_path / f"{number}/evaluation.json").read_text())
+        returns = np.random.default_rng(number).normal(0, 0.01, 40) + 0.02 * (number == 7)
+        dates = [str(date)[:10] for date in pd.bdate_range("2024-01-01", periods=40)]
+        record["validation"] = {
+            "daily": {
+                "date": dates,
+                "net_return": returns.tolist(),
+                "benchmark": [0.0] * 40,
+                "turnover": [0.1] * 40,
+            }
+        }
+        rewrite(tmp_path / f"{number}/evaluation.json", json.dumps(record))
+        if number == 8:
+            few = trials.read_trials(tmp_path)
+    assert bias_of(few).overfitting is None
+    found = bias_of(trials.read_trials(tmp_path)).overfitting
+    assert found is not None
+    assert 0 <= found < 0.05
+
+
+def bias_of(found: trials.Trials) -> selection_bias.SelectionBias:
+    bias = selection_bias.selection_bias(found, found.groups[0])
+    assert bias is not None
+    return bias

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -22,12 +23,24 @@ NORMAL_MAD = 1.4826  # standard deviation of a normal variable in median absolut
 SIZE_DAYS = 20  # traded value is averaged over a month
 
 
+class Processor(Protocol):
+    """stateless: whether nothing is fitted, so that the result does not depend on the split."""
+
+    stateless: ClassVar[bool]
+
+    def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State: ...
+
+    def apply(self, panel: Panel, state: State) -> Panel: ...
+
+
 class CrossSectional:
     """Each day's values across stocks on a common scale of about unit deviation.
 
     kind "rank": percentile rank, centred, ties averaged; "zscore": by the day's mean and standard
     deviation, clipped at `clip`.
     """
+
+    stateless = True
 
     def __init__(self, *, kind: str, clip: float = math.inf) -> None:
         if kind not in KINDS:
@@ -45,6 +58,8 @@ class CrossSectional:
 
 class Winsorise:
     """Clip each factor at its `share` and 1 - `share` quantiles over the training cells."""
+
+    stateless = False
 
     def __init__(self, *, share: float) -> None:
         if not 0 < share < 0.5:
@@ -65,6 +80,8 @@ class RobustZScore:
 
     A factor without deviation in the training cells becomes 0.
     """
+
+    stateless = False
 
     def __init__(self, *, clip: float) -> None:
         _require_positive_clip(clip)
@@ -88,6 +105,8 @@ class Neutralise:
     Least squares across stocks on sector dummies (`sector`) and the log of the traded value
     averaged over 20 days (`size`). Stocks without a sector form a sector of their own.
     """
+
+    stateless = True
 
     def __init__(self, *, sector: bool, size: bool) -> None:
         self.sector, self.size = sector, size
@@ -118,6 +137,8 @@ class Select:
     This is the mean daily rank IC with the first step of the target; its sign does not matter.
     """
 
+    stateless = False
+
     def __init__(self, *, names: Sequence[str], count: int) -> None:
         if count < 1:
             raise ValueError(f"count={count}: must be at least 1")
@@ -144,6 +165,8 @@ class Select:
 
 class Fill:
     """Fill unknown cells with the stock's last known value, if `forward`, and then with 0."""
+
+    stateless = True
 
     def __init__(self, *, forward: bool) -> None:
         self.forward = forward

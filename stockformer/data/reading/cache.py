@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
 
+from stockformer.data.factors.processors import State
 from stockformer.data.panel import Panel
 from stockformer.data.reading.findings import LEVELS, Finding
 from stockformer.runs import atomic
@@ -42,6 +43,8 @@ DOCUMENTS = {".md", ".rst", ".html", ".pdf", ".doc", ".docx", ".xlsx", ".png", "
 ABOUT = ("readme", "license", "licence", "notes")  # names of files that hold no data
 ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
 ARRAY_FILE = re.compile(rf"({'|'.join(ARRAYS)}|prices-\w+)\.npy", re.ASCII)
+STATE = "state-"
+PROCESSED_FILE = re.compile(rf"(factors|{STATE}\w+-\w+)\.npy", re.ASCII)
 KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the others are numbers
 STORED: Form = {
     "factor_names": [str],
@@ -54,6 +57,9 @@ STORED: Form = {
     ],
     "files": {str: [(int, str)]},
 }
+
+PROCESSED: Form = {"factor_names": [str], "states": [str], "files": {str: [(int, str)]}}
+T = TypeVar("T")
 
 
 def prepare(
@@ -77,26 +83,85 @@ def prepare(
     with _naming_the_cache(cache):
         cache.mkdir(parents=True, exist_ok=True)
     key = _key({**settings, "factor_names": list(factor_names)}, inputs, cache)
-    folder = cache / key
-    panel = _stored(folder)
-    if panel is not None:
-        return panel
-    with _naming_the_cache(cache):
-        lock = FileLock(cache / f"{key}.lock", mode=0o666).acquire()
-    with lock:
-        panel = _stored(folder)  # another process may have been faster
-        if panel is None:
-            log.info(
-                "preparing the data set for the first time; if it is in order it is kept in %s",
-                folder,
-            )
-            panel = load()
-            with _naming_the_cache(cache), _new_folder(folder) as unfinished:
-                _store(panel, unfinished, factor_names, fill_factors)
-            panel = _stored(folder)
-    if panel is None:
-        raise OSError(f"{folder}: just prepared, and already damaged: is the disk sound?")
+
+    def write(folder: Path) -> None:
+        log.info(
+            "preparing the data set for the first time; if it is in order it is kept in %s",
+            cache / key,
+        )
+        panel = load()
+        with _naming_the_cache(cache), _new_folder(folder) as unfinished:
+            _store(panel, unfinished, factor_names, fill_factors)
+
+    panel = _prepared(cache / key, _checked, write)
+    object.__setattr__(panel, "stored_in", cache / key)  # of no copy with other content
     return panel
+
+
+def processed(
+    make: Callable[[], tuple[Panel, dict[str, State]]],
+    panel: Panel,
+    *,
+    settings: Any,
+    arrays: Sequence[np.ndarray] = (),
+) -> tuple[Panel, dict[str, State]]:
+    """The factors of `panel` after the processors, and their states, as `make` returns them; where
+    the panel is in the cache they are kept and mapped too, so that runs share one copy.
+
+    settings, arrays: everything they depend on besides the panel, as plain values and arrays.
+    """
+    if panel.stored_in is None:
+        return make()
+    digest = hashlib.sha256(f"{panel.stored_in.name} {json.dumps(settings)}".encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+
+    def write(folder: Path) -> None:
+        made, states = make()
+        of_states = {
+            f"{STATE}{name}-{key}": array
+            for name, state in states.items()
+            for key, array in state.items()
+        }
+        facts = {"factor_names": list(made.factor_names), "states": list(states)}
+        with _new_folder(folder) as unfinished:
+            _write(unfinished, {"factors": made.factors, **of_states}, facts)
+
+    folder = panel.stored_in.parent / digest.hexdigest()[:32]
+    try:
+        found, facts = _prepared(folder, lambda f: _read(f, PROCESSED, PROCESSED_FILE), write)
+    except OSError as error:
+        log.warning("the processed factors are not kept, each run makes its own: %s", error)
+        return make()
+    states: dict[str, State] = {
+        name: {
+            key.removeprefix(f"{STATE}{name}-"): array
+            for key, array in found.items()
+            if key.startswith(f"{STATE}{name}-")
+        }
+        for name in facts["states"]
+    }
+    return panel.with_factors(found["factors"], tuple(facts["factor_names"])), states
+
+
+def _prepared(folder: Path, read: Callable[[Path], T], write: Callable[[Path], None]) -> T:
+    """What `read` finds in the folder, after `write` if there is none or it is damaged.
+
+    Of two processes that ask at once one writes, and the other waits for it.
+    """
+    found = _stored(folder, read)
+    if found is not None:
+        return found
+    with _naming_the_cache(folder.parent):
+        lock = FileLock(folder.parent / f"{folder.name}.lock", mode=0o666).acquire()
+    with lock:
+        found = _stored(folder, read)  # another process may have been faster
+        if found is None:
+            write(folder)
+            found = _stored(folder, read)
+    if found is None:
+        raise OSError(f"{folder}: just prepared, and already damaged: is the disk sound?")
+    return found
 
 
 def _key(settings: Mapping[str, Any], inputs: Sequence[Path], cache: Path) -> str:
@@ -166,18 +231,23 @@ def _store(
         fill_factors(panel, out)
         out.flush()
         del arrays["factors"], out
-    for name, array in arrays.items():
-        if array is not None:
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
     facts = {
         "factor_names": list(factor_names if fill_factors is not None else panel.factor_names),
         "sources": dict(panel.sources),
         "session_gaps": list(panel.session_gaps),
         "notes": list(panel.notes),
         "findings": [asdict(finding) for finding in panel.findings],
-        "files": {file.name: _sum(file) for file in sorted(folder.glob("*.npy"))},
     }
-    text = json.dumps(facts, indent=1)
+    _write(folder, arrays, facts)
+
+
+def _write(folder: Path, arrays: Mapping[str, np.ndarray | None], facts: Mapping[str, Any]) -> None:
+    """Write the arrays that are not there yet, and last what describes them, with checksums."""
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    files = {file.name: _sum(file) for file in sorted(folder.glob("*.npy"))}
+    text = json.dumps({**facts, "files": files}, indent=1)
     (folder / FACTS).write_text(text, "utf-8")
     (folder / FACTS_SUM).write_text(hashlib.sha256(text.encode()).hexdigest())
 
@@ -203,32 +273,42 @@ def _naming_the_cache(cache: Path) -> Iterator[None]:
         ) from error
 
 
-def _stored(folder: Path) -> Panel | None:
-    """The panel in a folder; None if there is none, or one that is damaged."""
+def _stored(folder: Path, read: Callable[[Path], T]) -> T | None:
+    """What the folder holds; None if there is none, or it is damaged."""
     if not folder.is_dir():
         return None
     try:
-        return _checked(folder)
+        return read(folder)
     except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
         log.warning("the prepared data set %s is damaged (%s): preparing it again", folder, error)
         return None
 
 
-def _checked(folder: Path) -> Panel:
-    """The panel in a folder. Raises whatever one that is damaged or foreign makes it raise."""
+def _read(
+    folder: Path, form: Form, names: re.Pattern[str]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a folder and what describes them. Raises whatever a damaged one makes it raise.
+
+    names: of the files that may be there.
+    """
     if folder.is_symlink():
         raise ValueError("it is a link")
     atomic.require_plain_files(folder)
     text = atomic.read(folder / FACTS)
     if hashlib.sha256(text).hexdigest().encode() != atomic.read(folder / FACTS_SUM):
         raise ValueError(f"{FACTS} has changed")
-    facts = parse_json(text, STORED, FACTS)
+    facts = parse_json(text, form, FACTS)
     for name, recorded in facts["files"].items():
-        if not ARRAY_FILE.fullmatch(name):
+        if not names.fullmatch(name):
             raise ValueError(f"{name!r} is no array of a panel")
         if _sum(folder / name) != recorded:
             raise ValueError(f"{name} has changed")
-    arrays = {name.removesuffix(".npy"): _mapped(folder / name) for name in facts["files"]}
+    return {name.removesuffix(".npy"): _mapped(folder / name) for name in facts["files"]}, facts
+
+
+def _checked(folder: Path) -> Panel:
+    """The panel in a folder. Raises whatever one that is damaged or foreign makes it raise."""
+    arrays, facts = _read(folder, STORED, ARRAY_FILE)
     for name, array in arrays.items():
         if array.dtype.kind not in KINDS.get(name, "f"):
             raise ValueError(f"{name} holds {array.dtype}")

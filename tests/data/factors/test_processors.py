@@ -10,9 +10,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from stockformer.data.factors.processors import (
+    KINDS,
     CrossSectional,
     Fill,
     Neutralise,
+    Processor,
     RobustZScore,
     Select,
     Winsorise,
@@ -132,3 +134,18 @@ def test_the_ic_of_a_selection_is_spearmans() -> None:
     factor = panel.factors[:40, :, 2]
     days = [spearmanr(f, y, nan_policy="omit")[0] for f, y in zip(factor, label)]
     assert _mean_rank_ic(factor, label) == pytest.approx(np.mean(days), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        *(CrossSectional(kind=kind, clip=3.0) for kind in KINDS),
+        Neutralise(sector=True, size=True),
+        Fill(forward=True),
+    ],
+)
+def test_a_stateless_processor_fits_nothing(processor: Processor) -> None:
+    """Else what was fitted for one split would be taken from the cache for another."""
+    assert processor.stateless
+    panel = market()
+    assert processor.fit(panel, targets_of(panel), SEEN) == {}

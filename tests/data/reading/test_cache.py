@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,13 @@ from omegaconf import OmegaConf
 from small_data import PriceFiles, source_settings
 
 from stockformer.config.build import input_paths
+from stockformer.data.dataset import apply_processors
 from stockformer.data.factors import alpha158
+from stockformer.data.factors.processors import Fill, Neutralise, RobustZScore, Select, State
 from stockformer.data.panel import Panel
 from stockformer.data.reading import cache as prepare
 from stockformer.data.sources import ohlcv
+from stockformer.data.targets import next_returns
 
 NAMES = ("KMID", "ROC5")
 
@@ -93,7 +96,7 @@ def same(one: Panel, other: Panel) -> None:
             assert sorted(mine) == sorted(theirs)
             for name in mine:
                 np.testing.assert_array_equal(mine[name], theirs[name])
-        else:
+        elif field.compare:
             assert mine == theirs
 
 
@@ -340,3 +343,83 @@ def test_a_cache_that_cannot_be_kept_says_where_and_what_to_do(
     assert str(caught.value).startswith(str(prepared.cache))
     if prepared.cache.is_dir():
         assert [path.suffix for path in prepared.cache.iterdir()] == [".lock"]
+
+
+PIPELINES = {
+    "stateless": {"neutral": Neutralise(sector=True, size=False), "fill": Fill(forward=True)},
+    "fitted": {"robust": RobustZScore(clip=3.0), "fill": Fill(forward=False)},
+    "chosen": {"select": Select(names=["ROC5"], count=1)},
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_processed_factors_are_made_once_and_are_the_same_to_the_bit(
+    prepared: Prepared, name: str, tmp_path: Path
+) -> None:
+    panel = prepared.panel(NAMES)
+    targets = next_returns(
+        panel, horizon=1, offset=0, excess=False, median_class=False, limit_threshold=0.04
+    )
+    made = []
+
+    def process(rows: int = 20) -> tuple[Panel, dict[str, State]]:
+        made.append(rows)
+        return apply_processors(panel, PIPELINES[name], targets, slice(0, rows))
+
+    def cached(rows: int = 20) -> tuple[Panel, dict[str, State]]:
+        settings = {"name": name, "rows": rows}
+        return prepare.processed(
+            lambda: process(rows), panel, settings=settings, arrays=targets.arrays()
+        )
+
+    expected, states = process()
+    for _ in range(2):
+        found, kept = cached()
+        same(found, expected)
+        assert kept.keys() == states.keys()
+        for key, state in states.items():
+            assert kept[key].keys() == state.keys()
+            for array in state:
+                assert kept[key][array].dtype == state[array].dtype
+                np.testing.assert_array_equal(kept[key][array], state[array])
+    assert made == [20, 20]  # ours, and the first of the two
+    cached(30)
+    assert made == [20, 20, 30]
+    assert found.stored_in is None
+    changed = replace(panel, returns=panel.returns + 1)
+    prepare.processed(process, changed, settings={"name": name, "rows": 20})
+    assert made == [20, 20, 30, 20]  # a copy with other content is never taken from the cache
+
+
+def test_damaged_processed_factors_are_made_anew(prepared: Prepared) -> None:
+    panel = prepared.panel(NAMES)
+    made = []
+
+    def process() -> tuple[Panel, dict[str, State]]:
+        made.append(1)
+        return Fill(forward=False).apply(panel, {}), {"fill": {}}
+
+    expected, _ = prepare.processed(process, panel, settings=[])
+    folders = {path.parent for path in prepared.cache.glob("*/factors.npy")} - {panel.stored_in}
+    (folder,) = folders
+    data = bytearray((folder / "factors.npy").read_bytes())
+    data[-2] ^= 1
+    (folder / "factors.npy").write_bytes(data)
+    found, _ = prepare.processed(process, panel, settings=[])
+    same(found, expected)
+    assert len(made) == 2
+
+
+def test_runs_go_on_where_processed_factors_cannot_be_kept(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    panel = prepared.panel(NAMES)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare, "_write", full)
+    processed, _ = prepare.processed(lambda: (panel, {}), panel, settings=[])
+    assert processed is panel
+    assert "not kept, each run makes its own: [Errno 28] No space left" in caplog.text
+    assert not list(prepared.cache.glob("*unfinished*"))
