@@ -113,7 +113,7 @@ def batch_ratio(stocks: int, factors: int) -> tuple[float, float, float]:
 
 
 def windows_share(days: int, stocks: int, factors: int) -> tuple[float, float]:
-    """GiB of a mapped panel, and the memory that its windows take beside it, as a share of it."""
+    """GiB of a mapped panel, and the memory that its windows take in addition, as a share of it."""
     with tempfile.TemporaryDirectory() as folder:
         path, shape = Path(folder) / "factors.npy", (days, stocks, factors)
         np.lib.format.open_memmap(path, "w+", np.float32, shape).flush()  # a sparse file

@@ -22,7 +22,7 @@ from scipy.stats import norm
 
 from benchmarks.nifty_wf import FOLDS, constant_predictions, read, read_fold
 from stockformer.data.dataset import Dataset
-from stockformer.evaluation.backtest import topk_dropout
+from stockformer.evaluation.backtest import excess_returns, topk_dropout
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.comparison import (
     Comparison,
@@ -34,7 +34,7 @@ from stockformer.evaluation.comparison import (
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions, daily, join, rank_stability
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, estimate, sharpe_ratio
-from stockformer.evaluation.trading import BacktestSpec, excess_returns, excess_verdict, signal_of
+from stockformer.evaluation.trading import BacktestSpec, excess_verdict, signal_of
 from stockformer.experiment import backtest_spec
 
 SPREAD = 0.005  # of forecasts across stocks: a fraction, as the models here have it
@@ -143,7 +143,8 @@ def excess(window: Window, predictions: Predictions, free: bool = False) -> pd.S
     if free:
         settings = replace(settings, buy_cost=0.0, sell_cost=0.0)
     signal = signal_of(predictions, trading)
-    return excess_returns(topk_dropout(signal, predictions.signal_dates, trading.market, settings))
+    ledger = topk_dropout(signal, predictions.signal_dates, trading.market, settings)
+    return excess_returns(ledger.equity)
 
 
 def false_claims(every: list[Window], sets: int) -> None:
@@ -176,7 +177,7 @@ def power(whole: Window, sets: int) -> None:
 
 
 def sweeps(each: Window, sets: int) -> None:
-    """The pick is the best by the Sharpe ratio itself, the hardest case."""
+    """The selected run is the best by the Sharpe ratio itself, the hardest case."""
     for free in (False, True):
         pool = [
             excess(each, forecasts(each, noise, seed), free)

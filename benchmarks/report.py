@@ -113,7 +113,7 @@ def manifest(number: int) -> dict[str, object]:
 
 
 def measure(what: str, folder: Path, page: Path) -> None:
-    """Print seconds and size beside their targets."""
+    """Print seconds and size next to their targets."""
     started = time.perf_counter()
     command = [sys.executable, "analyze.py", f"run={folder}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -360,7 +360,7 @@ def main() -> None:
         return
     if arguments.quick:
         small = Size(batch=2, stocks=20, width=16)
-        names = ("float32", "float32, checkpointing", "bfloat16")
+        names = ("float32", "bfloat16, checkpointing")
         table("mode", {name: in_own_process(small, 2, **MODES[name]) for name in names})
         return
     size, one = Size(), Size(batch=1)

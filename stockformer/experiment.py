@@ -102,10 +102,10 @@ def read_panel(config: DictConfig) -> Panel:
         fill_factors=fill if names else None,
     )
     graph = config.graph.get("path") or ""
-    if strays := unread_files(paths, panel, [Path(graph)] if graph else []):
-        more = f" and {len(strays) - NAMED} more" if len(strays) > NAMED else ""
+    if unread := unread_files(paths, panel, [Path(graph)] if graph else []):
+        more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
         log.warning(
-            "files in the data folder that are not read: %s%s", ", ".join(strays[:NAMED]), more
+            "files in the data folder that are not read: %s%s", ", ".join(unread[:NAMED]), more
         )
     return panel
 
@@ -245,6 +245,7 @@ class Experiment:
     def __init__(self, config: DictConfig, data: Dataset) -> None:
         """Raises ValueError for anything that a user can correct."""
         self.config, self.data = config, data
+        self.samples_at_once = config.trainer.micro_batch_size or config.trainer.batch_size
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)
@@ -259,7 +260,7 @@ class Experiment:
         """The memory the run needs. Raises ValueError if it is clearly more than available."""
         config, panel, limit = self.config, self.data.panel, machine_memory()
         settings = config.trainer
-        samples = settings.micro_batch_size or settings.batch_size
+        samples = self.samples_at_once
         if settings.oom.value == "split":
             samples = 1  # a micro-batch that does not fit is split
 
@@ -389,7 +390,7 @@ class Experiment:
             tensorboard=tensorboard,
             processes=self.processes,
             max_epoch=settings.max_epoch,
-            micro_batch_size=settings.micro_batch_size or settings.batch_size,
+            micro_batch_size=self.samples_at_once,
             gradient_clip_norm=settings.gradient_clip_norm,
             monitor=settings.monitor,
             on_nonfinite=settings.on_nonfinite.value,
@@ -427,7 +428,9 @@ class Experiment:
         overfitted = metrics["accuracy"] >= OVERFIT_ACCURACY
         log.info(
             "one batch of %d windows: accuracy %.3f; overfitted (at least %.2f): %s",
-            *(self.config.trainer.batch_size, metrics["accuracy"], OVERFIT_ACCURACY),
+            self.config.trainer.batch_size,
+            metrics["accuracy"],
+            OVERFIT_ACCURACY,
             "yes" if overfitted else "NO: train longer, or look for a bug",
         )
 
@@ -442,7 +445,7 @@ class Experiment:
             signals,
             part=part,
             batch_size=settings.batch_size,
-            micro_batch_size=settings.micro_batch_size or settings.batch_size,
+            micro_batch_size=self.samples_at_once,
             num_workers=settings.num_workers,
             seed=self.config.seed,
             device=self.device,

@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from small_data import Phase5Files
 
 # Before torch is imported, here or by what a test starts: a worker of pytest has one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from small_data import Phase5Files
 
 ROOT = Path(__file__).parents[1]
 SMALL = (

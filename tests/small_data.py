@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -40,7 +39,7 @@ class Phase5Files:
             values[:3] = np.nan
             self.frame(values).to_csv(self.root / f"factors/{name}.csv", date_format="%Y-%m-%d")
         (self.root / "factors/selected_factors.txt").write_text("\n".join(self.factors))
-        (self.root / "factors/stray.csv").write_text("not,a,factor\n")
+        (self.root / "factors/other.csv").write_text("not,a,factor\n")
         np.save(self.root / "128_corr_struc2vec_adjgat.npy", random.normal(0, 0.1, (7, 8)))
 
     def frame(self, values: np.ndarray) -> pd.DataFrame:
@@ -103,23 +102,14 @@ class PriceFiles:
         self.path(ticker).write_text("\n".join(lines))
 
 
-@cache
-def _source(dataset: str, data_dir: str) -> str:
-    folder = config_folder() / "dataset"
-    own = OmegaConf.load(folder / f"{dataset}.yaml")
-    if "ohlcv" in own.get("defaults", []):
-        own = OmegaConf.merge(OmegaConf.load(folder / "ohlcv.yaml"), own)
-    own = OmegaConf.merge(own, {"paths": {"data_dir": data_dir}})
-    source = OmegaConf.to_container(own, resolve=True)["source"]
-    return json.dumps({key: value for key, value in source.items() if key != "_target_"})
-
-
 def source_settings(dataset: str, data_dir: str = "DATA", **changes: Any) -> dict[str, Any]:
     """What the source of a data set is called with, as its file in conf/ says, but for `changes`.
 
     quality={"strict": True} changes that key of `quality` alone.
     """
-    settings = json.loads(_source(dataset, data_dir))
+    config = composed(f"dataset={dataset}", data_dir=Path(data_dir))
+    settings = OmegaConf.to_container(config, resolve=True)["dataset"]["source"]
+    del settings["_target_"]
     for key, value in changes.items():
         assert key in settings
         settings[key] = settings[key] | value if isinstance(value, dict) else value

@@ -153,7 +153,7 @@ def test_the_calendar_is_the_configured_one(
 
 def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the README promises: a module that takes only the facts it names."""
-    import stockformer.models.wavelet as room
+    import stockformer.models.wavelet as module
 
     class Mine(torch.nn.Module):
         def __init__(self, *, width: int, horizon: int, factors: int) -> None:
@@ -166,10 +166,10 @@ def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.Mon
             out = out.expand(-1, self.horizon, -1, -1)
             return Forecast(returns=out[..., 0], logits=out[..., 1:])
 
-    Mine.__module__ = room.__name__
-    monkeypatch.setattr(room, "Mine", Mine, raising=False)
+    Mine.__module__ = module.__name__
+    monkeypatch.setattr(module, "Mine", Mine, raising=False)
     config = config_of(phase5_files)
-    config.model = {"_target_": f"{room.__name__}.Mine", "width": 4, "horizon": 2}
+    config.model = {"_target_": f"{module.__name__}.Mine", "width": 4, "horizon": 2}
     experiment = Experiment(config, read_dataset(config))
     batch = next(iter(experiment.loader("train")))
     assert experiment.model(batch).returns.shape == batch.target.shape

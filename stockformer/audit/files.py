@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.config.build import build
 from stockformer.data.panel import Panel
 from stockformer.data.reading.files import gunzip
-from stockformer.data.reading.records import separator, table_suffix
+from stockformer.data.reading.records import is_parquet, separator, table_suffix
 
 
 def source_faults(config: DictConfig, row: int) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _cut_tree(path: Path, settings: Mapping[str, Any], last: np.datetime64, into
 def _cut_table(file: Path, settings: Mapping[str, Any], last: np.datetime64, into: Path) -> None:
     """Writes no file if the stock has no row yet."""
     wanted = settings["columns"]["date"].lower()
-    if table_suffix(file.name) == ".parquet":
+    if is_parquet(file):
         frame = pd.read_parquet(file)
         dates = frame[{str(name).lower(): name for name in frame}[wanted]]
         early = frame[_days(dates, settings["date_format"]) <= last]

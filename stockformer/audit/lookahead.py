@@ -255,7 +255,10 @@ def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     log.info(
         "no look-ahead: %s, targets, states, graph, predictions, baselines, a small training and "
         "the backtest did not change with the days after %d cut dates, %s to %s (%.0f s)",
-        *(checked, len(seen.cuts), *seen.dates[seen.cuts[[0, -1]]], time.perf_counter() - started),
+        checked,
+        len(seen.cuts),
+        *seen.dates[seen.cuts[[0, -1]]],
+        time.perf_counter() - started,
     )
 
 

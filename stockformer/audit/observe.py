@@ -41,6 +41,7 @@ from stockformer.evaluation.predictions import Predictions
 from stockformer.experiment import Experiment, prepare_dataset
 from stockformer.runs import ensemble, reevaluation
 from stockformer.runs.folder import RunDir
+from stockformer.runs.fork_server import start_fork_server
 from stockformer.training.loader import EVALUATED_AT_ONCE
 
 TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ between any runs
@@ -87,6 +88,12 @@ class Observation:
     member: np.ndarray | None = None
 
 
+def start_server(start_method: str) -> None:
+    """Start the server that processes are forked from: it imports for seconds, meanwhile go on."""
+    if start_method == "forkserver":  # the server has imported this module, but read no data
+        start_fork_server([__name__])
+
+
 def observe(request: Request, start_method: str) -> Observation:
     """The observation by a new process. Raises ValueError if the run itself would."""
     seen = _in_new_process(start_method, _observed, request)
@@ -101,9 +108,8 @@ def _in_new_process(start_method: str, function: Callable[..., Any], *arguments:
     """
     if not start_method:
         return function(*arguments)
+    start_server(start_method)
     context = multiprocessing.get_context(start_method)
-    if start_method == "forkserver":  # the server has imported this module, but read no data
-        context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))  # type: ignore[attr-defined]
     process.start()

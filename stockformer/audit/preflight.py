@@ -12,7 +12,8 @@ import torch
 from omegaconf import DictConfig
 from torch.nn.utils import clip_grad_norm_
 
-from stockformer.audit.lookahead import run_audit
+from stockformer.audit import lookahead
+from stockformer.audit.observe import start_server
 from stockformer.config.build import build
 from stockformer.data.reading import quality
 from stockformer.data.reading.findings import REST, WARNING
@@ -41,6 +42,7 @@ class Preflight:
     def run(self) -> None:
         """Raises CheckFailed, naming the check, its cause and what to do."""
         config = self.config
+        start_server(lookahead.START_METHOD)
         log.info("ok  1  the configuration composes and is consistent")
         with self.check("the data: files, shapes, dates and tickers") as say:
             data = read_dataset(config)
@@ -118,7 +120,7 @@ class Preflight:
 
     def lookahead(self) -> str:
         """The fast form of `python -m stockformer.audit.lookahead`."""
-        found = run_audit(self.config, cuts=1, fast=True)
+        found = lookahead.run_audit(self.config, cuts=1, fast=True)
         if found.leaks:
             raise ValueError("\n".join(map(str, found.leaks)))
         for line in found.not_checkable:
@@ -151,14 +153,13 @@ class Preflight:
         )
 
     def step(self, experiment: Experiment, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-        settings = self.config.trainer
-        at_once = settings.micro_batch_size or settings.batch_size
+        at_once = experiment.samples_at_once
         experiment.model.train()
         optimizer.zero_grad(set_to_none=True)
         for first in range(0, len(batch.signal), at_once):
             piece = batch.rows(slice(first, first + at_once)).to(experiment.device)
             experiment.loss(experiment.model(piece), piece).total.backward()
-        clip_grad_norm_(experiment.model.parameters(), settings.gradient_clip_norm)
+        clip_grad_norm_(experiment.model.parameters(), self.config.trainer.gradient_clip_norm)
         optimizer.step()
 
     def seconds_of(self, experiment: Experiment, action: Callable[[], object]) -> float:

@@ -31,7 +31,7 @@ from stockformer.config.hydra_lines import VERSION_BASE, only_building
 from stockformer.config.overrides import check_sources
 from stockformer.config.quoting import quoted
 from stockformer.config.schema import CONFIG_NAME, config_folder
-from stockformer.runs.console import make_console, make_streams_last, printable
+from stockformer.runs.console import make_console, make_streams_resilient, printable
 from stockformer.runs.logs import start_log
 from stockformer.runs.resume import continued, names_a_run, requested_run
 
@@ -69,7 +69,7 @@ def command(
             after_run(config, folder)
 
     def main() -> None:
-        make_streams_last()
+        make_streams_resilient()
         # Hydra hands the exception on instead of printing a message of its own.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stockformer.runs.console import animates, make_console, make_streams_last, printable
+from stockformer.runs.console import is_interactive, make_console, make_streams_resilient, printable
 
 MOVED = {
     "evaluate": "a model is evaluated again by python evaluate.py run=FOLDER",
@@ -29,7 +29,7 @@ def plain_command(
     """
 
     def main() -> None:
-        make_streams_last()
+        make_streams_resilient()
         if {"-h", "--help"} & set(sys.argv[1:]):
             sys.stdout.write(usage)
             return
@@ -42,7 +42,7 @@ def plain_command(
             words, others = parse(sys.argv[1:], valid, overrides)
             console = make_console()
             for piece in function(words, others):
-                console.print(piece, soft_wrap=not animates())
+                console.print(piece, soft_wrap=not is_interactive())
         except (ValueError, OSError, FloatingPointError) as error:
             sys.exit(printable(f"error: {error}"))
 

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from stockformer.config.plain_yaml import LARGEST_YAML, require_plain_yaml
+from stockformer.config.plain_yaml import MAX_YAML, require_plain_yaml
 from stockformer.config.schema import CONFIG_NAME, config_folder
 
 NAME = r"\w[\w.+-]*"
@@ -36,8 +36,8 @@ def require_own_files() -> None:
         if path.is_symlink() and not path.resolve().is_relative_to(folder):
             raise ValueError(f"{path}: a link that leads out of conf/; copy the file instead")
         if path.suffix == ".yaml" and path.is_file():
-            if path.stat().st_size > LARGEST_YAML:
-                raise ValueError(f"{path}: larger than {LARGEST_YAML >> 20} MiB, no configuration")
+            if path.stat().st_size > MAX_YAML:
+                raise ValueError(f"{path}: larger than {MAX_YAML >> 20} MiB, no configuration")
             text = path.read_text(errors="replace")
             if "!" in text or ("&" in text and "*" in text):
                 require_plain_yaml(text, str(path))

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-LARGEST_YAML = 1 << 20  # bytes; a whole configuration has some 5,000
+MAX_YAML = 1 << 20  # bytes; a whole configuration has some 5,000
 DEEPEST_YAML = 32
 
 REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.\[\]-]*\}")
@@ -29,8 +29,8 @@ def require_plain_yaml(text: str, where: str) -> None:
 
     Only parser events are read; no objects are built.
     """
-    if len(text) > LARGEST_YAML:
-        raise ValueError(f"{where}: larger than {LARGEST_YAML >> 20} MiB, no configuration")
+    if len(text) > MAX_YAML:
+        raise ValueError(f"{where}: larger than {MAX_YAML >> 20} MiB, no configuration")
     depth = 0
     try:
         for event in yaml.parse(text, Loader=_loader()):

@@ -180,18 +180,24 @@ def figures(equity: pd.DataFrame) -> dict[str, float]:
     252; annual_information_ratio: its daily ratio times sqrt(252); turnover and cost (slippage
     included): daily means. index_total_return is NaN unless the index covers all dates.
     """
-    net, benchmark = equity["net_return"], equity["benchmark"]
+    excess = excess_returns(equity)
     values = {
         "n_dates": len(equity),
-        **return_figures(net),
+        **return_figures(equity["net_return"]),
         "turnover": equity["turnover"].mean(),
         "cost": (equity["cost"] + equity["slippage"]).mean(),
-        "benchmark_total_return": empyrical.cum_returns_final(benchmark),
-        "annual_excess_return": (net - benchmark).mean() * TRADING_DAYS,
-        "annual_information_ratio": _ratio(empyrical.sharpe_ratio, net - benchmark),
+        "benchmark_total_return": empyrical.cum_returns_final(equity["benchmark"]),
+        "annual_excess_return": excess.mean() * TRADING_DAYS,
+        "annual_information_ratio": _ratio(empyrical.sharpe_ratio, excess),
         "index_total_return": np.prod(1 + equity["index"].to_numpy()) - 1,
     }
     return {name: float(value) for name, value in values.items()}
+
+
+def excess_returns(equity: pd.DataFrame) -> pd.Series:
+    """By date, the return after costs minus that of the equal-weight universe."""
+    excess: pd.Series = equity["net_return"] - equity["benchmark"]
+    return excess
 
 
 def return_figures(returns: pd.Series) -> dict[str, float]:

@@ -24,12 +24,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
+from stockformer.data.factors.cross_section import percentile_ranks
 from stockformer.evaluation.predictions import Predictions
 
 RIDGE_ALPHA = 3000.0
-SMALLEST_COEFFICIENT = 1e-6
+MIN_COEFFICIENT = 1e-6
 STRONGEST = "lightgbm"
 """The baseline that usually ranks best: the verdict notes it if it was not run."""
 
@@ -193,7 +194,7 @@ def _coefficient(score: np.ndarray, label: np.ndarray) -> float:
     Kept above zero, so that a reversal that lost in training keeps its order of stocks.
     """
     power = float(score @ score)
-    return max(float(score @ label) / power, SMALLEST_COEFFICIENT) if power else 0.0
+    return max(float(score @ label) / power, MIN_COEFFICIENT) if power else 0.0
 
 
 def _scaled(score: np.ndarray, history: BaselineInputs, step: int) -> np.ndarray:
@@ -215,13 +216,6 @@ def _probability(forecast: np.ndarray, history: BaselineInputs) -> np.ndarray:
     return probability
 
 
-def _percentile_ranks(values: np.ndarray) -> np.ndarray:
-    """Percentile rank over the last axis minus 0.5, ties averaged; 0 where the value is NaN."""
-    count = np.isfinite(values).sum(axis=-1, keepdims=True)
-    ranks = rankdata(values, axis=-1, nan_policy="omit")
-    return np.nan_to_num((ranks - 0.5) / np.maximum(count, 1) - 0.5, nan=0.0)
-
-
 def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
     """(T, N, F) float32 percentile ranks on those days, 0 on others.
 
@@ -229,7 +223,7 @@ def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
     """
     ranks = np.zeros(factors.shape, dtype=np.float32)
     for day in days:
-        ranks[day] = _percentile_ranks(factors[day].T).T
+        ranks[day] = np.nan_to_num(percentile_ranks(factors[day], axis=0))
     return ranks
 
 
@@ -239,7 +233,7 @@ def _learned(
     """Return forecast (S, N) of a model of percentile ranks, one model a step."""
     days, cells = history.training_days, history.training_cells(step)
     label = np.where(cells, history.label[days, step], np.nan)
-    target = _percentile_ranks(label)[cells]
+    target = np.nan_to_num(percentile_ranks(label))[cells]
     forecast = learner(rank[days][cells], target, rank[rows].reshape(-1, rank.shape[-1]))
     return forecast.reshape(len(rows), -1) * _coefficient(target, label[cells])
 

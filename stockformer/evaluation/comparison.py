@@ -17,7 +17,7 @@ import pandas as pd
 from stockformer.evaluation.baselines import CONSTANTS, STRONGEST
 from stockformer.evaluation.metrics import COMPARED
 from stockformer.evaluation.predictions import Predictions, daily, rank_stability
-from stockformer.evaluation.statistics import FEWEST_DATES, Estimate, estimate, p_value
+from stockformer.evaluation.statistics import MIN_DATES, Estimate, estimate, p_value
 
 HINDSIGHT = "best_constant"
 LABELS = {
@@ -31,7 +31,7 @@ LABELS = {
 FEW_TOO_GOOD = 0.5
 """`TOO_GOOD` for few dates, whose mean rank IC can exceed the usual limit by chance."""
 
-FEWEST_RANKINGS = 3
+MIN_RANKINGS = 3
 """With fewer separate rankings nothing is concluded: dates that repeat one are no evidence."""
 
 
@@ -85,16 +85,16 @@ class Comparison:
 
 def compare(model: Predictions, baselines: Mapping[str, Predictions]) -> Comparison:
     """The mean metrics of every forecaster, and tests of the model's daily lead over each."""
-    rivals = {**baselines, HINDSIGHT: best_constant(model)}
-    days = {name: daily(predictions) for name, predictions in rivals.items()}
+    others = {**baselines, HINDSIGHT: best_constant(model)}
+    days = {name: daily(predictions) for name, predictions in others.items()}
     return compare_days(daily(model), days, model.horizon, rank_stability(model).mean())
 
 
 def compare_days(
-    own: pd.DataFrame, rivals: Mapping[str, pd.DataFrame], horizon: int, stability: float
+    own: pd.DataFrame, baselines: Mapping[str, pd.DataFrame], horizon: int, stability: float
 ) -> Comparison:
-    """`compare`, from `predictions.daily` of the model and of its rivals on the same dates."""
-    days = {"model": own, **rivals}
+    """`compare`, from `predictions.daily` of the model and of its baselines on the same dates."""
+    days = {"model": own, **baselines}
     leads = {
         metric: {
             name: estimate(quantity.direction * (own[metric] - frame[metric]), horizon)
@@ -153,7 +153,7 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
         few = f"rank IC {value} over {_dates(own.n)}; {_detectable(comparison)}"
         return f"Too few dates to conclude: {few}."
     tested_rank_ic = f"rank IC {value}, {p_value(own.p)}"
-    if own.sign == 1 and comparison.n_rankings < FEWEST_RANKINGS:
+    if own.sign == 1 and comparison.n_rankings < MIN_RANKINGS:
         return (
             f"Too few separate rankings to conclude ({tested_rank_ic}): the order of the stocks "
             f"hardly changes from date to date (rank correlation {comparison.stability:.2f}), so "
@@ -166,15 +166,15 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
     }[own.sign]
     if not leads:
         return f"{skill}. No baseline that ranks was run.{without}"
-    rivals = {name: float(comparison.values["rank_ic"][name]) for name in leads}
+    values = {name: float(comparison.values["rank_ic"][name]) for name in leads}
     unbeaten = [name for name, lead in leads.items() if lead.sign < 1]
     if own.sign == 1 and not unbeaten:
-        best = max(rivals, key=rivals.__getitem__)
+        best = max(values, key=values.__getitem__)
         return (
             f"{skill} and than every baseline tested ({len(leads)}): "
             f"{_lead(comparison, 'rank_ic', best)}.{without}"
         )
-    best = max(unbeaten or rivals, key=rivals.__getitem__)
+    best = max(unbeaten or values, key=values.__getitem__)
     relation = {
         1: "though better than",
         0: "and not significantly better than"
@@ -195,7 +195,7 @@ def levels(comparison: Comparison) -> str:
     hindsight; "worse" means a paired deficit with p under 0.05 to the best constant known before
     the test. Empty if the dates are too few to conclude.
     """
-    if comparison.n_dates < FEWEST_DATES:
+    if comparison.n_dates < MIN_DATES:
         return ""
     parts = [_level(comparison, name) for name, metric in COMPARED.items() if metric.compared_with]
     return f"As level forecasts: {'; '.join(parts)}."
@@ -231,7 +231,7 @@ def leak_warnings(comparison: Comparison, limit: float, suspects: Sequence[str])
             "suggests a leak of the label; find the cause before you trust any figure."
         )
     for name, value in comparison.values["rank_ic"].drop("model").items():
-        if value > limit and comparison.n_dates >= FEWEST_DATES:
+        if value > limit and comparison.n_dates >= MIN_DATES:
             found.append(
                 f"Likely leak in the data: {label(str(name))} alone has a rank IC of {value:.3f}, "
                 f"over {limit:.2g}."
@@ -266,7 +266,7 @@ def _article(name: str) -> str:
 
 
 def _lead(comparison: Comparison, metric: str, name: str) -> str:
-    """A rival with its value, and the model's lead over it."""
+    """A baseline with its value, and the model's lead over it."""
     lead, quantity = comparison.leads[metric][name], COMPARED[metric]
     form = quantity.spec
     mean, lower, upper = (_signed(x, form) for x in (lead.mean, lead.lower, lead.upper))

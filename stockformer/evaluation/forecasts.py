@@ -1,4 +1,4 @@
-"""Breakdown of forecasts by quantile and by stock.
+"""Breakdown of forecasts by quantile, size, stock and month.
 
 Frames have a row a scored cell: signal_date, step, ticker, prediction, label (`Predictions.frame`,
 the valid cells). Returns are fractions.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from stockformer.evaluation.metrics import QUANTILES
+
 CELL = ["signal_date", "step"]
 
 
-def quantile_returns(cells: pd.DataFrame, quantiles: int = 5) -> pd.DataFrame:
+def quantile_returns(cells: pd.DataFrame, quantiles: int = QUANTILES) -> pd.DataFrame:
     """Mean realised return by quantile of the forecast, minus that of all stocks.
 
     Dates by quantile, 1 for the lowest forecasts; mean over the steps of a date. NaN for an empty
@@ -52,3 +54,22 @@ def rank_ic_by_stock(cells: pd.DataFrame) -> pd.DataFrame:
         label=("label", "mean"),
     )
     return table.sort_values(["contribution"], ascending=False, kind="stable")
+
+
+def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
+    """Mean prediction and label, and n (cells), in bins of equally many forecasts."""
+    edges = np.unique(np.quantile(cells["prediction"], np.linspace(0, 1, bins + 1)))
+    bin_of = np.searchsorted(edges[1:-1], cells["prediction"], side="left")
+    groups = cells.groupby(bin_of)[["prediction", "label"]]
+    return groups.mean().assign(n=groups.size())
+
+
+def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
+    """Mean rank IC, years by months 1 to 12 and `year`; NaN for a month without a date.
+
+    days: `predictions.daily`.
+    """
+    rank_ic = days["rank_ic"]
+    dates = pd.DatetimeIndex(days.index)
+    table = rank_ic.groupby([dates.year, dates.month]).mean().unstack()
+    return table.reindex(columns=range(1, 13)).assign(year=rank_ic.groupby(dates.year).mean())

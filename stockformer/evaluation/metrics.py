@@ -65,7 +65,7 @@ class Metric(Quantity):
 
     daily: (S, H), NaN where it is undefined. compared_with: the constant baselines, known before
     the test, that the model is compared with in this metric; None: it is not compared; empty: it is
-    compared with the baselines that rank. brief: shown where there is room for few.
+    compared with the baselines that rank. brief: shown where there is space for few.
     """
 
     daily: Callable[[Cells], np.ndarray]
@@ -86,6 +86,9 @@ def _top_minus_bottom(cells: Cells) -> np.ndarray:
     top, bottom = cells.top_and_bottom
     return mean(cells.label, top) - mean(cells.label, bottom)
 
+
+TOP_K, QUANTILES = 10, 5
+"""Stocks at the top, and groups of equal size, by forecast."""
 
 METRICS = {
     "rank_ic": Metric(
@@ -148,14 +151,14 @@ METRICS = {
         compared_with=("training_mean",),
     ),
     "precision_at_k": Metric(
-        title="precision at 10",
+        title=f"precision at {TOP_K}",
         unit="share of stocks",
         decimals=3,
         higher_is_better=True,
         daily=lambda c: mean(c.up, c.top_k),
     ),
     "top_k_excess": Metric(
-        title="mean of the top 10 less the universe",
+        title=f"mean of the top {TOP_K} less the universe",
         unit="return",
         decimals=5,
         around_zero=True,
@@ -236,10 +239,10 @@ def _varies(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def highest(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Weights over the last axis that pick the `count` highest values; NaN is never picked.
+    """Weights over the last axis that select the `count` highest values; NaN is never selected.
 
     Values tied at the edge share the remaining places, so the order of stocks does not matter.
-    count (S, H) is at most the number of values that are not NaN; 0 picks nothing.
+    count (S, H) is at most the number of values that are not NaN; 0 selects nothing.
     """
     low_first = np.sort(np.where(np.isnan(values), -np.inf, values), axis=-1)
     place = np.clip(values.shape[-1] - count, 0, values.shape[-1] - 1)

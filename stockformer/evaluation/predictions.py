@@ -11,7 +11,15 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
-from stockformer.evaluation.metrics import METRICS, Cells, correlation, mean, ranks
+from stockformer.evaluation.metrics import (
+    METRICS,
+    QUANTILES,
+    TOP_K,
+    Cells,
+    correlation,
+    mean,
+    ranks,
+)
 
 
 @dataclass(frozen=True)
@@ -82,20 +90,6 @@ class Predictions:
         stepped = (f.name for f in fields(self) if f.name not in ("signal_dates", "tickers"))
         return replace(self, **{name: getattr(self, name)[:, only] for name in stepped})
 
-    def masked_as_zero(self) -> Predictions:
-        """Masked cells count as a zero forecast of a zero return.
-
-        The code published with StockMixer (AAAI 2024) does this; only for comparison with it.
-        """
-        return replace(
-            self,
-            prediction=np.where(self.valid, self.prediction, 0.0),
-            label=np.where(self.valid, self.label, 0.0),
-            up=self.up & self.valid,
-            probability=np.where(self.valid, self.probability, 0.5),
-            valid=np.ones_like(self.valid),
-        )
-
     def frame(self) -> pd.DataFrame:
         """One row a cell, ordered by date, step, ticker; `step` is counted from 1."""
         dates, steps, stocks = self.prediction.shape
@@ -130,37 +124,27 @@ def join(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(tickers=parts[0].tickers, **joined)
 
 
-def by_date(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.DataFrame:
-    """Every metric of `METRICS` by (signal_date, step); NaN where a metric is undefined.
+def daily(predictions: Predictions, k: int = TOP_K, quantiles: int = QUANTILES) -> pd.DataFrame:
+    """Every metric of `METRICS` by signal date, averaged over the steps that have it.
 
-    precision_at_k and top_k_excess need k valid stocks, top_minus_bottom `quantiles` of them;
-    stocks tied at the edge of a group share its remaining places equally. ic and rank_ic need two
-    valid stocks and variation in both. n_valid: the number of valid stocks.
+    NaN where no step has it: precision_at_k and top_k_excess need k valid stocks, top_minus_bottom
+    `quantiles` of them; stocks tied at the edge of a group share its remaining places equally. ic
+    and rank_ic need two valid stocks and variation in both. n_valid: the number of valid stocks.
 
     Raises ValueError for a prediction, probability or label that is not finite in a valid cell.
     """
-    metrics = _metrics(predictions, k, quantiles)
-    steps = np.arange(1, predictions.prediction.shape[1] + 1)
-    index = pd.MultiIndex.from_product(
-        (predictions.signal_dates, steps), names=("signal_date", "step")
-    )
-    return pd.DataFrame({name: values.ravel() for name, values in metrics.items()}, index=index)
-
-
-def daily(predictions: Predictions, k: int = 10, quantiles: int = 5) -> pd.DataFrame:
-    """The metrics of `by_date` averaged over the steps that have them, by signal_date."""
     metrics = _metrics(predictions, k, quantiles)
     steps_mean = {name: mean(values, np.isfinite(values)) for name, values in metrics.items()}
     return pd.DataFrame(steps_mean, index=pd.Index(predictions.signal_dates, name="signal_date"))
 
 
-def score(predictions: Predictions, k: int = 10, quantiles: int = 5) -> dict[str, float]:
+def score(predictions: Predictions, k: int = TOP_K, quantiles: int = QUANTILES) -> dict[str, float]:
     """Each metric of `daily` averaged over the dates that have it.
 
     ic_std, rank_ic_std are standard deviations over dates (of the steps' mean, n - 1 in the
     denominator); icir, rank_icir are mean / standard deviation, not annualised. n_dates counts
     dates with a valid cell, n_ranked_dates those with a rank IC: on the other dates the model gave
-    all stocks the same forecast. Raises as `by_date` does.
+    all stocks the same forecast. Raises as `daily` does.
     """
     dates = daily(predictions, k, quantiles)
     scores = {name: float(dates[name].mean()) for name in dates.columns.drop("n_valid")}
@@ -195,7 +179,7 @@ def calibration(predictions: Predictions, bins: int = 10) -> pd.DataFrame:
 
     One row a bin: lower, upper (exclusive, except in the last), probability (mean forecast),
     frequency (share realised up), n (valid cells). Empty bins are NaN with n = 0. Raises as
-    `by_date` does, and ValueError for a probability outside [0, 1].
+    `daily` does, and ValueError for a probability outside [0, 1].
     """
     _require_finite(predictions)
     probability = predictions.probability[predictions.valid]

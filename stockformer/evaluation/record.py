@@ -16,6 +16,7 @@ import pandas as pd
 from stockformer.evaluation.backtest import BASIS_POINT, TRADING_DAYS, Backtest, Settings
 from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
+from stockformer.evaluation.quantities import format_p
 from stockformer.evaluation.statistics import Estimate
 from stockformer.runs.typed_json import NUMBER, Form, require
 
@@ -277,8 +278,7 @@ def closing_table(
         interval = "-"
         if math.isfinite(row.get("rank_ic_lower", math.nan)):
             interval = f"{row['rank_ic_lower']:+.3f} to {row['rank_ic_upper']:+.3f}"
-        p = row.get("rank_ic_p", math.nan)
-        p_cell = "-" if not math.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+        p_cell = format_p(row.get("rank_ic_p", math.nan))
         title = label(str(name)).removeprefix("best ")
         lines.append(
             f"{title:22}{cells['rank_ic']:>9}{cells['rank_ic_lead']:>9}"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
+from stockformer.data.factors.cross_section import percentile_ranks
 from stockformer.evaluation.statistics import newey_west
 
 TOO_GOOD = 0.1
@@ -28,7 +28,7 @@ The highest published daily figures are about half of it: StockMixer (AAAI 2024)
 LAGS = range(-5, 6)
 LATER = range(2, 6)  # what tomorrow is compared with
 SIGNIFICANT_T = 4.0  # high, because hundreds of factors, lags and kinds are tested
-FEWEST_STOCKS = 5  # with both values on a day, for it to have a rank IC
+MIN_STOCKS = 5  # with both values on a day, for it to have a rank IC
 DAYS_AT_ONCE = 100  # to save memory
 
 PEAKS = {"return": 0.06, "absolute_return": 0.05}
@@ -130,11 +130,8 @@ def _lagged(padded: np.ndarray, days: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _ranks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centred percentile ranks over the last axis, 0 where unknown, and where known (as 0 or 1)."""
-    known = np.isfinite(values)
-    count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
-    ranks = rankdata(np.where(known, values, np.inf), axis=-1)
-    centred = np.where(known, (ranks - 0.5) / count - 0.5, 0.0)
-    return centred.astype(np.float32), known.astype(np.float32)
+    known = np.isfinite(values).astype(np.float32)
+    return np.nan_to_num(percentile_ranks(values)).astype(np.float32), known
 
 
 def _correlation(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarray) -> np.ndarray:
@@ -145,7 +142,7 @@ def _correlation(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarra
     spread_x = (x**2 @ of_y) / safe - mean_x**2
     spread_y = (of_x @ y**2) / safe - mean_y**2
     both = (x @ y) / safe - mean_x * mean_y
-    known = (count >= FEWEST_STOCKS) & (spread_x > 1e-6) & (spread_y > 1e-6)
+    known = (count >= MIN_STOCKS) & (spread_x > 1e-6) & (spread_y > 1e-6)
     scale = np.sqrt(np.where(known, spread_x * spread_y, 1.0))
     return np.where(known, both / scale, np.nan)
 

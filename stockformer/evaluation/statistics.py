@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from stockformer.evaluation.quantities import format_p
+
 FEW_DATES = 120
 """Below this many dates the intervals are too narrow, and a report notes it."""
 
-FEWEST_DATES = 20
+MIN_DATES = 20
 """Below this many dates nothing is concluded: on noise the test rejects at twice its level."""
 
 MAX_BLOCKS, MIN_BLOCKS, MIN_BLOCK = 16, 6, 4
@@ -93,7 +95,7 @@ class Estimate(MeanTest):
     @property
     def few(self) -> bool:
         """Whether these are too few dates to conclude anything."""
-        return self.n < FEWEST_DATES
+        return self.n < MIN_DATES
 
     @property
     def sign(self) -> int:
@@ -120,8 +122,8 @@ class Estimate(MeanTest):
 
 
 def p_value(p: float) -> str:
-    """Text of a p-value; one that would round to zero is shown as a bound."""
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if math.isfinite(p) else "no p"
+    """A p-value in a sentence."""
+    return f"p {format_p(p)}".replace("<", "< ") if math.isfinite(p) else "no p"
 
 
 def estimate(series: np.ndarray | pd.Series, horizon: int = 1, seed: int = 0) -> Estimate:

@@ -18,8 +18,8 @@ from stockformer.evaluation.trading import (
     BacktestSpec,
     daily_returns,
     excess_verdict,
+    gap_notes,
     gaps_of_index,
-    holes,
     trade,
 )
 
@@ -46,7 +46,7 @@ def summarise(
     compared, days = compare(predictions, baselines), daily(predictions)
     scores, first = score(predictions), predictions.step(1)
     oracle_rank_ic = None if oracle is None else _oracle_rank_ic(first, oracle)
-    caveats = [*notes, *trading.notes, *holes(predictions, trading.market.dates)]
+    caveats = [*notes, *trading.notes, *gap_notes(predictions, trading.market.dates)]
     caveats += _caveats(scores)
     # A backtest of equal forecasts would trade the order of the tickers.
     traded = trade(predictions, trading) if scores["n_ranked_dates"] else None

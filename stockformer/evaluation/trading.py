@@ -21,6 +21,7 @@ from stockformer.evaluation.backtest import (
     Market,
     Settings,
     capacity,
+    excess_returns,
     figures,
     return_figures,
     sector_exposure,
@@ -30,7 +31,7 @@ from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import BacktestResult
 from stockformer.evaluation.statistics import Estimate, estimate, p_value
 
-FEWEST_SIGNALS = 4  # with fewer, a figure may have less than two days of returns
+MIN_SIGNALS = 4  # with fewer, a figure may have less than two days of returns
 HELD, HELD_SHARE, DROPPED_SHARE = 20, 1 / 3, 1 / 5
 WITHOUT_PRICES = (
     "backtest: the data set has no prices, so trades are at closes made of cumulated returns: "
@@ -153,7 +154,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
     Raises as `topk_dropout` does.
     """
     market, settings = trading.market, trading.settings
-    if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
+    if _tradable_signals(predictions, trading) < MIN_SIGNALS:
         return None
     signal = signal_of(predictions, trading)
     variants = {
@@ -172,7 +173,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
     return BacktestResult(
         settings=settings,
         figures=pd.DataFrame({name: figures(each.equity) for name, each in ledgers.items()}).T,
-        excess={name: estimate(excess_returns(each)) for name, each in ledgers.items()},
+        excess={name: estimate(excess_returns(each.equity)) for name, each in ledgers.items()},
         benchmarks=pd.DataFrame(benchmarks).T,
         start_offsets=_over_offsets(signal, predictions, trading),
         sectors=_sector_shares(ledger, trading),
@@ -184,7 +185,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
 
 def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFrame | None:
     """net_return, benchmark and turnover of the traded forecasts, by date; None with too few."""
-    if _tradable_signals(predictions, trading) < FEWEST_SIGNALS:
+    if _tradable_signals(predictions, trading) < MIN_SIGNALS:
         return None
     ledger = topk_dropout(
         signal_of(predictions, trading),
@@ -195,13 +196,7 @@ def daily_returns(predictions: Predictions, trading: BacktestSpec) -> pd.DataFra
     return ledger.equity[["net_return", "benchmark", "turnover"]]
 
 
-def excess_returns(ledger: Backtest) -> pd.Series:
-    """By date, the return after costs minus that of the equal-weight universe."""
-    excess: pd.Series = ledger.equity["net_return"] - ledger.equity["benchmark"]
-    return excess
-
-
-def holes(predictions: Predictions, dates: np.ndarray) -> list[str]:
+def gap_notes(predictions: Predictions, dates: np.ndarray) -> list[str]:
     """Notes on gaps: market dates between two signal dates that have no signal."""
     rows = np.searchsorted(dates, predictions.signal_dates)
     before = np.flatnonzero(np.diff(rows) > 1)

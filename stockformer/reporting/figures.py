@@ -178,15 +178,8 @@ def stability_by_day(correlation: pd.Series) -> go.Figure:
     return figure
 
 
-def outcome_by_prediction(cells: pd.DataFrame, bins: int = 10) -> go.Figure:
-    """Mean realised return by predicted return, in bins of equally many forecasts.
-
-    cells: prediction and label, returns as fractions, a row a scored cell.
-    """
-    edges = np.unique(np.quantile(cells["prediction"], np.linspace(0, 1, bins + 1)))
-    bin_of = np.searchsorted(edges[1:-1], cells["prediction"], side="left")
-    groups = cells.groupby(bin_of)[["prediction", "label"]]
-    binned = groups.mean().assign(n=groups.size())
+def outcome_by_prediction(binned: pd.DataFrame) -> go.Figure:
+    """Mean realised return by predicted return. binned: `forecasts.outcome_by_prediction`."""
     figure = base("predicted return (fraction)", "realised return (mean, fraction)")
     ends = binned["prediction"].iloc[[0, -1]].to_numpy()
     _reference(figure, ends, "as predicted")

@@ -18,18 +18,18 @@ from stockformer.evaluation.quantities import (
     format_p,
     format_t,
 )
-from stockformer.evaluation.selection import (
-    FEWEST_TRIALS,
-    UNRELIABLE_TRIALS,
-    importance,
-    paired_tests,
-)
 from stockformer.evaluation.statistics import MIN_BLOCK, MIN_BLOCKS
 from stockformer.reporting import trial_figures
 from stockformer.reporting.page import Page, Plot, Section, address, require_html
 from stockformer.reporting.tables import Table
 from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import RecordedRun
+from stockformer.sweeps.selection import (
+    MIN_TRIALS,
+    UNRELIABLE_TRIALS,
+    importance,
+    paired_tests,
+)
 from stockformer.sweeps.selection_bias import MIN_CONFIGURATIONS, selection_bias, tried
 from stockformer.sweeps.trials import (
     Configuration,
@@ -44,12 +44,12 @@ NOT_FOR_CHOOSING = "test, not for choosing"
 BRIEF = [name for name, metric in METRICS.items() if metric.brief]
 VALIDATION_COLUMNS = (*BRIEF, "loss")
 TEST_COLUMNS = ("rank_ic", "rank_ic_t", *BRIEF[1:])
-MOST_CHOICES = 12
+MAX_CHOICES = 12
 """A setting of more values has no list to filter by."""
 REM_AN_AXIS = 7
-"""Room for an axis of the parallel coordinates, so that names do not overlap."""
-MOST_PAIRED = 300
-MOST_DRAWN = 300
+"""Width of an axis of the parallel coordinates, so that names do not overlap."""
+MAX_PAIRED = 300
+MAX_DRAWN = 300
 T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
 SCORES = OBJECTIVES | {"rank_ic_t": T_STATISTIC}
 
@@ -64,15 +64,15 @@ def write_leaderboard(trials: Trials, output: Path | None) -> Path:
     return page(trials, path.parent).write(path)
 
 
-def page(trials: Trials, beside: Path) -> Page:
-    """beside: the folder that the page will lie in, for its links."""
-    sections = [ranking(trials, beside)]
+def page(trials: Trials, page_folder: Path) -> Page:
+    """page_folder: the folder that the page will lie in, for its links."""
+    sections = [ranking(trials, page_folder)]
     if trials.completed:
         if len(trials.objectives) > 1:
             sections.append(pareto_section(trials))
         sections += [selection_bias_section(trials), importance_section(trials), pairs(trials)]
     if trials.unfinished or trials.refused:
-        sections.append(not_completed(trials, beside))
+        sections.append(not_completed(trials, page_folder))
     state = "finished" if trials.completed else "failed"
     name = "/".join(trials.folder.resolve().parts[-3:])
     return Page("runs in", name, headline(trials), subtitle(trials), state, sections)
@@ -103,7 +103,7 @@ def subtitle(trials: Trials) -> str:
     return ", ".join(counts)
 
 
-def ranking(trials: Trials, beside: Path) -> Section:
+def ranking(trials: Trials, page_folder: Path) -> Section:
     """The table of all completed runs."""
     title = "Ranking"
     if not trials.completed:
@@ -120,7 +120,7 @@ def ranking(trials: Trials, beside: Path) -> Section:
             " Runs that differ in seed or fold only are one line: the mean over folds and seeds ± "
             "the sample deviation over seeds."
         )
-    return Section(title, lead, [board(trials, beside)])
+    return Section(title, lead, [board(trials, page_folder)])
 
 
 def scores(trials: Trials, name: str) -> list[str]:
@@ -128,7 +128,7 @@ def scores(trials: Trials, name: str) -> list[str]:
     return _cells(trials.objectives, trials.validation, trials.validation_sd, name)
 
 
-def board(trials: Trials, beside: Path) -> Table:
+def board(trials: Trials, page_folder: Path) -> Table:
     """A row a configuration: settings that differ, validation metrics, test metrics."""
     by_objective = dict.fromkeys((*trials.objectives, *VALIDATION_COLUMNS))
     validation = [name for name in by_objective if name in trials.validation]
@@ -152,7 +152,7 @@ def board(trials: Trials, beside: Path) -> Table:
     ]
     named = 1 + several + repeated + len(keys)
     first_test = named + len(validation) + 2
-    choices = [c for c in range(1, named) if 1 < len({row[c] for row in rows}) <= MOST_CHOICES]
+    choices = [c for c in range(1, named) if 1 < len({row[c] for row in rows}) <= MAX_CHOICES]
     return Table(
         header=(
             "run",
@@ -181,7 +181,7 @@ def board(trials: Trials, beside: Path) -> Table:
                 for name, each in trials.configurations.items()
                 if len(each.runs) == 1
             },
-            beside,
+            page_folder,
         ),
     )
 
@@ -276,7 +276,7 @@ def importance_section(trials: Trials) -> Section:
     found = importance(varied, score)
     plots = []
     if found is None:
-        lead.append(f"Importance needs {FEWEST_TRIALS} trials and scores that vary.")
+        lead.append(f"Importance needs {MIN_TRIALS} trials and scores that vary.")
     else:
         lead.append(
             f"Permutation importance in a random forest, on trials it has not seen: it explains "
@@ -293,13 +293,13 @@ def importance_section(trials: Trials) -> Section:
         )
         plots.append(Plot("Importance", trial_figures.importance(found.drop), caption))
     quantity = SCORES[trials.objective]
-    shown = score.iloc[:MOST_DRAWN]
+    shown = score.iloc[:MAX_DRAWN]
     caption = (
         "A line a run, orange the best third by validation, blue the middle, grey the worst; "
         "those that the table's filters leave."
     )
     if len(shown) < len(score):
-        caption += f" The best {MOST_DRAWN} only."
+        caption += f" The best {MAX_DRAWN} only."
     figure = trial_figures.parallel_coordinates(varied.loc[shown.index], shown, quantity)
     width = REM_AN_AXIS * (varied.shape[1] + 1)
     plots.append(Plot("Settings and score", figure, caption, follows="board", least_width=width))
@@ -317,12 +317,12 @@ def pairs(trials: Trials) -> Section:
         "run is better than the second by more than chance. Of many pairs, one in twenty is below "
         "p = 0.05 by chance."
     )
-    if any(group.rank_ic.shape[1] > MOST_PAIRED for group in trials.groups):
-        lead += f" The best {MOST_PAIRED} by validation can be chosen."
+    if any(group.rank_ic.shape[1] > MAX_PAIRED for group in trials.groups):
+        lead += f" The best {MAX_PAIRED} by validation can be chosen."
     return Section(title, lead, pairs=json.dumps(groups, separators=(",", ":")))
 
 
-def not_completed(trials: Trials, beside: Path) -> Section:
+def not_completed(trials: Trials, page_folder: Path) -> Section:
     """The other runs, each with the reason."""
     rows = [
         (name, run.status.state, f"{run.status.time:%Y-%m-%d %H:%M}", _epochs(run), _reason(run))
@@ -330,7 +330,7 @@ def not_completed(trials: Trials, beside: Path) -> Section:
     ]
     rows += [(name, "unreadable", "-", "-", reason) for name, reason in trials.refused.items()]
     header = ("run", "state", "since", "epochs", "reason")
-    links = _addresses(trials.unfinished, beside)
+    links = _addresses(trials.unfinished, page_folder)
     table = Table(header, rows, words=(0, 1, 4), links=links)
     return Section("Not completed", "Left out of everything above.", [table])
 
@@ -372,18 +372,18 @@ def _probability(value: float) -> str:
     return ">0.999" if value > 0.999 else format_p(value)
 
 
-def _addresses(runs: dict[str, RecordedRun], beside: Path) -> dict[str, str]:
+def _addresses(runs: dict[str, RecordedRun], page_folder: Path) -> dict[str, str]:
     """Each run's report where there is one, else its folder, as seen from the page."""
     reports = {name: RunDir(run.path).report_file for name, run in runs.items()}
     return {
-        name: address(report if report.exists() else report.parent, beside)
+        name: address(report if report.exists() else report.parent, page_folder)
         for name, report in reports.items()
     }
 
 
 def _paired(group: Group) -> dict[str, object]:
     """What the page needs to compare any two runs of a group; short numbers, not a NaN in it."""
-    rank_ic = group.rank_ic.iloc[:, :MOST_PAIRED]
+    rank_ic = group.rank_ic.iloc[:, :MAX_PAIRED]
     tests = paired_tests(rank_ic, group.horizon)
     ic = METRICS["rank_ic"]
     return {

@@ -116,9 +116,9 @@ def require_html(path: Path) -> None:
         raise ValueError(f"output={path}: must end in .html")
 
 
-def address(target: Path, beside: Path) -> str:
-    """The relative link to a file or folder from a page in the folder `beside`."""
-    path = Path(os.path.relpath(target.resolve(), beside.resolve()))
+def address(target: Path, page_folder: Path) -> str:
+    """The relative link to a file or folder from a page in the folder `page_folder`."""
+    path = Path(os.path.relpath(target.resolve(), page_folder.resolve()))
     return quote(path.as_posix()) + ("/" if target.is_dir() else "")
 
 

@@ -15,7 +15,7 @@ from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report
 
 COLOURS = {NOT_LISTED: (225, 225, 225), MISSING: (214, 66, 58), TRADED: (46, 110, 150)}
 MEANING = {NOT_LISTED: "not listed yet", MISSING: "missing or masked", TRADED: "traded"}
-LARGEST_IMAGE = 1000  # pixels a side; beyond it every n-th row or column is drawn
+MAX_IMAGE = 1000  # pixels a side; beyond it every n-th row or column is drawn
 LISTED_STOCKS = 40  # with the worst coverage
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # no script at all
 STYLE = """
@@ -100,7 +100,7 @@ def _table(frame: pd.DataFrame, index: bool = True) -> str:
 
 def _image(states: np.ndarray) -> str:
     """A picture of small integers (rows, columns) as a PNG data address."""
-    step = [-(-size // LARGEST_IMAGE) for size in states.shape]
+    step = [-(-size // MAX_IMAGE) for size in states.shape]
     picture = Image.fromarray(np.ascontiguousarray(states[:: step[0], :: step[1]], np.uint8), "P")
     picture.putpalette([value for state in sorted(COLOURS) for value in COLOURS[state]])
     png = io.BytesIO()

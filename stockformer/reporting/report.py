@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from stockformer.evaluation import forecasts
 from stockformer.evaluation.metrics import LOSSES, METRICS
 from stockformer.evaluation.predictions import calibration, daily, rank_stability
@@ -50,8 +48,8 @@ def try_report(folder: Path) -> None:
         log.info("report: %s", path)
 
 
-def page(run: RecordedRun, beside: Path) -> Page:
-    """All sections, the verdict first. beside: the folder that the page is written to."""
+def page(run: RecordedRun, page_folder: Path) -> Page:
+    """All sections, the verdict first. page_folder: the folder that the page is written to."""
     sections = [
         comparison(run),
         on_test_dates(run),
@@ -59,7 +57,7 @@ def page(run: RecordedRun, beside: Path) -> Page:
         backtest(run),
         best_and_worst(run),
         training(run),
-        data_quality(run, beside),
+        data_quality(run, page_folder),
         provenance(run),
     ]
     return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
@@ -95,7 +93,9 @@ def on_test_dates(run: RecordedRun) -> Section:
         f"against zero. Below {FEW_DATES} dates both are too narrow.",
         [
             tables.scores(predictions),
-            tables.by_month(rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]),
+            tables.by_month(
+                forecasts.rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]
+            ),
         ],
         plots=[
             Plot("Rank IC by day", by_day(days, "rank_ic"), mean),
@@ -129,7 +129,7 @@ def forecasts_taken_apart(run: RecordedRun) -> Section:
             Plot("Return by quantile, cumulated", figures.quantiles_cumulated(quantiles)),
             Plot(
                 "Prediction against outcome",
-                figures.outcome_by_prediction(cells),
+                figures.outcome_by_prediction(forecasts.outcome_by_prediction(cells)),
                 "Ten bins of equally many forecasts. On the dashed line, forecasts are right in "
                 "size; if the markers rise, they are right at least in direction.",
             ),
@@ -189,12 +189,13 @@ def _curves() -> dict[str, Quantity]:
     return LOSSES | brief | {"seconds": TRAINING_TIME}
 
 
-def data_quality(run: RecordedRun, beside: Path) -> Section:
+def data_quality(run: RecordedRun, page_folder: Path) -> Section:
     """Warnings on the data, the split, and the link to the data quality report."""
     title, file = "Data", RunDir(run.path).quality_file
     if run.manifest is None:
         return Section(title, "The run has no record of its data.")
-    links = {"The data quality report of this run": address(file, beside)} if file.exists() else {}
+    title_of_link = "The data quality report of this run"
+    links = {title_of_link: address(file, page_folder)} if file.exists() else {}
     lead = "" if run.manifest.warnings else "No warnings."
     return Section(
         title,
@@ -203,14 +204,6 @@ def data_quality(run: RecordedRun, beside: Path) -> Section:
         run.manifest.warnings,
         links=links,
     )
-
-
-def rank_ic_by_month(days: pd.DataFrame) -> pd.DataFrame:
-    """Mean rank IC, years by months 1 to 12 and `year`; NaN for a month without a date."""
-    rank_ic = days["rank_ic"]
-    dates = pd.DatetimeIndex(days.index)
-    table = rank_ic.groupby([dates.year, dates.month]).mean().unstack()
-    return table.reindex(columns=range(1, 13)).assign(year=rank_ic.groupby(dates.year).mean())
 
 
 def provenance(run: RecordedRun) -> Section:

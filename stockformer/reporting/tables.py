@@ -116,8 +116,10 @@ def _compared(
     )
     signed = replace(quantity, around_zero=True)
     return (
-        *(quantity.format(row[metric]), signed.format(lead)),
-        *(format_interval(signed, lower, upper), format_p(p)),
+        quantity.format(row[metric]),
+        signed.format(lead),
+        format_interval(signed, lower, upper),
+        format_p(p),
     )
 
 
@@ -207,8 +209,11 @@ def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [
             (
-                *(str(ticker), f"{row['contribution']:+.5f}"),
-                *(f"{row['prediction']:+.5f}", f"{row['label']:+.5f}", f"{row['cells']:.0f}"),
+                str(ticker),
+                f"{row['contribution']:+.5f}",
+                f"{row['prediction']:+.5f}",
+                f"{row['label']:+.5f}",
+                f"{row['cells']:.0f}",
             )
             for ticker, row in zip(part.index, part.to_dict("records"))
         ]

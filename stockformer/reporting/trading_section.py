@@ -102,9 +102,12 @@ def excess(traded: BacktestResult) -> Table:
     """Tests of the daily excess over the universe after costs."""
     rows = [
         (
-            *(_variant(name), DAILY_EXCESS.format(test.mean / BASIS_POINT)),
+            _variant(name),
+            DAILY_EXCESS.format(test.mean / BASIS_POINT),
             format_interval(DAILY_EXCESS, test.lower / BASIS_POINT, test.upper / BASIS_POINT),
-            *(format_t(test.t), format_p(test.p), str(test.n)),
+            format_t(test.t),
+            format_p(test.p),
+            str(test.n),
         )
         for name, test in traded.excess.items()
     ]
@@ -223,8 +226,11 @@ def _days(ledger: Backtest) -> list[Table]:
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [
             (
-                *(f"{date:%a %Y-%m-%d}", f"{row['net_return']:+.2%}", f"{row['benchmark']:+.2%}"),
-                *(f"{row['turnover']:.0%}", f"{row['n_held']:.0f}"),
+                f"{date:%a %Y-%m-%d}",
+                f"{row['net_return']:+.2%}",
+                f"{row['benchmark']:+.2%}",
+                f"{row['turnover']:.0%}",
+                f"{row['n_held']:.0f}",
             )
             for date, row in zip(part.index, part.to_dict("records"))
         ]

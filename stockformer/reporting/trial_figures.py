@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from stockformer.evaluation.quantities import Quantity
-from stockformer.evaluation.selection import levels
 from stockformer.reporting.figures import REFERENCE, TEST, TRAIN, VALIDATION, base, plain
+from stockformer.sweeps.selection import levels
 
 FEW_LEVELS = 8
 """So many values of a setting stand evenly apart, each with its name."""

@@ -14,9 +14,10 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
-LARGEST = 8 << 30  # bytes of a file that is read
+MAX_BYTES = 8 << 30  # bytes of a file that is read
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
@@ -76,10 +77,15 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `write` names its unfinished files so."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
 def remove_temporary_files(folder: Path) -> None:
     """Those that processes left which were killed; none may be writing there now."""
     for path in folder.iterdir():
-        if TEMPORARY.fullmatch(path.name):
+        if is_temporary(path):
             path.unlink(missing_ok=True)
 
 
@@ -98,15 +104,15 @@ def open_file(path: Path) -> io.BufferedReader:
         raise ValueError(f"{path}: cannot be read: {kind}") from error
     file = os.fdopen(descriptor, "rb")
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
         file.close()
         plain = stat.S_ISREG(status.st_mode)
-        kind = f"larger than {LARGEST >> 30} GiB" if plain else "not a file"
+        kind = f"larger than {MAX_BYTES >> 30} GiB" if plain else "not a file"
         raise ValueError(f"{path}: cannot be read: {kind}")
     return file
 
 
-def read(path: Path, largest: int = LARGEST) -> bytes:
+def read(path: Path, largest: int = MAX_BYTES) -> bytes:
     """The content of a file, as `open_file` opens it, of at most `largest` bytes."""
     with open_file(path) as file:
         data = file.read(largest + 1)
@@ -147,16 +153,16 @@ def require_plain_files(folder: Path) -> None:
 
 
 def write_checked(path: Path, data: bytes) -> None:
-    """Replace `path` and keep its SHA-256 beside it, in `path`.sha256.
+    """Replace `path` and keep its SHA-256 next to it, in `path`.sha256.
 
     Between the two replacements that file holds the digests of the old and of the new content, so
     there is no moment at which a whole file looks damaged.
     """
     digest = sha256(data)
-    beside = digest_file(path)
-    write(beside, _lines(path, [digest, *known_digests(path)]))
+    sums = digest_file(path)
+    write(sums, sums_text((each, path.name) for each in [digest, *known_digests(path)]).encode())
     write(path, data)
-    write(beside, _lines(path, [digest]))
+    write(sums, sums_text([(digest, path.name)]).encode())
 
 
 def read_checked(path: Path) -> bytes:
@@ -217,6 +223,6 @@ def not_written(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: could not be written: {reason}; nothing else was changed")
 
 
-def _lines(path: Path, digests: list[str]) -> bytes:
-    """As sha256sum writes and checks them."""
-    return "".join(f"{digest}  {path.name}\n" for digest in digests).encode()
+def sums_text(sums: Iterable[tuple[str, str]]) -> str:
+    """Lines of digest and file name, as sha256sum writes and checks them."""
+    return "".join(f"{digest}  {name}\n" for digest, name in sums)

@@ -22,7 +22,7 @@ HARMFUL = ("Cc", "Cf", "Zl", "Zp", "Cs")
 KEPT = "\n\t"
 
 
-class Lasting(io.FileIO):
+class ResilientFile(io.FileIO):
     """A standard stream's file, which becomes /dev/null once nothing can be written to it.
 
     A closed pipe, a terminal that has gone or a full disk behind a redirection must not end a run.
@@ -48,7 +48,7 @@ class Lasting(io.FileIO):
             return len(data)
 
 
-def make_streams_last() -> None:
+def make_streams_resilient() -> None:
     """From now on no write to standard output or error raises. Calling it again changes nothing.
 
     A stream that is closed becomes /dev/null: a file opened later would take its number, and what
@@ -61,12 +61,12 @@ def make_streams_last() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is not None and (lasting(stream) or not _is_file(stream, number)):
+        if stream is not None and (_resilient_file(stream) or not _is_file(stream, number)):
             continue  # a notebook's, or a test's, which has its own way
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.flush()
-        file = Lasting(number, "w", closefd=False)
+        file = ResilientFile(number, "w", closefd=False)
         file.former = stream
         encoding = "utf-8" if stream is None else stream.encoding
         text = io.TextIOWrapper(
@@ -75,19 +75,19 @@ def make_streams_last() -> None:
         setattr(sys, name, text)
 
 
-def lasting(stream: Any) -> Lasting | None:
-    """The file behind a stream that `make_streams_last` made."""
+def _resilient_file(stream: Any) -> ResilientFile | None:
+    """The file behind a stream that `make_streams_resilient` made."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw if isinstance(raw, Lasting) else None
+    return raw if isinstance(raw, ResilientFile) else None
 
 
 def why_lost() -> str:
     """Why standard output goes nowhere; empty while it does not."""
-    file = lasting(sys.stdout)
+    file = _resilient_file(sys.stdout)
     return file.lost if file else ""
 
 
-def animates() -> bool:
+def is_interactive() -> bool:
     """Whether standard output is a terminal that can redraw a line, e.g. for a progress bar."""
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 

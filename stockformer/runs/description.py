@@ -66,7 +66,12 @@ def log_description(experiment: Experiment, report: Report) -> None:
     dates, (days, stocks, factors) = data.panel.dates, data.panel.factors.shape
     log.info(
         "%s: %d stocks, %d factors, %d days, %s to %s",
-        *(data.name, stocks, factors, days, dates[0], dates[-1]),
+        data.name,
+        stocks,
+        factors,
+        days,
+        dates[0],
+        dates[-1],
     )
     data.log_findings(report)
     for name, signals in data.split.parts().items():
@@ -83,7 +88,9 @@ def log_description(experiment: Experiment, report: Report) -> None:
         if epochs >= settings.max_epoch:
             log.info(
                 "%s (patience %d) cannot trigger within %d epochs",
-                *(name, epochs, settings.max_epoch),
+                name,
+                epochs,
+                settings.max_epoch,
             )
 
 
@@ -99,7 +106,9 @@ def require_same_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> No
         if now[key] != recorded[key]:
             log.warning(
                 "%s: %s when the run started, now %s: it continues, but not bit for bit",
-                *(key, recorded[key], now[key]),
+                key,
+                recorded[key],
+                now[key],
             )
 
 

@@ -49,8 +49,8 @@ MANIFEST: Form = {
         }
     },
 }
-LARGEST_TEXT = 256 << 20  # bytes of an artefact of text that is read; settings have some 10,000
-LARGEST_SETTINGS = 4 << 20
+MAX_TEXT = 256 << 20  # bytes of an artefact of text that is read; settings have some 10,000
+MAX_SETTINGS = 4 << 20
 
 
 AfterEpoch = Callable[[int, Mapping[str, float]], None]
@@ -198,7 +198,7 @@ class RunDir:
         """The content of status.json. Raises ValueError where `path` is no run's folder."""
         path = self.status_file
         try:
-            data = atomic.read(path, LARGEST_SETTINGS)
+            data = atomic.read(path, MAX_SETTINGS)
         except FileNotFoundError as error:
             raise ValueError(f"{self.path} is not a run folder: it has no status.json") from error
         except OSError as error:
@@ -270,7 +270,7 @@ class RunDir:
     def read_config(self) -> tuple[str, list[str]]:
         """What `write_config` was given. Raises ValueError where that is damaged or missing."""
         try:
-            config = self.read(self.config_file, LARGEST_SETTINGS).decode()
+            config = self.read(self.config_file, MAX_SETTINGS).decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.config_file}: damaged: not UTF-8 text") from error
         return config, list(self.read_json(self.overrides_file, [str]))
@@ -287,9 +287,9 @@ class RunDir:
 
     def read_json(self, path: Path, form: Form) -> Any:
         """An artefact of JSON. Raises ValueError where it is damaged or not of this form."""
-        return parse_json(self.read(path, LARGEST_TEXT), form, str(path))
+        return parse_json(self.read(path, MAX_TEXT), form, str(path))
 
-    def read(self, path: Path, largest: int = atomic.LARGEST) -> bytes:
+    def read(self, path: Path, largest: int = atomic.MAX_BYTES) -> bytes:
         """An artefact. Raises ValueError where it is missing or SHA256SUMS has another digest."""
         for _ in range(3):  # the run may be going on, and write it between the two
             sums = self._sums()
@@ -362,7 +362,7 @@ class RunDir:
         """By the rows of metrics.csv."""
         if not self.metrics_file.exists():
             return 0
-        return len(self.read(self.metrics_file, LARGEST_TEXT).splitlines()) - 1
+        return len(self.read(self.metrics_file, MAX_TEXT).splitlines()) - 1
 
     def write_debug(self, facts: Mapping[str, Any]) -> None:
         """What a post-mortem found."""
@@ -423,7 +423,7 @@ class RunDir:
 
     def _require_free(self) -> None:
         """Raises ValueError if the folder holds more than a run that was killed as it began."""
-        left = {file.name for file in self.path.iterdir() if not _temporary(file)}
+        left = {file.name for file in self.path.iterdir() if not atomic.is_temporary(file)}
         early = (self.status_file, self.lock_file, self.log_file, self.config_file, self.sums_file)
         unclaimed = left <= {self.lock_file.name}
         if not unclaimed and not (left <= {file.name for file in early} and self._ended_early()):
@@ -467,7 +467,7 @@ class RunDir:
         """Of each artefact the digests it may have. Raises ValueError where a byte was changed."""
         sums: dict[str, set[str]] = {}
         try:
-            text = atomic.read(self.sums_file, LARGEST_SETTINGS).decode(errors="replace")
+            text = atomic.read(self.sums_file, MAX_SETTINGS).decode(errors="replace")
         except FileNotFoundError:
             return sums
         for line in text.splitlines():
@@ -478,15 +478,10 @@ class RunDir:
         return sums
 
 
-def _temporary(file: Path) -> bool:
-    """What a killed process was writing."""
-    return file.name.startswith(".") and file.name.endswith(".tmp")
-
-
 def _sums_text(sums: Mapping[str, set[str]]) -> str:
-    """As sha256sum writes and checks it."""
+    """Of each artefact the digests it may have, sorted by its name."""
     lines = sorted((name, digest) for name, digests in sums.items() for digest in digests)
-    return "".join(f"{digest}  {name}\n" for name, digest in lines)
+    return atomic.sums_text((digest, name) for name, digest in lines)
 
 
 def with_digest(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stockformer.runs.console import animates
+from stockformer.runs.console import is_interactive
 from stockformer.runs.folder import RunDir
 from stockformer.runs.logs import is_main_process
 
@@ -117,7 +117,7 @@ class Interruption:
         finally:
             for loader in multiprocessing.active_children():
                 loader.kill()  # left alone it would print that its parent has gone
-            if animates():
+            if is_interactive():
                 sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
             sys.stdout.flush()
             os._exit(128 + number)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stockformer.runs import atomic
-from stockformer.runs.console import make_console, make_streams_last, printable, why_lost
+from stockformer.runs.console import make_console, make_streams_resilient, printable, why_lost
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def start_log(*, only_warnings: bool = False) -> None:
 
     only_warnings: a sweep's, each once; its runs' other messages are in their own logs.
     """
-    make_streams_last()
+    make_streams_resilient()
     package = logging.getLogger("stockformer")
     package.setLevel(logging.DEBUG)
     if not any(isinstance(handler, Terminal) for handler in package.handlers):

@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import pandas as pd
 
+from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.predictions import Predictions, calibration, score
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.evaluation.stored import read_parquet
 from stockformer.runs import atomic
 from stockformer.runs.folder import TREES, RunDir, runs_under
 from stockformer.runs.typed_json import parse_json, require

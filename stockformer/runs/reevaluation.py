@@ -14,9 +14,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from stockformer.config.quoting import pasteable
+from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import plain
-from stockformer.evaluation.stored import read_parquet
 from stockformer.experiment import evaluate, record_evaluation
 from stockformer.runs.description import manifest, same_data
 from stockformer.runs.folder import RunDir
@@ -91,7 +91,8 @@ def require_reproduced(
         raise ValueError(f"{run.path}: not reproduced: {what}. {_changes(then, now)}")
     log.info(
         "reproduced bit for bit: all %d recorded test metrics and %s predictions",
-        *(len(recorded), f"{len(known):,}"),
+        len(recorded),
+        f"{len(known):,}",
     )
 
 

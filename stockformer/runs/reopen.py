@@ -29,7 +29,7 @@ MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device")
 FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
 """Keys of a data set that define the model's inputs: they stay as the model was trained."""
 
-MOST_THREADS = 1024  # torch crashes with very many
+MAX_THREADS = 1024  # torch crashes with very many
 
 NO_GRAPH = {"_target_": "stockformer.data.graph.NoGraph"}
 
@@ -69,7 +69,7 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> ReopenedRun:
     facts = read_checkpoint(run.checkpoint("best"))[1]
     require(facts, FITTED, str(run.checkpoint("best")))
     manifest = run.read_manifest("threads", "files", "data_hash", "split")
-    if not 1 <= manifest["threads"] <= MOST_THREADS:
+    if not 1 <= manifest["threads"] <= MAX_THREADS:
         raise ValueError(f"{run.manifest_file}: damaged: {manifest['threads']} threads")
     config = configuration(run, overrides)
     config.graph = NO_GRAPH  # the embedding is in the checkpoint; none is fitted

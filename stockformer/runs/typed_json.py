@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-LARGEST_INTEGER = 2**63
+MAX_INTEGER = 2**63
 
 Form = Any
 """str, int, float (finite, or a whole number), ANY_FLOAT, bool, None, object (anything); a tuple of
@@ -63,7 +63,7 @@ def _problem(value: Any, form: Form, key: str) -> str:
 
 def _is(value: Any, kind: Any) -> bool:
     if type(value) is int and kind in (int, float, ANY_FLOAT):
-        return abs(value) < LARGEST_INTEGER
+        return abs(value) < MAX_INTEGER
     if kind is ANY_FLOAT:
         return type(value) is float
     return type(value) is kind and (kind is not float or math.isfinite(value))

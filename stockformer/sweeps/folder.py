@@ -22,7 +22,7 @@ RECORD = {
     "finished": bool,
     "sha256": str,
 }
-LARGEST_RECORD = 4 << 20
+MAX_RECORD = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class SweepDir:
     def read(self) -> SweepRecord:
         """Raises ValueError naming the file if it is missing or damaged."""
         try:
-            data = atomic.read(self.record_file, LARGEST_RECORD)
+            data = atomic.read(self.record_file, MAX_RECORD)
         except FileNotFoundError as error:
             raise ValueError(
                 f"{self.path} is not a sweep's folder: it has no {SWEEP_FILE}; a single run is "

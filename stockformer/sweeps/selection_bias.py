@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from stockformer.evaluation.backtest import excess_returns
 from stockformer.evaluation.statistics import (
     deflated_sharpe_ratio,
     expected_maximum_sharpe,
@@ -85,7 +86,7 @@ def returns_by_seed(trials: Trials, configuration: Configuration) -> list[pd.Ser
 def validation_excess(run: RecordedRun) -> pd.Series | None:
     """By date, the traded validation forecasts' return after costs less the universe's."""
     returns = None if run.evaluation is None else run.evaluation.validation
-    return None if returns is None else returns["net_return"] - returns["benchmark"]
+    return None if returns is None else excess_returns(returns)
 
 
 def tried(trials: Trials, group: Group) -> pd.Series:

@@ -132,7 +132,7 @@ def read_trials(folder: Path) -> Trials:
             refused[name] = reason.removeprefix(f"{path}: ").removeprefix(f"{path}/")
     if not runs and not refused:
         read_run(folder)  # raises what is wrong with it
-    if not runs:  # it may be anybody's: no page is written there
+    if not runs:  # it may hold anything: no page is written there
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
         raise ValueError(
             f"{folder}: holds no run that can be read ({reasons}); name another with run=FOLDER"
@@ -264,7 +264,7 @@ def chosen_settings(run: RecordedRun) -> dict[str, str]:
 
 
 def monitored(configs: Mapping[str, Mapping[str, str]]) -> str:
-    """The validation metric that most runs were picked by."""
+    """The validation metric that most runs were selected by."""
     named = Counter(values.get("trainer.monitor", "") for values in configs.values())
     named = Counter({name: count for name, count in named.items() if name in MONITORS})
     return min(named, key=lambda name: (-named[name], name)) if named else "mae"

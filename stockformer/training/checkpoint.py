@@ -19,7 +19,7 @@ from stockformer.runs import atomic
 from stockformer.runs.typed_json import Form, parse_json, require
 
 TRAINING = "training/"
-LARGEST_FACTS = 64 << 20  # bytes
+MAX_FACTS = 64 << 20  # bytes
 RENAMED = {"target_unit": "target_scale", "position": "train_state"}
 RENAMED_IN_STATE = {"asked": "requested_micro_batch_size"}
 """Facts that version 0.1 named differently."""
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         text = header["__metadata__"]["facts"].encode()
     except (SafetensorError, KeyError, ValueError, MemoryError) as error:
         raise ValueError(f"{path}: not a checkpoint of this project: {error}") from error
-    if len(text) > LARGEST_FACTS:
+    if len(text) > MAX_FACTS:
         raise ValueError(f"{path}: not a checkpoint of this project: too many facts")
     facts: dict[str, Any] = parse_json(text, {"name": str}, str(path))
     if facts["name"] != path.stem:

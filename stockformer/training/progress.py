@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from rich.progress import track
 
-from stockformer.runs.console import animates, human_time, make_console
+from stockformer.runs.console import human_time, is_interactive, make_console
 from stockformer.runs.logs import is_main_process
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,10 @@ def progress(
     """
     if not is_main_process():
         return items
-    if animates():
+    if is_interactive():
         return track(
-            *(items, description),
+            items,
+            description,
             total=total,
             completed=done,
             console=make_console(),

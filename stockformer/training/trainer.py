@@ -149,7 +149,7 @@ class Trainer:
         self.model.train()
         started = time.perf_counter() - self.state.seconds
         steps = progress(
-            *(batches, name), total=len(order), done=self.state.step, detail=self.loss_so_far
+            batches, name, total=len(order), done=self.state.step, detail=self.loss_so_far
         )
         for batch in steps:
             self.take_step(batch)
@@ -242,7 +242,8 @@ class Trainer:
         self.state.micro_batch_size = -(-at_once // 2)
         log.warning(
             "out of memory in %s: continuing with the same batch, %d samples at once",
-            *(where, self.state.micro_batch_size),
+            where,
+            self.state.micro_batch_size,
         )
 
     def check(self, batches: DataLoader[Batch]) -> None:

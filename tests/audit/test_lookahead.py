@@ -1,4 +1,4 @@
-"""The look-ahead audit passes what is clean and catches leaks planted in every room."""
+"""The look-ahead audit passes what is clean and catches leaks planted in every subpackage."""
 
 from __future__ import annotations
 

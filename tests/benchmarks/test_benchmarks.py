@@ -10,7 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
-# Arguments beside --quick, and how the last line printed begins.
+# Arguments besides --quick, and how the last line printed begins.
 SCRIPTS = {
     "data": (["--data", DATA], "windows over"),
     "demo": ([], "float32: mean share"),

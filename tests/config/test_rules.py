@@ -38,7 +38,7 @@ FACTS = {
     "params",
 }
 FACTS |= {"optimizer", "last_epoch", "amsgrad", "foreach", "maximize", "capturable", "fused"}
-FACTS |= {"wavelet", "differentiable", "decoupled_weight_decay", "mode", "eps"}
+FACTS |= {"differentiable", "decoupled_weight_decay", "mode", "eps", "clip"}  # ranks: no clip
 REFUSED = {
     "trainer.max_epochs=3": "unknown key 'trainer.max_epochs'. Did you mean 'trainer.max_epoch'?",
     "+trainer.max_epochs=3": "Did you mean 'trainer.max_epoch'?",

@@ -48,3 +48,11 @@ def test_the_stocks_shares_add_up_to_the_mean_rank_ic(seed: int) -> None:
     assert table["contribution"].sum() == pytest.approx(score(predictions)["rank_ic"], abs=1e-12)
     assert table["cells"].sum() == frame["valid"].sum()
     assert table["contribution"].is_monotonic_decreasing
+
+
+def test_outcomes_are_averaged_in_bins_of_equally_many_forecasts() -> None:
+    four = pd.DataFrame({"prediction": [3.0, 1.0, 2.0, 4.0], "label": [30.0, 10.0, 20.0, 50.0]})
+    binned = forecasts.outcome_by_prediction(four, bins=2)
+    np.testing.assert_allclose(binned, [[1.5, 15.0, 2], [3.5, 40.0, 2]])
+    same = forecasts.outcome_by_prediction(four.assign(prediction=0.0))
+    np.testing.assert_allclose(same, [[0.0, 27.5, 4]])

@@ -24,8 +24,8 @@ from stockformer.evaluation.trading import (
     daily_returns,
     doubled_costs,
     excess_verdict,
+    gap_notes,
     gaps_of_index,
-    holes,
     market_of_prices,
     market_of_returns,
     signal_of,
@@ -136,14 +136,14 @@ def test_what_the_excess_came_to_in_a_sentence(mean, days, words):
 def test_a_hole_in_the_dates_is_named(trading):
     predictions, where = trading
     dates = where.market.dates
-    assert holes(predictions, dates) == []
+    assert gap_notes(predictions, dates) == []
     known = np.r_[0:4, 7:12]
     kept = {
         name: getattr(predictions, name)[known]
         for name in Predictions.__dataclass_fields__
         if name != "tickers"
     }
-    (said,) = holes(replace(predictions, **kept), dates)
+    (said,) = gap_notes(replace(predictions, **kept), dates)
     assert said.startswith("gap in the test dates: no forecast on 3 market days between 2024-01-04")
     days = trade(replace(predictions, **kept), where).ledger.equity.index
     assert len(days) == 9

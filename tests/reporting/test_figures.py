@@ -25,7 +25,7 @@ SETTINGS = pd.DataFrame(
     {"optimizer.lr": [f"1e-{n}" for n in range(12)], "model.name": list("abbbbbbbbbbb")}
 )
 SCORE = pd.Series([*np.linspace(0.05, -0.05, 11), np.nan])
-CELLS = pd.DataFrame({"prediction": [3.0, 1.0, 2.0, 4.0], "label": [30.0, 10.0, 20.0, 50.0]})
+BINNED = pd.DataFrame({"prediction": [1.5, 3.5], "label": [15.0, 40.0], "n": [2, 2]})
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ CELLS = pd.DataFrame({"prediction": [3.0, 1.0, 2.0, 4.0], "label": [30.0, 10.0, 
         figures.learning_rate(EPOCHS),
         figures.metric_by_day(DAYS, "rank_ic"),
         figures.cumulated_by_day(DAYS, "rank_ic"),
-        figures.outcome_by_prediction(CELLS),
+        figures.outcome_by_prediction(BINNED),
         figures.calibration(calibration(some_predictions())),
         figures.metric_distribution(DAYS, "rank_ic"),
         figures.metric_distribution(DAYS.assign(rank_ic=np.nan), "rank_ic"),
@@ -69,18 +69,6 @@ def test_a_cumulated_metric_passes_over_days_without_it() -> None:
     days = pd.DataFrame({"rank_ic": [0.1, np.nan, -0.3]}, index=DAYS.index[:3])
     (trace,) = figures.cumulated_by_day(days, "rank_ic").data
     np.testing.assert_allclose(trace.y, [0.1, 0.1, -0.2])
-
-
-def test_outcomes_are_averaged_in_bins_of_equally_many_forecasts() -> None:
-    trace = figures.outcome_by_prediction(CELLS, bins=2).data[1]
-    np.testing.assert_allclose(trace.x, [1.5, 3.5])
-    np.testing.assert_allclose(trace.y, [15.0, 40.0])
-    np.testing.assert_array_equal(trace.customdata, [2, 2])
-
-
-def test_forecasts_that_are_all_the_same_are_one_bin() -> None:
-    trace = figures.outcome_by_prediction(CELLS.assign(prediction=0.0)).data[1]
-    np.testing.assert_allclose((trace.x, trace.y), ([0.0], [27.5]))
 
 
 def test_a_model_that_never_tells_stocks_apart_still_has_its_figures() -> None:

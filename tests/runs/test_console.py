@@ -15,7 +15,7 @@ import pytest
 from rich.text import Text
 
 from stockformer.runs import console
-from stockformer.runs.console import make_console, make_streams_last
+from stockformer.runs.console import make_console, make_streams_resilient
 
 ROOT = Path(__file__).parents[2]
 Talk = Callable[..., tuple[int, str]]
@@ -159,7 +159,7 @@ def test_a_terminal_that_does_not_wait_loses_nothing() -> None:
     if not child:
         os.dup2(writer, 1)
         sys.stdout = os.fdopen(1, "w")
-        make_streams_last()
+        make_streams_resilient()
         sys.stdout.write("x" * 200_000)
         sys.stdout.flush()
         os._exit(0)
@@ -171,7 +171,7 @@ def test_a_terminal_that_does_not_wait_loses_nothing() -> None:
 
 def test_a_tests_or_a_notebooks_streams_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
-    make_streams_last()
+    make_streams_resilient()
     assert (sys.stdout, sys.stderr) == before
 
 
@@ -217,8 +217,8 @@ def test_only_a_terminal_that_can_redraw_is_animated(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    assert not console.animates()
+    assert not console.is_interactive()
     monkeypatch.setattr(out, "isatty", lambda: True)
-    assert console.animates()
+    assert console.is_interactive()
     monkeypatch.setenv("TERM", "dumb")
-    assert not console.animates()
+    assert not console.is_interactive()

@@ -92,7 +92,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up_while_training(small: SmallRuns, saved: Path, disk: Path) -> None:
-    """Every epoch's checkpoint is kept until there is no room."""
+    """Every epoch's checkpoint is kept until there is no space."""
     folder = Path(shutil.copytree(saved, disk / "run"))
     words = (f"resume={folder}", "trainer.max_epoch=99", "trainer.keep_every=1", "trainer.keep=99")
     status, output = train(*words)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from small_data import Phase5Files
 
-from stockformer.evaluation.predictions import by_date
+from stockformer.evaluation.predictions import score
 from stockformer.runs.recorded_run import predictions_from, read_run
 
 Command = Callable[..., tuple[int, str]]
@@ -56,8 +56,8 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     # All but the last: the constant that fits best fits the whole.
     for row, one, two in zip(judged["table"][1:-1], parts["table"][1:-1], other["table"][1:-1]):
         assert row["mae"] == pytest.approx((one["mae"] + two["mae"]) / 2), row["name"]
-    ic = by_date(predictions_from(whole))["rank_ic"]
-    assert judged["model"]["rank_ic"] == pytest.approx(ic.mean())
+    rank_ic = score(predictions_from(whole))["rank_ic"]
+    assert judged["model"]["rank_ic"] == pytest.approx(rank_ic)
     assert judged["epoch"] is None
     assert judged["backtest"]["figures"]["base"]["n_dates"] == 20
     run = read_run(tmp_path / "whole")

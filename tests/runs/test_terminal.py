@@ -16,7 +16,7 @@ import pytest
 from runs.small_run import SmallRuns, captured, differences, ended, forked, train_main
 from runs.test_signals import Child, require_left, resume, sleep
 
-from stockformer.runs.console import make_streams_last
+from stockformer.runs.console import make_streams_resilient
 from stockformer.runs.folder import RunDir
 
 Ends = Callable[[], tuple[int, int]]  # what reads, what writes
@@ -117,7 +117,7 @@ def test_without_any_streams_a_run_fails_of_its_own_reason(
         for number in range(3):
             os.close(number)
         sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as Python does
-        make_streams_last()
+        make_streams_resilient()
         train_main(small.words(f"hydra.run.dir={tmp_path}/run", "backtest.top_k=99"))
 
     status, output = captured(run)

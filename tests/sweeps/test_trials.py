@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
-from stockformer.evaluation import selection
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, paired_comparison, sharpe_ratio
 from stockformer.reporting import leaderboard
-from stockformer.sweeps import selection_bias, trials
+from stockformer.sweeps import selection, selection_bias, trials
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def some_trials(tmp_path_factory: pytest.TempPathFactory) -> trials.Trials:
     return trials.read_trials(sweep(tmp_path_factory.mktemp("sweep")))
 
 
-def test_runs_are_sorted_by_the_validation_metric_they_were_picked_by(
+def test_runs_are_sorted_by_the_validation_metric_they_were_selected_by(
     some_trials: trials.Trials,
 ) -> None:
     assert some_trials.objectives == ("rank_ic",)
@@ -152,7 +151,7 @@ def test_the_pick_is_deflated_by_the_validation_excess_of_all_trials(
 
 
 def test_an_edited_target_does_not_make_fewer_trials(tmp_path: Path) -> None:
-    """Four runs, two with another target: two groups, each the pick of four."""
+    """Four runs, two with another target: two groups, each selected from four."""
     for number in range(4):
         folder = finished_run(tmp_path / str(number), rank_ic=0.1 * number, seed=number)
         if number > 1:
@@ -170,10 +169,10 @@ def test_a_rising_universe_does_not_make_noise_look_skilled() -> None:
     universe = random.normal(0.002, 0.005, 250)
     over = {"absolute": 0, "excess": 0}
     for _ in range(50):
-        picks = random.normal(0, 0.003, (10, 250))
+        returns = random.normal(0, 0.003, (10, 250))
         for name, base in (("absolute", universe), ("excess", 0.0)):
-            sharpes = np.array([sharpe_ratio(one + base) for one in picks])
-            best = picks[np.argmax(sharpes)] + base
+            sharpes = np.array([sharpe_ratio(one + base) for one in returns])
+            best = returns[np.argmax(sharpes)] + base
             over[name] += deflated_sharpe_ratio(best, sharpes) > 0.95
     assert over["absolute"] > 40
     assert over["excess"] <= 2

@@ -1,4 +1,4 @@
-"""The memory a run will need is told before the work, and too much is refused."""
+"""The memory a run will need is estimated before the work, and too much is refused."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_only_the_first_process_draws_it(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(module, "animates", lambda: True)
+    monkeypatch.setattr(module, "is_interactive", lambda: True)
     items = [1, 2]
     shown = progress(items, "epoch 1/1", total=2)
     assert (shown is items) == (rank == "1")

@@ -7,6 +7,7 @@ rows and on the state, never on later rows. T dates, N stocks, F factors; NaN is
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
@@ -41,7 +42,7 @@ class CrossSectional:
 
     stateless = True
 
-    def __init__(self, *, kind: str, clip: float) -> None:
+    def __init__(self, *, kind: str, clip: float = math.inf) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind={kind}: must be one of {', '.join(KINDS)}")
         _require_positive_clip(clip)
@@ -231,10 +232,7 @@ def _log_size(panel: Panel) -> np.ndarray:
 def _mean_rank_ic(factor: np.ndarray, label: np.ndarray) -> float:
     """Mean over days of the Spearman correlation across stocks known in both (T, N) arrays."""
     known = np.isfinite(factor) & np.isfinite(label)
-    a, b = (
-        cross_sectional(np.where(known, x, np.nan), "rank", axis=1, clip=np.inf)
-        for x in (factor, label)
-    )
+    a, b = (cross_sectional(np.where(known, x, np.nan), "rank", axis=1) for x in (factor, label))
     a, b = (np.where(known, x - _row_mean(x, known), 0.0) for x in (a, b))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     days = scale > 0

@@ -1,7 +1,7 @@
 """Preparing a panel once: the first run reads and checks the files, later ones map the result.
 
 A prepared panel is a folder of arrays and one JSON file, named by the SHA-256 of the settings, of
-the content of every input file, and of the code of this room: change any and it is made anew. It
+the content of every input file, and of the code that makes it: change any and it is made anew. It
 may be deleted at any time.
 """
 
@@ -37,8 +37,8 @@ STAMP = [int, int, str]  # size, time of change and SHA-256 of a file
 SMALL = 8 << 20  # bytes up to which an array is read at once, not mapped
 LARGE = 256 << 20  # bytes from which a file with the same size and time is taken to be the same
 ALWAYS_SUMMED = 64 << 20  # bytes up to which a stored array's checksum is verified when it is read
-ROOM = Path(__file__).parents[1]
-CODE = [ROOM / name for name in ("sources", "reading", "factors", "panel.py")]  # makes a panel
+DATA = Path(__file__).parents[1]
+CODE = [DATA / name for name in ("sources", "reading", "factors", "panel.py")]  # makes a panel
 DOCUMENTS = {".md", ".rst", ".html", ".pdf", ".doc", ".docx", ".xlsx", ".png", ".ipynb", ".pyc"}
 ABOUT = ("readme", "license", "licence", "notes")  # names of files that hold no data
 ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
@@ -73,7 +73,7 @@ def prepare(
 ) -> Panel:
     """The panel that `load` reads, from `cache` if the same was prepared before.
 
-    settings: everything the panel depends on beside the files, as plain values. inputs: files and
+    settings: everything the panel depends on besides the files, as plain values. inputs: files and
     folders it is read from. fill_factors(panel, out): computes the factors `factor_names` into out
     (T, N, F) float32, a memory map; without it they are the source's own.
 
@@ -200,7 +200,7 @@ def _is_document(path: Path) -> bool:
 
 
 def unread_files(inputs: Sequence[Path], panel: Panel, others: Sequence[Path] = ()) -> list[str]:
-    """Files and folders beside those that the panel was read from, e.g. a spreadsheet.
+    """Files and folders other than those that the panel was read from, e.g. a spreadsheet.
 
     others: files that something else reads.
     """
@@ -253,7 +253,7 @@ def _write(folder: Path, arrays: Mapping[str, np.ndarray | None], facts: Mapping
 
 
 def _reserve(path: Path) -> None:
-    """Take the room of a mapped file: where the disk is full, writing to it kills the process."""
+    """Allocate a mapped file: where the disk is full, writing to it would kill the process."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("r+b") as file:
@@ -268,7 +268,7 @@ def _naming_the_cache(cache: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(
-            f"{cache}: the prepared data set cannot be kept there: {reason}; make room, or name "
+            f"{cache}: the prepared data set cannot be kept there: {reason}; free space, or name "
             "another folder with paths.cache_dir=FOLDER (it may be deleted at any time)"
         ) from error
 

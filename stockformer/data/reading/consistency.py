@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stockformer.data.reading.findings import ERROR, WARNING, Finding, Findings
+from stockformer.data.reading.quality import close_to_close
 
 ANOTHER_UNIT = 2.0  # times the close, in the median, beyond which a price is in another unit
 OUTSIDE_RANGE = 0.01  # share of a price by which a vwap may lie outside low and high
@@ -159,9 +160,7 @@ class Checker:
             self.findings.error("another unit", Finding(message, self.file))
         if close is None:
             return
-        expected = np.full(close.shape, np.nan)
-        expected[1:] = close[1:] / close[:-1] - 1
-        expected[gap] = np.nan
+        expected = close_to_close(close, gap)
         both = np.isfinite(expected) & np.isfinite(returns)
         tolerance = np.full(close.shape, np.inf)
         tolerance[1:] = SAME_RETURN + ROUNDED / close[:-1] + ROUNDED / close[1:]
@@ -176,7 +175,8 @@ class Checker:
                 'dataset.source.columns.return="" computes them from the close'
             )
             found = Finding(
-                *(message, self.file),
+                message,
+                self.file,
                 date=str(self.dates[row]),
                 ticker=str(self.tickers[column]),
             )

@@ -17,15 +17,17 @@ import pandas as pd
 
 from stockformer.data.reading.findings import Finding, Findings
 from stockformer.data.reading.tables import Table, day, parse_csv
+from stockformer.data.reading.unpacking import EXPANSION, unpacked_limit
+from stockformer.runs.atomic import MAX_BYTES
 
-LARGEST = 8 << 30  # bytes of a file, once unpacked
-EXPANSION = 100  # times its size that a file may unpack to: prices grow 3 to 20 times
-ALWAYS_ALLOWED = 64 << 20  # bytes that any file may unpack to
 GZIP_MAGIC = b"\x1f\x8b"
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error)
 DAMAGED_ARRAY = (
     *(ValueError, TypeError, SyntaxError, tokenize.TokenError),  # an invalid header
-    *(OSError, EOFError, MemoryError, OverflowError),
+    OSError,
+    EOFError,
+    MemoryError,
+    OverflowError,
 )
 
 
@@ -39,8 +41,8 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(
             f"{path}: file not found, or not a file (paths.data_dir: the folder of the data sets)"
         )
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path}: larger than {LARGEST >> 20} MiB")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -48,11 +50,6 @@ def read_bytes(path: Path) -> bytes:
     if not content:
         raise ValueError(f"{path}: the file is empty")
     return content
-
-
-def unpacked_limit(packed: int) -> int:
-    """The bytes a file of `packed` bytes may unpack to."""
-    return min(LARGEST, max(ALWAYS_ALLOWED, EXPANSION * packed))
 
 
 def gunzip(content: bytes, path: Path) -> bytes:

@@ -65,9 +65,9 @@ class Findings:
         hits = list(hits)
         if not hits:
             return
-        room = max(0, min(KEPT_AT_ONCE, KEPT - self.numbers[level, check]))
+        left = max(0, min(KEPT_AT_ONCE, KEPT - self.numbers[level, check]))
         self.numbers[level, check] += len(hits)
-        self.kept += [replace(finding(i), level=level, check=check) for i in islice(hits, room)]
+        self.kept += [replace(finding(i), level=level, check=check) for i in islice(hits, left)]
 
     def extend(self, others: Findings) -> None:
         """Add all findings of `others`."""

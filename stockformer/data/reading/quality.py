@@ -23,11 +23,11 @@ from stockformer.data.reading.findings import (
     lines,
 )
 from stockformer.data.reading.records import Layout, Records, read_records
-from stockformer.data.reading.tables import LARGEST_NUMBER
+from stockformer.data.reading.tables import MAX_NUMBER
 from stockformer.data.reading.universe import check_tickers
 
 PRICES = ("open", "high", "low", "close", "vwap", "adjusted")
-USUAL_PRICE, LARGEST_PRICE, LARGEST_VOLUME = 1e9, 1e15, 1e18
+USUAL_PRICE, MAX_PRICE, MAX_VOLUME = 1e9, 1e15, 1e18
 ROUNDING = 1e-6  # share of a price by which open and close may lie outside low and high
 UNITS = (100, 1000)  # cents instead of dollars, thousands instead of ones
 LIKE_UNITS = 0.15  # relative distance from these factors within which a jump looks like one
@@ -40,30 +40,18 @@ class Rules:
     """Thresholds of the checks; docs/data.md explains each.
 
     strict: refuse warnings too. jump: daily return that looks like a corporate action (0.5: a rise
-    of 50 % or the fall that reverses it). stale_days: number of days after which an unchanged price
-    counts as not traded. max_gap_days: longest gap between sessions, in calendar days, that a
-    window may cross. max_weekend_share: of dates; above it the dates must be wrong. min_coverage:
-    expected share of traded days since a stock's listing.
+    of 50 % or the fall that reverses it). max_gap_days: longest gap between sessions, in calendar
+    days, that a window may cross. max_weekend_share: of dates; above it the dates must be wrong.
+    min_coverage: expected share of traded days since a stock's listing. stale_days: number of days
+    after which an unchanged price counts as not traded; None: a layout without prices.
     """
 
-    strict: bool = False
-    jump: float = 0.5
-    stale_days: int = 10
-    max_gap_days: int = 30
-    max_weekend_share: float = 0.01
-    min_coverage: float = 0.9
-
-    def __post_init__(self) -> None:
-        for name in ("jump", "stale_days", "max_gap_days"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"dataset.source.quality.{name}={getattr(self, name)}: must be above 0"
-                )
-        for name in ("max_weekend_share", "min_coverage"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"dataset.source.quality.{name}={getattr(self, name)}: must be a share, 0 to 1"
-                )
+    strict: bool
+    jump: float
+    max_gap_days: int
+    max_weekend_share: float
+    min_coverage: float
+    stale_days: int | None = None
 
 
 def checked_records(
@@ -108,7 +96,7 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
     """Check sorted rows; rows without real trades become NaN in place."""
     values = records.values
     for name in (n for n in PRICES if n in values):
-        for level, largest in ((ERROR, LARGEST_PRICE), (WARNING, USUAL_PRICE)):
+        for level, largest in ((ERROR, MAX_PRICE), (WARNING, USUAL_PRICE)):
             huge = values[name] > largest
             message = f"a price above {largest:.0e}: another column, or a placeholder?"
             _cells(findings, level, "too large", records, huge, message, name)
@@ -117,8 +105,8 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
         _cells(findings, ERROR, "price not positive", records, wrong, "price not above 0", name)
         values[name][wrong] = np.nan
     for name in (n for n in ("volume", "amount") if n in values):
-        huge = values[name] > LARGEST_VOLUME
-        message = f"{name} above {LARGEST_VOLUME:.0e}: another column, or a placeholder?"
+        huge = values[name] > MAX_VOLUME
+        message = f"{name} above {MAX_VOLUME:.0e}: another column, or a placeholder?"
         _cells(findings, ERROR, "too large", records, huge, message, name)
         _cells(findings, ERROR, "negative", records, values[name] < 0, f"negative {name}", name)
     if {"high", "low"} <= set(values):
@@ -128,8 +116,13 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
             outside = (values[name] > high * (1 + ROUNDING)) | (values[name] < low * (1 - ROUNDING))
             message = f"{name} is outside low and high"
             _cells(
-                *(findings, ERROR, "outside low and high", records),
-                *(outside & (high >= low), message, name),
+                findings,
+                ERROR,
+                "outside low and high",
+                records,
+                outside & (high >= low),
+                message,
+                name,
             )
     if "volume" in values:
         idle = values["volume"] == 0
@@ -137,10 +130,11 @@ def check_prices(records: Records, rules: Rules, findings: Findings) -> None:
         _mask(records, idle)
     prices = [name for name in PRICES if name in values]
     if prices:
-        idle = _standing_still(records, prices, rules.stale_days)
-        message = f"price unchanged for {rules.stale_days} days or more, counted as not traded"
-        _stocks(findings, WARNING, "stale price", records, idle, message)
-        _mask(records, idle)
+        if rules.stale_days is not None:
+            idle = _standing_still(records, prices, rules.stale_days)
+            message = f"price unchanged for {rules.stale_days} days or more, counted as not traded"
+            _stocks(findings, WARNING, "stale price", records, idle, message)
+            _mask(records, idle)
         _check_jumps(records, "adjusted" if "adjusted" in values else "close", rules, findings)
 
 
@@ -296,7 +290,7 @@ def check_single_precision(
     file: str,
 ) -> None:
     """Check that no value (T, N) computed from valid ones is too large for single precision."""
-    rows, columns = np.nonzero(np.abs(values) > LARGEST_NUMBER)
+    rows, columns = np.nonzero(np.abs(values) > MAX_NUMBER)
     findings.each(
         ERROR,
         "too large",

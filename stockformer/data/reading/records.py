@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stockformer.data.reading.files import gunzip, inside, read_bytes, unpacked_limit
+from stockformer.data.reading.files import gunzip, inside, read_bytes
 from stockformer.data.reading.findings import ERROR, Finding, Findings
 from stockformer.data.reading.tables import Table, day, parse_csv, parse_parquet
 
@@ -208,6 +208,10 @@ def table_suffix(name: str) -> str:
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
 
 
+def is_parquet(file: Path) -> bool:
+    return file.name.lower().endswith(".parquet")
+
+
 def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
     """The files to read, each with the stock it is named after; "" if `path` is a single file."""
     if not path.is_dir():
@@ -233,9 +237,8 @@ def _files(path: Path, findings: Findings) -> list[tuple[str, Path]]:
 def _table(content: bytes, file: Path, layout: Layout, findings: Findings) -> Table | None:
     names = map(layout.candidate_names, layout.columns)
     wanted = {*NAMES_A_STOCK, *(name for candidates in names for name in candidates)}
-    if file.name.lower().endswith(".parquet"):
-        limit = unpacked_limit(len(content))
-        return parse_parquet(content, str(file), limit, wanted, findings)
+    if is_parquet(file):
+        return parse_parquet(content, str(file), wanted, findings)
     return parse_csv(gunzip(content, file), str(file), layout.separator, wanted, findings)
 
 

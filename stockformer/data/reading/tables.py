@@ -17,16 +17,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
-import pyarrow.parquet as pq
 
 from stockformer.data.reading.findings import ERROR, Finding, Findings
+from stockformer.data.reading.unpacking import DAMAGED_PARQUET, open_parquet
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity|nan)$"
 DELIMITERS = (",", ";", "\t", "|")
 SHOWN_COLUMNS = 30  # of a file, in a message
 BLOCK = 64 << 20  # bytes; no line may be longer
-LARGEST_NUMBER = float(np.finfo(np.float32).max)  # a model's inputs are single precision
+MAX_NUMBER = float(np.finfo(np.float32).max)  # a model's inputs are single precision
 EARLIEST = np.datetime64("1900-01-01")
 NO_DATE = np.datetime64("NaT", "D")
 # Descriptions of texts that are not numbers.
@@ -146,7 +146,7 @@ class Table:
             findings.error("text in a number", Finding(message, self.file))
             return np.full(len(self.rows), np.nan)
         values = np.array(plain.cast(pa.float64(), safe=False).to_numpy())
-        huge = np.abs(values) > LARGEST_NUMBER
+        huge = np.abs(values) > MAX_NUMBER
         if huge.any():
             infinite = np.isinf(values)
             refuse("infinite", np.flatnonzero(infinite), lambda _: "infinite value")
@@ -220,15 +220,11 @@ def parse_csv(
 
 
 def parse_parquet(
-    content: bytes, file: str, limit: int, wanted: Collection[str], findings: Findings
+    content: bytes, file: str, wanted: Collection[str], findings: Findings
 ) -> Table | None:
     """The columns `wanted` as stored; None after an error that leaves nothing to read."""
     try:
-        archive = pq.ParquetFile(io.BytesIO(content))
-        facts = archive.metadata
-        stored_bytes = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
-        if max(stored_bytes, 8 * facts.num_rows * facts.num_columns) > limit:
-            raise ValueError(f"unpacks to more than {limit >> 20} MiB")
+        archive = open_parquet(content)
         stored = archive.schema_arrow.names
         names = _lower_case(stored, file, wanted, findings)
         chosen = [i for i, name in enumerate(names or ()) if name in wanted]
@@ -236,7 +232,7 @@ def parse_parquet(
             return None
         table = archive.read(columns=[stored[i] for i in chosen], use_threads=False)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError, MemoryError, KeyError, TypeError) as error:
+    except DAMAGED_PARQUET as error:
         message = " ".join(str(error).split())
         findings.error("unreadable", Finding(f"cannot be read as Parquet: {message}", file))
         return None

@@ -104,8 +104,8 @@ class Lists:
         for ticker, first, last in zip(names[of_row].tolist(), start, end):
             if ticker in column:
                 member[(dates >= first) & (dates <= last), column[ticker]] = True
-        strangers = [ticker for ticker in names.tolist() if ticker not in column]
-        _each_ticker(findings, "membership", "a member without prices", path, strangers)
+        without_prices = [ticker for ticker in names.tolist() if ticker not in column]
+        _each_ticker(findings, "membership", "a member without prices", path, without_prices)
         if not member.any():
             message = "no stock of the data is a member on any of its dates: other names, or dates?"
             findings.error("membership", Finding(message, path))

@@ -33,7 +33,7 @@ FIRST_SIGNAL = 15  # days before the planted signal starts
 # Typical sizes of the unscaled effects, so that `weights` are comparable.
 FLOW_SIZE, LAG_SIZE, SPILLOVER_SIZE = 1.12, 1.0, 0.42
 FLOW_CONSTANT = 0.3
-FEWEST_STOCKS = 10  # listed from the start: with fewer, a day with many missing may have no z-score
+MIN_STOCKS = 10  # listed from the start: with fewer, a day with many missing may have no z-score
 
 
 def input_paths(settings: Mapping[str, Any]) -> list[Path]:
@@ -137,7 +137,7 @@ def load(
 def _check(
     stocks: int, days: int, sectors: int, missing_share: float, listing_days: list[int]
 ) -> None:
-    least = FEWEST_STOCKS + len(listing_days)
+    least = MIN_STOCKS + len(listing_days)
     rules = {
         f"stocks={stocks}": (stocks >= least, f"must be at least {least}"),
         f"sectors={sectors}": (1 <= sectors <= stocks, f"must be 1 to stocks={stocks}"),

@@ -114,7 +114,9 @@ def _array(
         range(len(unknown)),
         lambda i: _cell(
             f"value {array[tuple(unknown[i])]}; this layout stores a number in every cell:",
-            *(path, unknown[i], labels),
+            path,
+            unknown[i],
+            labels,
         ),
     )
     return None if len(unknown) else array
@@ -132,7 +134,9 @@ def _compare(
     if len(different):
         first = _cell(
             f"differs from {labels_file}",
-            *(str(folder.root / returns_file), different[0], labels),
+            str(folder.root / returns_file),
+            different[0],
+            labels,
         )
         message = f"{first}: other tickers or dates? {len(different)} cells differ"
         findings.error("other returns", Finding(message))

@@ -56,7 +56,7 @@ def run(processor: Any, panel: Panel) -> Panel:
 
 
 PROCESSORS = [
-    CrossSectional(kind="rank", clip=3.0),
+    CrossSectional(kind="rank"),
     CrossSectional(kind="zscore", clip=3.0),
     Winsorise(share=0.05),
     RobustZScore(clip=3.0),

@@ -437,11 +437,6 @@ def test_many_findings_are_counted_not_listed(price_files: PriceFiles) -> None:
         ({"ratios_to_close": []}, "name no column"),
         ({"features": ["size"]}, "no column 'size'; the file has date, open, high, low, "),
         ({"delimiter": ""}, "dataset.source.delimiter='': must be one character"),
-        ({"quality": {"jump": 0}}, "dataset.source.quality.jump=0: must be above 0"),
-        (
-            {"quality": {"min_coverage": 2}},
-            "dataset.source.quality.min_coverage=2: must be a share",
-        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(

@@ -1,4 +1,4 @@
-"""Data that are in order column by column and wrong together: each is refused or told by name."""
+"""Data that are in order column by column and wrong together: each is refused or reported."""
 
 from __future__ import annotations
 
@@ -588,7 +588,7 @@ def test_beside_prepared_arrays_too(phase5_files: Phase5Files) -> None:
     settings = source_settings("nifty200_phase5", str(phase5_files.data_dir))
     panel = phase5.load(**settings)
     found = unread_files([phase5_files.root], panel)
-    assert found == ["128_corr_struc2vec_adjgat.npy", "factors/stray.csv"]
+    assert found == ["128_corr_struc2vec_adjgat.npy", "factors/other.csv"]
 
 
 def test_validate_tells_what_is_odd_and_does_not_call_it_passed(

@@ -15,7 +15,7 @@ from stockformer.evaluation.statistics import newey_west_errors, paired_comparis
 
 UNRELIABLE_TRIALS = 30
 """Below this many trials an importance is called unreliable."""
-FEWEST_TRIALS = 8
+MIN_TRIALS = 8
 """Below this many there is no importance."""
 FOLDS = 5
 
@@ -36,13 +36,13 @@ def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
     Not Optuna's: that needs a study, which a grid or a folder of single runs does not have, and
     evaluates the forest on the trials it was fitted on.
 
-    None below `FEWEST_TRIALS` with a score, or where neither settings nor scores vary.
+    None below `MIN_TRIALS` with a score, or where neither settings nor scores vary.
     """
     known = np.isfinite(score)
     settings, score = settings[known], score[known]
     codes = settings.apply(levels).rank(method="dense")  # a tree asks for the order alone
     codes = codes.loc[:, codes.nunique() > 1]
-    if len(score) < FEWEST_TRIALS or codes.empty or score.nunique() < 2:
+    if len(score) < MIN_TRIALS or codes.empty or score.nunique() < 2:
         return None
     target = score.to_numpy()
     drops, residual = [], np.zeros_like(target)
