@@ -115,11 +115,16 @@ class Search:
         return sum(trial.state.is_finished() for trial in self._counted())
 
     def next(self) -> Job | None:
+        if not self._interrupted and self._started() >= self.total:
+            self._settle()  # what other controllers of the study have left since
         if self._interrupted:
             return self._job(self._interrupted.pop(0))
-        if sum(trial.state != TrialState.WAITING for trial in self._counted()) >= self.total:
+        if self._started() >= self.total:
             return None
         trial = self.study.ask(self.space)  # a killed one's values first, if it is to be retried
+        if self._started(before=trial.number) >= self.total:  # others asked at the same moment
+            self._fail(trial, f"more than hydra.sweeper.n_trials={self.total}", replaced=True)
+            return None
         if "words" not in trial.user_attrs:
             words = [f"{key}={value}" for key, value in trial.params.items()]
             trial.set_user_attr("folder", str(self.folder.job_folder(trial.number).resolve()))
@@ -180,10 +185,16 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if "replaced" not in trial.user_attrs]
 
+    def _started(self, before: float = math.inf) -> int:
+        """How many trials count that were started, with a lower number than `before`."""
+        counted = (trial for trial in self._counted() if trial.state != TrialState.WAITING)
+        return sum(trial.number < before for trial in counted)
+
     def _settle(self) -> None:
         """Tell the study what became of trials that it takes for running and nobody works on."""
         for frozen in self._counted():
-            if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
+            ours = frozen.number in self._trials
+            if frozen.state == TrialState.RUNNING and not ours and self._is_abandoned(frozen):
                 self._settle_trial(Trial(self.study, frozen._trial_id))
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
