@@ -173,7 +173,7 @@ def run_all(
     folder: SweepDir, record: SweepRecord, jobs: Jobs, launcher: Launcher, *, report: bool
 ) -> int:
     """Run the jobs, and show what came of all of them."""
-    from stockformer.sweeps.jobs import DONE, run_jobs  # noqa: PLC0415 (pandas, after the checks)
+    from stockformer.sweeps.jobs import DONE, RUNNING, run_jobs  # noqa: PLC0415 (pandas, after the checks)
 
     again = f"python train.py -m {pasteable('resume', folder.path)}"
     log.info("sweep of %d jobs in %s", jobs.total, folder.path)
@@ -185,7 +185,8 @@ def run_all(
         )
         raise
     every = jobs.outcomes(outcomes)
-    failed = [number for number, (_, outcome) in every.items() if outcome.state not in DONE]
+    good = (*DONE, RUNNING)
+    failed = [number for number, (_, outcome) in every.items() if outcome.state not in good]
     folder.write(replace(record, finished=not failed or jobs.counts_failures))
     from stockformer.commands.sweep_results import show_results  # noqa: PLC0415 (plotly)
 

@@ -11,6 +11,7 @@ import inspect
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from stockformer.evaluation.metrics import OBJECTIVES
 from stockformer.runs import atomic
 from stockformer.runs.folder import AfterEpoch, Pruned
 from stockformer.sweeps.folder import Job, SweepDir
-from stockformer.sweeps.jobs import Outcome, is_finite, outcome_of, settled
+from stockformer.sweeps.jobs import RUNNING, Outcome, is_finite, outcome_of, settled
 
 ATTEMPTS = 2
 """Of a trial whose process was killed: so often it is started in all."""
@@ -143,7 +144,9 @@ class Search:
             if trial.number in recent or "words" not in trial.user_attrs:
                 continue
             job = self._job_of(trial.number, trial.user_attrs, None)
-            state = STATES.get(trial.state, "interrupted")
+            state = STATES.get(trial.state, "")
+            if not state:
+                state = "interrupted" if self._is_abandoned(trial) else RUNNING
             values = dict(zip(self.objectives, trial.values or ()))
             seconds = outcome_of(job, "", ()).seconds
             found[trial.number] = (
@@ -173,11 +176,17 @@ class Search:
             reason = " ".join(str(error).split())[:300]
             if "study direction" in reason:  # of Optuna 2; later ones return the study
                 raise other from error
+            if "DB access module" in reason:
+                reason = "its driver is missing: pip install 'stockformer[postgresql]'"
             raise ValueError(f"hydra.sweeper.storage={settings.storage}: {reason}") from error
         if [direction.name.lower() for direction in study.directions] != directions:
             raise other
-        # Another seed each time: the first points must not be those that were tried before.
-        study.sampler = make_sampler(settings.sampler, len(study.get_trials(deepcopy=False)))
+        # Another seed each time: the first points must not be those that were tried before, nor
+        # those of another controller that starts at the same moment.
+        moved = len(study.get_trials(deepcopy=False))
+        if settings.storage != study_url(self.folder):
+            moved += zlib.crc32(str(self.folder.path.resolve()).encode())
+        study.sampler = make_sampler(settings.sampler, moved)
         return study
 
     def _counted(self) -> list[FrozenTrial]:
@@ -269,11 +278,11 @@ def study_url(folder: SweepDir) -> str:
     return f"sqlite:///{folder.study_file.resolve()}"
 
 
-def make_sampler(node: Mapping[str, Any], trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler of `hydra.sweeper.sampler`, its seed moved on by the trials there are."""
+def make_sampler(node: Mapping[str, Any], moved: int) -> optuna.samplers.BaseSampler:
+    """The sampler of `hydra.sweeper.sampler`, its seed moved on by so much."""
     arguments = {str(key): value for key, value in node.items() if not str(key).startswith("_")}
     if arguments.get("seed") is not None:
-        arguments["seed"] = (arguments["seed"] + trials) % 2**32
+        arguments["seed"] = (arguments["seed"] + moved) % 2**32
     try:
         sampler: optuna.samplers.BaseSampler = get_object(node["_target_"])(**arguments)
     except (ImportError, TypeError, ValueError) as error:

@@ -220,6 +220,7 @@ def test_two_controllers_that_ask_at_once_do_not_run_more_than_n_trials(
         "more than hydra.sweeper.n_trials=2",
     )
     assert len(one.outcomes({})) == 2
+    assert one.study.trials[0].params != surplus.params  # though the seed is the same
 
 
 def test_a_study_that_cannot_be_used_is_refused(
