@@ -70,9 +70,15 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     config = check_command_line(words, multirun=True)
     folder = SweepDir((resume or Path(str(config.hydra.sweep.dir))).absolute())
     record = SweepRecord(list(words), objectives(config), finished=False)
+    begun = folder.record_file.exists()
     folder.claim(record, resume=resume is not None)
     with folder, stopped_by_signals():
-        jobs = make_jobs(folder, config, record)
+        try:
+            jobs = make_jobs(folder, config, record)
+        except ValueError:
+            if not begun:
+                folder.discard()
+            raise
         run_job = partial(run_one, function, tuple(changes))
         launcher = make_launcher(config, run_job, jobs.total)
         return run_all(folder, record, jobs, launcher, report=config.report)

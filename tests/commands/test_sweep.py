@@ -297,6 +297,11 @@ WRONG = {
     ("resume=sweep", "trainer.max_epoch=5"): "trainer.max_epoch=5: a resumed sweep may change",
     ("seed=1,2", "hydra.sweep.dir=foreign"): "foreign is not empty; nothing was changed",
     ("resume=damaged",): "damaged/sweep.json: damaged or changed: its sha256 is another",
+    (
+        "search=optuna",
+        "hydra.sweeper.storage=sqlite:///no/s.db",
+        "hydra.sweep.dir=new",
+    ): "unable to",
 }
 
 
