@@ -25,6 +25,7 @@ QUICK_RUNS = ROOT / "tests" / "sweeps" / "quick_runs.py"
 TINY = ("experiment=demo", "trainer.max_epoch=1", "trainer.device=cpu", "report=false")
 TINY_MODEL = ("model.width=8", "model.layers=1", "dataset.source.stocks=20")
 NIFTY = ("experiment=nifty_wf",)
+PREPARED = ("dataset=nifty200_phase5", "processors=rank")
 PROCESSES = 8
 
 
@@ -33,12 +34,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of reference data")
     parser.add_argument("--quick", action="store_true", help="few jobs, to see that it runs")
     arguments = parser.parse_args()
-    jobs, trials = (3, 3) if arguments.quick else (100, 100)
+    jobs, trials = (2, 2) if arguments.quick else (100, 100)
     with tempfile.TemporaryDirectory() as folder:
         grid(Path(folder), jobs)
         search(Path(folder), trials)
         if arguments.data is not None:
-            shared(arguments.data, Path(folder), 2 if arguments.quick else PROCESSES)
+            words = PREPARED if arguments.quick else NIFTY
+            shared(arguments.data, Path(folder), words, 2 if arguments.quick else PROCESSES)
 
 
 def grid(folder: Path, jobs: int) -> None:
@@ -95,7 +97,7 @@ def run_seconds(run: Path) -> float:
     return float(json.loads((run / "status.json").read_text())["seconds"])
 
 
-def shared(data: Path, folder: Path, processes: int) -> None:
+def shared(data: Path, folder: Path, words: tuple[str, ...], processes: int) -> None:
     """Processes that have read the same data set: each one's own memory, by what it shares."""
     own = {}
     for count in (1, 1, processes):  # the first prepares the data
@@ -103,7 +105,7 @@ def shared(data: Path, folder: Path, processes: int) -> None:
         context.set_forkserver_preload(["stockformer.experiment"])
         barrier, results = context.Barrier(count), context.SimpleQueue()
         children = [
-            context.Process(target=read, args=(data, folder, barrier, results))
+            context.Process(target=read, args=(words, data, folder, barrier, results))
             for _ in range(count)
         ]
         for child in children:
@@ -115,18 +117,24 @@ def shared(data: Path, folder: Path, processes: int) -> None:
         size = found[0][1]
     more = (own[processes] - own[1]) / (processes - 1)
     print(
-        f"shared: {processes} processes with NIFTY-200 take {own[processes]:.0f} MiB together, one "
-        f"takes {own[1]:.0f}: {more:.0f} MiB for one more, whose factors are {size:.0f} MiB"
+        f"shared: {processes} processes with {words[0]} take {own[processes]:.0f} MiB together, "
+        f"one takes {own[1]:.0f}: {more:.0f} MiB for one more, whose factors are {size:.0f} MiB"
     )
 
 
-def read(data: Path, folder: Path, barrier: Barrier, results: multiprocessing.SimpleQueue) -> None:
+def read(
+    words: tuple[str, ...],
+    data: Path,
+    folder: Path,
+    barrier: Barrier,
+    results: multiprocessing.SimpleQueue,
+) -> None:
     """Read, look at every cell, and report this process's share of memory when all have."""
     from stockformer.config.overrides import check_command_line, without_hydra  # noqa: PLC0415
     from stockformer.experiment import read_dataset  # noqa: PLC0415
 
-    words = [*NIFTY, f"paths.data_dir={data}", f"paths.cache_dir={folder}/cache"]
-    config = without_hydra(check_command_line(words, multirun=False))
+    given = [*words, f"paths.data_dir={data}", f"paths.cache_dir={folder}/cache"]
+    config = without_hydra(check_command_line(given, multirun=False))
     dataset = read_dataset(config)
     dataset.panel.factors.sum()
     barrier.wait()

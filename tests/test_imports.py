@@ -11,10 +11,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "stockformer"
 # Subpackage, or a module of it with its own rules -> what it may import of this package.
 # What a run leaves on the disk and the terminal, and how it is read back: all may use these.
-BASE = {"runs.atomic", "runs.console", "runs.logs", "runs.typed_json", "config.quoting"}
+BASE = {
+    *("runs.atomic", "runs.console", "runs.fork_server", "runs.logs", "runs.typed_json"),
+    "config.quoting",
+}
 MAY: dict[str, set[str]] = {
     "runs.atomic": set(),
     "runs.console": set(),
+    "runs.fork_server": set(),
     "runs.typed_json": set(),
     "runs.logs": {"runs.atomic", "runs.console"},
     "runs.folder": BASE,

@@ -70,9 +70,15 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     config = check_command_line(words, multirun=True)
     folder = SweepDir((resume or Path(str(config.hydra.sweep.dir))).absolute())
     record = SweepRecord(list(words), objectives(config), finished=False)
+    begun = folder.record_file.exists()
     folder.claim(record, resume=resume is not None)
     with folder, stopped_by_signals():
-        jobs = make_jobs(folder, config, record)
+        try:
+            jobs = make_jobs(folder, config, record)
+        except ValueError:
+            if not begun:
+                folder.discard()
+            raise
         run_job = partial(run_one, function, tuple(changes))
         launcher = make_launcher(config, run_job, jobs.total)
         return run_all(folder, record, jobs, launcher, report=config.report)
@@ -173,7 +179,7 @@ def run_all(
     folder: SweepDir, record: SweepRecord, jobs: Jobs, launcher: Launcher, *, report: bool
 ) -> int:
     """Run the jobs, and show what came of all of them."""
-    from stockformer.sweeps.jobs import DONE, run_jobs  # noqa: PLC0415 (pandas, after the checks)
+    from stockformer.sweeps.jobs import DONE, RUNNING, run_jobs  # noqa: PLC0415 (pandas, after the checks)
 
     again = f"python train.py -m {pasteable('resume', folder.path)}"
     log.info("sweep of %d jobs in %s", jobs.total, folder.path)
@@ -185,7 +191,8 @@ def run_all(
         )
         raise
     every = jobs.outcomes(outcomes)
-    failed = [number for number, (_, outcome) in every.items() if outcome.state not in DONE]
+    good = (*DONE, RUNNING)
+    failed = [number for number, (_, outcome) in every.items() if outcome.state not in good]
     folder.write(replace(record, finished=not failed or jobs.counts_failures))
     from stockformer.commands.sweep_results import show_results  # noqa: PLC0415 (plotly)
 

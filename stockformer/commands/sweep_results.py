@@ -20,7 +20,7 @@ from stockformer.runs.console import human_time, make_console
 from stockformer.runs.ensemble import ensemble
 from stockformer.runs.recorded_run import is_run
 from stockformer.sweeps.folder import Job, SweepDir
-from stockformer.sweeps.jobs import DONE, Outcome
+from stockformer.sweeps.jobs import DONE, RUNNING, Outcome
 from stockformer.sweeps.trials import (
     REPEATED,
     Configuration,
@@ -57,7 +57,7 @@ def show_results(
         console.width = FILE_WIDTH
     console.print(table(every, objectives, trials))
     for job, outcome in every.values():
-        if outcome.state not in DONE:
+        if outcome.state not in (*DONE, RUNNING):
             log.error("job %d %s: %s", job.number, outcome.state, outcome.reason)
             if job.run.log_file.exists():
                 log.error("    log: %s", job.run.log_file)

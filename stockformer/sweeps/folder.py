@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -99,7 +100,7 @@ class SweepDir:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.record_file.exists():
-            same = resume or self.read().overrides == record.overrides
+            same = resume or _jobs_of(self.read().overrides) == _jobs_of(record.overrides)
         else:
             left_by_us = {"lock", self.log_file.name}
             same = left_by_us.issuperset(file.name for file in self.path.iterdir())
@@ -153,8 +154,20 @@ class SweepDir:
         require_digest(content, data, str(self.record_file))
         return SweepRecord(content["overrides"], content["objectives"], content["finished"])
 
+    def discard(self) -> None:
+        """Leave nothing of a sweep that could not begin."""
+        for file in (self.record_file, self.study_file, self.log_file, self.path / "lock"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            self.path.rmdir()
+
     def job_folder(self, number: int) -> Path:
         return self.path / str(number)
+
+
+def _jobs_of(overrides: list[str]) -> list[str]:
+    """The words that say what the jobs are; the folder may be named in several ways."""
+    return [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
 
 
 def newest_unfinished(tree: Path) -> Path:

@@ -20,6 +20,8 @@ from stockformer.sweeps.trials import objective_values
 log = logging.getLogger(__name__)
 
 DONE = ("finished", "pruned")
+RUNNING = "running"
+"""The state of a job that another controller of the same study is working on."""
 REASON_WIDTH = 90
 """Characters of a failure's reason while others run; the whole follows at the end."""
 WAIT = 120.0

@@ -11,6 +11,7 @@ import inspect
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from stockformer.evaluation.metrics import OBJECTIVES
 from stockformer.runs import atomic
 from stockformer.runs.folder import AfterEpoch, Pruned
 from stockformer.sweeps.folder import Job, SweepDir
-from stockformer.sweeps.jobs import Outcome, is_finite, outcome_of, settled
+from stockformer.sweeps.jobs import RUNNING, Outcome, is_finite, outcome_of, settled
 
 ATTEMPTS = 2
 """Of a trial whose process was killed: so often it is started in all."""
@@ -115,11 +116,16 @@ class Search:
         return sum(trial.state.is_finished() for trial in self._counted())
 
     def next(self) -> Job | None:
+        if not self._interrupted and self._started() >= self.total:
+            self._settle()  # what other controllers of the study have left since
         if self._interrupted:
             return self._job(self._interrupted.pop(0))
-        if sum(trial.state != TrialState.WAITING for trial in self._counted()) >= self.total:
+        if self._started() >= self.total:
             return None
         trial = self.study.ask(self.space)  # a killed one's values first, if it is to be retried
+        if self._started(before=trial.number) >= self.total:  # others asked at the same moment
+            self._fail(trial, f"more than hydra.sweeper.n_trials={self.total}", replaced=True)
+            return None
         if "words" not in trial.user_attrs:
             words = [f"{key}={value}" for key, value in trial.params.items()]
             trial.set_user_attr("folder", str(self.folder.job_folder(trial.number).resolve()))
@@ -138,7 +144,9 @@ class Search:
             if trial.number in recent or "words" not in trial.user_attrs:
                 continue
             job = self._job_of(trial.number, trial.user_attrs, None)
-            state = STATES.get(trial.state, "interrupted")
+            state = STATES.get(trial.state, "")
+            if not state:
+                state = "interrupted" if self._is_abandoned(trial) else RUNNING
             values = dict(zip(self.objectives, trial.values or ()))
             seconds = outcome_of(job, "", ()).seconds
             found[trial.number] = (
@@ -168,11 +176,17 @@ class Search:
             reason = " ".join(str(error).split())[:300]
             if "study direction" in reason:  # of Optuna 2; later ones return the study
                 raise other from error
+            if "DB access module" in reason:
+                reason = "its driver is missing: pip install 'stockformer[postgresql]'"
             raise ValueError(f"hydra.sweeper.storage={settings.storage}: {reason}") from error
         if [direction.name.lower() for direction in study.directions] != directions:
             raise other
-        # Another seed each time: the first points must not be those that were tried before.
-        study.sampler = make_sampler(settings.sampler, len(study.get_trials(deepcopy=False)))
+        # Another seed each time: the first points must not be those that were tried before, nor
+        # those of another controller that starts at the same moment.
+        moved = len(study.get_trials(deepcopy=False))
+        if settings.storage != study_url(self.folder):
+            moved += zlib.crc32(str(self.folder.path.resolve()).encode())
+        study.sampler = make_sampler(settings.sampler, moved)
         return study
 
     def _counted(self) -> list[FrozenTrial]:
@@ -180,10 +194,16 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if "replaced" not in trial.user_attrs]
 
+    def _started(self, before: float = math.inf) -> int:
+        """How many trials count that were started, with a lower number than `before`."""
+        counted = (trial for trial in self._counted() if trial.state != TrialState.WAITING)
+        return sum(trial.number < before for trial in counted)
+
     def _settle(self) -> None:
         """Tell the study what became of trials that it takes for running and nobody works on."""
         for frozen in self._counted():
-            if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
+            ours = frozen.number in self._trials
+            if frozen.state == TrialState.RUNNING and not ours and self._is_abandoned(frozen):
                 self._settle_trial(Trial(self.study, frozen._trial_id))
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
@@ -258,11 +278,11 @@ def study_url(folder: SweepDir) -> str:
     return f"sqlite:///{folder.study_file.resolve()}"
 
 
-def make_sampler(node: Mapping[str, Any], trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler of `hydra.sweeper.sampler`, its seed moved on by the trials there are."""
+def make_sampler(node: Mapping[str, Any], moved: int) -> optuna.samplers.BaseSampler:
+    """The sampler of `hydra.sweeper.sampler`, its seed moved on by so much."""
     arguments = {str(key): value for key, value in node.items() if not str(key).startswith("_")}
     if arguments.get("seed") is not None:
-        arguments["seed"] = (arguments["seed"] + trials) % 2**32
+        arguments["seed"] = (arguments["seed"] + moved) % 2**32
     try:
         sampler: optuna.samplers.BaseSampler = get_object(node["_target_"])(**arguments)
     except (ImportError, TypeError, ValueError) as error:

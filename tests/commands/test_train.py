@@ -223,7 +223,7 @@ def test_a_search_goes_on_past_a_trial_that_fails_and_says_why(
     assert len(statuses) == 4
     assert 0 < len(reasons) < 4
     assert all("lower optimizer.lr" in reason for reason in reasons)
-    assert "best by validation rank IC: job" in output
+    assert "best by validation rank IC, " in output
 
 
 def test_a_search_needs_m(train: Train, tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
-from runs.small_run import ended, forked
+from runs.small_run import forked
 
+from stockformer.runs import atomic
 from stockformer.sweeps.folder import SweepDir, SweepRecord
 from stockformer.sweeps.jobs import Outcome
 from stockformer.sweeps.search import Search, SearchSettings, distribution, study_url
@@ -141,32 +142,85 @@ def test_another_points_are_drawn_after_a_restart(search: Callable[..., Search])
     assert len(set(points)) == 3
 
 
+@pytest.fixture
+def living(search: Callable[..., Search], tmp_path: Path) -> Iterator[Callable[[str], int]]:
+    """`living(STORAGE)`: the process of a controller that has asked for a trial, and works."""
+    children = []
+
+    def start(storage: str) -> int:
+        reader, writer = os.pipe()
+
+        def control() -> None:
+            first = SweepDir(tmp_path / "first")
+            first.claim(RECORD, resume=False)
+            assert search("first", storage=storage).next() is not None
+            os.write(writer, b"!")
+            time.sleep(60)
+
+        children.append(forked(control, writer))
+        assert os.read(reader, 1)
+        return children[0]
+
+    yield start
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_the_trials_of_a_living_controller_are_left_to_it(
-    search: Callable[..., Search], tmp_path: Path
+    search: Callable[..., Search], living: Callable[[str], int], tmp_path: Path
 ) -> None:
-    """Two sweeps on one study: the second takes up what the first left only when that is dead."""
+    """Two sweeps on one study: the second does not touch what the first is working on."""
     storage = f"sqlite:///{tmp_path}/shared.db"
-    reader, writer = os.pipe()
-
-    def control() -> None:
-        first = SweepDir(tmp_path / "first")
-        first.claim(RECORD, resume=False)
-        assert search("first", storage=storage).next() is not None
-        os.write(writer, b"!")
-        time.sleep(60)
-
-    child = forked(control, writer)
-    assert os.read(reader, 1)
-    second = search("second", storage=storage)
+    living(storage)
+    second = search("second", storage=storage, n_trials=2)
     assert second.study.trials[0].state == TrialState.RUNNING
-    other = second.next()
-    assert other is not None
-    assert (other.number, other.folder) == (1, tmp_path / "second/1")
+    job = second.next()
+    assert job is not None
+    assert (job.number, job.folder) == (1, tmp_path / "second/1")
+    second.ended(job, Outcome("failed", "no"))
+    assert second.next() is None
+    assert (second.done, second.total) == (1, 2)
+
+
+def test_at_the_end_the_trials_of_a_dead_controller_are_taken_up(
+    search: Callable[..., Search], living: Callable[[str], int], tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    child = living(storage)
+    second = search("second", storage=storage, n_trials=2)
+    job = second.next()
+    assert job is not None
+    second.ended(job, Outcome("failed", "no"))
     os.kill(child, signal.SIGKILL)
-    ended(child)
-    taken = search("third", storage=storage).next()  # its job had not started
+    while atomic.is_locked(tmp_path / "first/lock"):
+        time.sleep(0.01)
+    taken = second.next()
     assert taken is not None
     assert (taken.number, taken.folder) == (0, tmp_path / "first/0")
+
+
+def test_two_controllers_that_ask_at_once_do_not_run_more_than_n_trials(
+    search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    one, other = (search(name, storage=storage, n_trials=2) for name in ("one", "other"))
+    started = other._started
+
+    def before_the_other_asked(before: float = math.inf) -> int:
+        return started(before) if before < math.inf else 0
+
+    monkeypatch.setattr(other, "_started", before_the_other_asked)
+    assert one.next() is not None
+    assert one.next() is not None
+    assert other.next() is None
+    surplus = one.study.trials[2]
+    assert (surplus.state, surplus.user_attrs["reason"]) == (
+        TrialState.FAIL,
+        "more than hydra.sweeper.n_trials=2",
+    )
+    assert len(one.outcomes({})) == 2
+    assert one.study.trials[0].params != surplus.params  # though the seed is the same
 
 
 def test_a_study_that_cannot_be_used_is_refused(
