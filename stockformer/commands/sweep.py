@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.commands.single import single_run
 from stockformer.config.overrides import check_command_line, grid, is_search, search_space
 from stockformer.config.quoting import as_path, pasteable, quoted
-from stockformer.runs.folder import TREES
+from stockformer.runs.folder import LONGER, MAY_CHANGE, TREES
 from stockformer.runs.interruption import SIGNALS
 from stockformer.runs.logs import start_log
-from stockformer.runs.resume import LONGER, MAY_CHANGE, continued, requested_value
-from stockformer.sweeps.folder import Job, SweepDir, SweepRecord, newest_unfinished
+from stockformer.runs.resume import continued, merged, requested_value
+from stockformer.sweeps.folder import REPEATED, Job, SweepDir, SweepRecord, newest_unfinished
 
 if TYPE_CHECKING:
     from stockformer.runs.folder import AfterEpoch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stockformer.sweeps")
 
 MAY_CHANGE_IN_SWEEP = MAY_CHANGE - LONGER - {"resume", "tags"}
-OF_SWEEP = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials")
+OF_SWEEP = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=")
 
 
 class Train(Protocol):
@@ -64,9 +64,12 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     changes: list[str] = []
     if resume is not None:
         recorded = SweepDir(resume).read().overrides
-        changes = [word for word in words if not word.startswith("hydra")]
-        words = together(recorded, words)
+        changes = [word for word in words if not word.lstrip("+~").startswith(OF_SWEEP)]
         require_may_change(changes)
+        if any(word.startswith("hydra/launcher=") for word in words):  # the other's do not fit
+            recorded = [w for w in recorded if not w.lstrip("+").startswith("hydra.launcher.")]
+        words = merged(recorded, words)
+    words = [from_anywhere(word) for word in words]
     config = check_command_line(words, multirun=True)
     folder = SweepDir((resume or Path(str(config.hydra.sweep.dir))).absolute())
     record = SweepRecord(list(words), objectives(config), finished=False)
@@ -80,17 +83,16 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
                 folder.discard()
             raise
         run_job = partial(run_one, function, tuple(changes))
-        launcher = make_launcher(config, run_job, jobs.total)
+        launcher = make_launcher(config, run_job, jobs.total - jobs.done)
         return run_all(folder, record, jobs, launcher, report=config.report)
 
 
-def together(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    """The recorded command line with the new words in place of those of the same key; another
-    launcher has other settings."""
-    if any(word.startswith("hydra/launcher=") for word in now):
-        before = [word for word in before if not word.lstrip("+").startswith("hydra.launcher.")]
-    by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *now]}
-    return list(by_key.values())
+def from_anywhere(word: str) -> str:
+    """A study in a file has a path that does not depend on where the sweep is resumed."""
+    key, _, value = word.partition("=sqlite:///")
+    if key != "hydra.sweeper.storage" or not value:
+        return word
+    return f"{key}=sqlite:///{Path(value).absolute()}"
 
 
 def require_may_change(words: Sequence[str]) -> None:
@@ -123,6 +125,12 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
         fixed, space = search_space(ours, parameters)
         if not space:
             raise ValueError("search: nothing to choose; name ranges in hydra.sweeper.params")
+        for key in REPEATED:
+            if key in space:
+                raise ValueError(
+                    f"{key}: a search would choose the luckiest; give it one value, and repeat the "
+                    "best trial with several by the command that the search ends with"
+                )
         settings = SearchSettings(
             objectives=tuple(record.objectives),
             n_trials=node["n_trials"],
@@ -149,7 +157,7 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
     )
 
 
-def make_launcher(config: DictConfig, run_job: partial[None], total: int) -> Launcher:
+def make_launcher(config: DictConfig, run_job: partial[None], missing: int) -> Launcher:
     """hydra/launcher: one job after another, or several processes that share the cores."""
     from stockformer.sweeps.launchers import InProcess, Processes  # noqa: PLC0415
 
@@ -157,12 +165,15 @@ def make_launcher(config: DictConfig, run_job: partial[None], total: int) -> Lau
     if "n_jobs" not in node:
         return InProcess(run_job)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    slots = min(node.n_jobs or max(1, (cores or 1) // 2), total)
+    slots = min(node.n_jobs or max(1, (cores or 1) // 2), max(1, missing))
     return Processes(run_job, slots=slots, threads=node.threads or max(1, (cores or 1) // slots))
 
 
 def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
     """A job, from its beginning or from its last checkpoint."""
+    from stockformer.sweeps.jobs import require_same_settings  # noqa: PLC0415 (pandas)
+
+    require_same_settings(job)
     if job.run.status_file.exists() and job.run.begun():
         again = continued(job.folder, changes)
         if again is None:
@@ -193,12 +204,13 @@ def run_all(
     every = jobs.outcomes(outcomes)
     good = (*DONE, RUNNING)
     failed = [number for number, (_, outcome) in every.items() if outcome.state not in good]
-    folder.write(replace(record, finished=not failed or jobs.counts_failures))
+    finished = jobs.done >= jobs.total if jobs.counts_failures else not failed
+    folder.write(replace(record, finished=finished))
     from stockformer.commands.sweep_results import show_results  # noqa: PLC0415 (plotly)
 
     show_results(folder, every, jobs.objectives, report=report)
-    if failed and not jobs.counts_failures:
-        log.warning("run those that failed again with %s", again)
+    if not finished:
+        log.warning("run what is missing or failed again with %s", again)
     return 1 if failed else 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -18,11 +20,11 @@ from stockformer.reporting.leaderboard import write_leaderboard
 from stockformer.reporting.terminal import configurations
 from stockformer.runs.console import human_time, make_console
 from stockformer.runs.ensemble import ensemble
+from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import is_run
-from stockformer.sweeps.folder import Job, SweepDir
+from stockformer.sweeps.folder import REPEATED, Job, SweepDir
 from stockformer.sweeps.jobs import DONE, RUNNING, Outcome
 from stockformer.sweeps.trials import (
-    REPEATED,
     Configuration,
     Trials,
     pareto_front,
@@ -36,6 +38,7 @@ log = logging.getLogger("stockformer.sweeps")
 MAX_ROWS = 60
 FILE_WIDTH = 160
 """Of the table in a file or a pipe, where nothing wraps lines."""
+FOLD = "split.fold="
 WALK_FORWARD = "walk_forward"
 """The folder of all folds as one, in the sweep's folder."""
 
@@ -63,17 +66,21 @@ def show_results(
                 log.error("    log: %s", job.run.log_file)
     if trials is None:
         return
-    if any(len(each.runs) > 1 for each in trials.configurations.values()):
+    if any(len(each.runs) > 1 or each.missing for each in trials.configurations.values()):
         console.print(configurations(trials))
     if len(trials.objectives) > 1:
         front = ", ".join(map(str, pareto_front(trials.validation, trials.objectives).index))
-        log.info("Pareto front of %s: jobs %s", " and ".join(trials.objectives), front)
+        titles = " and ".join(OBJECTIVES[name].title for name in trials.objectives)
+        log.info("Pareto front of validation %s: jobs %s", titles, front)
     if report:
         log.info("leaderboard: %s", write_leaderboard(trials, None))
-    best = trials.best()
-    if best is not None:
-        jobs = {job.folder.name: job for job, _ in every.values()}
-        show_best(trials, best, [jobs[run] for run in best.runs if run in jobs])
+    jobs = {job.folder.name: job for job, _ in every.values()}
+    for group in trials.groups:
+        best = trials.best(group)
+        if best is not None and jobs.keys() >= set(best.runs):
+            if len(trials.groups) > 1:
+                log.info("tested on %s:", group.label)
+            show_best(trials, best, [jobs[run] for run in best.runs])
 
 
 def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
@@ -83,8 +90,9 @@ def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
         quantity, float(trials.score[best.name]), float(trials.validation_sd[name][best.name])
     )
     kind = "job" if len(best.runs) == 1 else f"the mean of {best.repeats}, jobs"
-    shown = " ".join(f"{key}={value}" for key, value in settings_of(jobs[:1]).items())
-    log.info("best by validation %s, %s: %s %s, %s", quantity.title, value, kind, best.name, shown)
+    shown = [f"{kind} {best.name}"]
+    shown += [f"{key}={each}" for key, each in jobs[0].settings.items() if key not in REPEATED]
+    log.info("best by validation %s, %s: %s", quantity.title, value, ", ".join(shown))
     if len(jobs) == 1:
         folder = jobs[0].folder
         log.info(
@@ -94,20 +102,19 @@ def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
     else:
         folders = pasteable("run", *(job.folder for job in jobs))
         log.info("    as one:     python evaluate.py %s", folders)
-    log.info("    more seeds: python train.py -m %s seed=1,2,3", shlex.join(words_of(jobs[0])))
-
-
-def settings_of(jobs: Sequence[Job]) -> dict[str, str]:
-    """What varies between configurations, of the first job."""
-    return {
-        key: value for job in jobs for key, value in job.settings.items() if key not in REPEATED
-    }
+    seeds = [int(trials.seeds[run]) for run in best.runs if trials.seeds[run].isdecimal()]
+    more = ",".join(str(max(seeds, default=0) + number) for number in (1, 2, 3))
+    folds = dict.fromkeys(word for job in jobs for word in job.varied if word.startswith(FOLD))
+    fold = [FOLD + ",".join(word.removeprefix(FOLD) for word in folds)] * bool(folds)
+    words = shlex.join([*words_of(jobs[0]), *fold, f"seed={more}"])
+    log.info("    more seeds: python train.py -m %s", words)
 
 
 def words_of(job: Job) -> list[str]:
-    """The command line of a job without its seed, outside a search."""
-    words = [word for word in job.words if not word.startswith(("seed=", "search=", "hydra"))]
-    if len(words) == len(job.words):
+    """The command line of a job without its seed and the fold that varies, outside a search."""
+    dropped = ("seed=", "search=", "hydra", *(word for word in job.varied if word.startswith(FOLD)))
+    words = [word for word in job.words if not word.startswith(dropped)]
+    if not any(word.startswith("search=") for word in job.words):
         return words
     recorded = flat(read_config(job.run.read_config()[0]))
     alone = flat(without_hydra(check_command_line(words, multirun=False)))
@@ -168,11 +175,13 @@ def combine_folds(folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]]) ->
             return
     for number, (settings, jobs) in enumerate(sorted(by_settings.items())):
         into = folder.path / (WALK_FORWARD if len(by_settings) == 1 else f"{WALK_FORWARD}_{number}")
-        if len(folds[settings]) < 2 or is_run(into):
+        if len(folds[settings]) < 2 or is_newer(into, jobs):
             continue
         try:
+            if is_run(into):
+                shutil.rmtree(into)  # it was stopped half-way, or a run was trained for longer
             ensemble([job.folder for job in jobs], into)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             log.warning("folds are not combined: %s", error)
             continue
         log.info(
@@ -181,6 +190,15 @@ def combine_folds(folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]]) ->
             f", {settings}" * bool(settings),
             into,
         )
+
+
+def is_newer(ensemble: Path, jobs: Sequence[Job]) -> bool:
+    """Whether the ensemble was finished after all of its runs."""
+    run = RunDir(ensemble)
+    if not is_run(ensemble) or run.status()["state"] != "finished":
+        return False
+    made = run.status_file.stat().st_mtime_ns
+    return all(job.run.status_file.stat().st_mtime_ns <= made for job in jobs)
 
 
 def _value(outcome: Outcome, name: str) -> str:

@@ -360,14 +360,21 @@ def _check_sweep(config: DictConfig, reference: DictConfig, single: Sequence[Ove
     for key in node.sweeper.get("params") or {}:
         if key not in flat(reference):
             raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")
-    if not is_search(config):
-        return
-    search = OmegaConf.to_container(node.sweeper, resolve=True)
+    if is_search(config):
+        _check_search(config)
+
+
+def _check_search(config: DictConfig) -> None:
+    search = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     assert isinstance(search, dict)
     _check_count("hydra.sweeper.n_trials", search["n_trials"] or 0)
     objectives = search["objectives"]
     if not isinstance(objectives, list) or not objectives:
         raise ValueError(f"hydra.sweeper.objectives={objectives!r}: name one or more")
+    if len(set(objectives)) < len(objectives):
+        raise ValueError(f"hydra.sweeper.objectives={objectives!r}: one of them twice")
+    if not isinstance(search["study_name"], str) or not search["study_name"]:
+        raise ValueError(f"hydra.sweeper.study_name={search['study_name']!r}: must be a name")
     for name in objectives:
         if name not in OBJECTIVES:
             raise ValueError(

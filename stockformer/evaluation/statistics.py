@@ -207,7 +207,8 @@ def expected_maximum_sharpe(trial_sharpes: np.ndarray, n_trials: int | None = No
     """The Sharpe ratio that the best of this many trials without skill would show.
 
     sd(trials) ((1 - g) Phi^-1(1 - 1/N) + g Phi^-1(1 - 1/(N e))), g the Euler-Mascheroni constant:
-    Bailey and Lopez de Prado (2014), "The Deflated Sharpe Ratio". Zero for a single trial.
+    Bailey and Lopez de Prado (2014), "The Deflated Sharpe Ratio". Zero for a single trial,
+    NaN where of several only one has a known ratio.
     n_trials: N, if some trials have no known ratio.
     """
     trials = np.asarray(trial_sharpes, dtype=np.float64)
@@ -215,9 +216,9 @@ def expected_maximum_sharpe(trial_sharpes: np.ndarray, n_trials: int | None = No
         raise ValueError(
             f"expected_maximum_sharpe: needs the Sharpe ratio of every trial, got {trials}"
         )
-    if len(trials) == 1:
-        return 0.0
     count = max(len(trials), n_trials or 0)
+    if len(trials) == 1:
+        return 0.0 if count == 1 else math.nan
     quantile_1 = stats.norm.ppf(1 - 1 / count)
     quantile_2 = stats.norm.ppf(1 - 1 / (count * np.e))
     maximum = (1 - np.euler_gamma) * quantile_1 + np.euler_gamma * quantile_2

@@ -1,4 +1,4 @@
-"""The page of a sweep or of a tree of runs: who leads by validation, and what leading is worth."""
+"""The page of a sweep or of a tree of runs: the best by validation, and what that is worth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stockformer.sweeps.selection import (
     importance,
     paired_tests,
 )
-from stockformer.sweeps.selection_bias import MIN_CONFIGURATIONS, selection_bias, tried
+from stockformer.sweeps.selection_bias import MIN_CONFIGURATIONS, selection_bias, validation_scores
 from stockformer.sweeps.trials import (
     Configuration,
     Group,
@@ -74,24 +74,39 @@ def page(trials: Trials, page_folder: Path) -> Page:
     if trials.unfinished or trials.refused:
         sections.append(not_completed(trials, page_folder))
     state = "finished" if trials.completed else "failed"
-    name = "/".join(trials.folder.resolve().parts[-3:])
+    name = "/".join(trials.folder.resolve().parts[-3:]).replace("//", "/")
     return Page("runs in", name, headline(trials), subtitle(trials), state, sections)
 
 
 def headline(trials: Trials) -> str:
-    """Who leads, and whether that one beats the baselines."""
+    """The best configuration, and whether it beats the baselines or the next."""
     if not trials.completed:
         return "No run was completed."
-    if len(trials.groups) > 1:
+    groups = [g for g in trials.groups if not validation_scores(trials, g).empty]
+    if len(groups) > 1:
         return (
-            f"These {len(trials.completed)} runs were tested on {len(trials.groups)} different "
+            f"These {len(trials.completed)} runs were tested on {len(groups)} different "
             "data sets, targets or spans of dates: compare only within one."
         )
-    best = next(iter(trials.configurations.values()))
+    ranked = trials.compared((groups or trials.groups)[0])
+    best = ranked[0] if ranked else next(iter(trials.configurations.values()))
     lead = f"Best by validation {SCORES[trials.objective].title} ({scores(trials, best.name)[0]})"
     if len(best.runs) > 1:
-        return f"{lead}: the mean of {best.repeats}, runs {best.name}."
+        return f"{lead}: the mean of {best.repeats}, runs {best.name}.{_noise(trials, ranked)}"
     return f"{lead}: run {best.name}. {trials.completed[best.runs[0]].headline}"
+
+
+def _noise(trials: Trials, ranked: Sequence[Configuration]) -> str:
+    """Whether the best two differ by less than seeds do."""
+    if len(ranked) < 2:
+        return ""
+    first, second = (each.name for each in ranked[:2])
+    deviations = trials.validation_sd[trials.objective]
+    if abs(trials.score[first] - trials.score[second]) >= max(
+        deviations[first], deviations[second]
+    ):
+        return ""
+    return f" The next ({scores(trials, second)[0]}) differs by less than seeds of one do."
 
 
 def subtitle(trials: Trials) -> str:
@@ -111,14 +126,15 @@ def ranking(trials: Trials, page_folder: Path) -> Section:
     quantity = SCORES[trials.objective]
     low = " (the lowest first)" if not quantity.around_zero else ""
     lead = (
-        f"Sorted by the validation {quantity.title}{low} of the tested epoch, the metric that most "
-        "of these runs were to be selected by. Press a heading to sort by it. The test columns are "
+        f"Sorted by the validation {quantity.title}{low} of the tested epoch, "
+        f"{'which this sweep compares' if trials.in_sweep else 'by which most were selected'}. "
+        "Press a heading to sort by it. The test columns are "
         "there to be looked at once: whoever selects by them has no test left."
     )
     if any(len(each.runs) > 1 for each in trials.configurations.values()):
         lead += (
             " Runs that differ in seed or fold only are one line: the mean over folds and seeds ± "
-            "the sample deviation over seeds."
+            "the sample deviation over seeds. One that lacks runs (1 of 2) is never the best."
         )
     return Section(title, lead, [board(trials, page_folder)])
 
@@ -135,7 +151,7 @@ def board(trials: Trials, page_folder: Path) -> Table:
     test = [name for name in TEST_COLUMNS if name in trials.test]
     keys = [str(key) for key in trials.settings]
     several = len(trials.groups) > 1
-    repeated = any(len(each.runs) > 1 for each in trials.configurations.values())
+    repeated = any(len(each.runs) > 1 or each.missing for each in trials.configurations.values())
     tested_on = {name: group.label for group in trials.groups for name in group.configurations}
     settings = trials.settings.to_dict("index")
     rows = [
@@ -218,7 +234,7 @@ def selection_bias_section(trials: Trials) -> Section:
     rows, without = [], []
     count = 0
     for group in trials.groups:
-        score = tried(trials, group)
+        score = validation_scores(trials, group)
         count += sum(trials.configurations[str(name)].trials for name in score.index)
         if not len(score):
             continue  # ensembles alone
@@ -243,8 +259,8 @@ def selection_bias_section(trials: Trials) -> Section:
         "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
         "Prado 2014): below 0.95, assume chance. Daily, not annualised, of returns after costs "
         "less those of the equal-weight universe, on the validation dates, where the selection is "
-        "made. All completed trials of the folder count, seeds and edited targets included; trials "
-        "deleted or made elsewhere would count too, but cannot be seen from here.",
+        "made. All completed and pruned trials of the folder count, seeds and edited targets "
+        "included; trials deleted or made elsewhere would count too, but cannot be seen from here.",
     ]
     if rows:
         remarks.append(
@@ -267,7 +283,7 @@ def importance_section(trials: Trials) -> Section:
     """Which settings went with which score."""
     title = "Which settings mattered"
     group = trials.groups[0]
-    score = tried(trials, group)
+    score = validation_scores(trials, group)
     varied = trials.settings.loc[score.index]
     varied = varied.loc[:, varied.nunique() > 1]
     if varied.empty:

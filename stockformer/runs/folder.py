@@ -24,12 +24,23 @@ from stockformer.runs.typed_json import Form, parse_json
 
 log = logging.getLogger(__name__)
 
+_owned: set[str] = set()
+"""Folders that this process holds the lock of."""
 
 TREES = ("outputs", "multirun")
 """Where runs and sweeps go by default, below the folder they are started in."""
 
 SWEEP_FILE = "sweep.json"
 """In the folder above the runs of a sweep."""
+
+LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
+MAY_CHANGE = {
+    *("resume", "report", "tags", "paths.data_dir", "paths.cache_dir"),
+    *LONGER,
+    *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
+    *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),
+}
+"""Keys that a resumed run may change: none changes the epochs that it has completed."""
 
 STATES = ("running", "finished", "failed", "interrupted", "pruned")
 STATUS = {
@@ -133,7 +144,7 @@ class RunDir:
             run.end("running", "")
             run._start_log()
         except (OSError, ValueError):
-            os.close(run._lock_descriptor)
+            run._unlock()
             raise
         return run
 
@@ -188,7 +199,7 @@ class RunDir:
             logging.getLogger("stockformer").removeHandler(self._log)
             with contextlib.suppress(OSError):  # a failed write was reported when it happened
                 self._log.close()
-            os.close(self._lock_descriptor)
+            self._unlock()
 
     def end(self, state: str, reason: str) -> None:
         """Record how the run ended."""
@@ -244,9 +255,9 @@ class RunDir:
 
     def in_use(self) -> bool:
         """Whether a living process owns the folder; its lock goes with the process."""
-        status = self.status()
-        if status.get("process") == os.getpid() and status["state"] == "running":
-            return True  # ours; looking at the lock, as below, would let go of it
+        self.status()
+        if str(self.path.resolve()) in _owned:
+            return True  # looking at the lock, as below, would let go of it
         return atomic.is_locked(self.lock_file)
 
     def checkpoint(self, name: str) -> Path:
@@ -442,6 +453,11 @@ class RunDir:
                 "was changed. Wait for it, or stop it"
             )
         self._lock_descriptor = descriptor
+        _owned.add(str(self.path.resolve()))
+
+    def _unlock(self) -> None:
+        _owned.discard(str(self.path.resolve()))
+        os.close(self._lock_descriptor)
 
     def _start_log(self) -> None:
         self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")

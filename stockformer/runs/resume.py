@@ -18,18 +18,10 @@ from stockformer.config.recorded import current_overrides, read_config
 from stockformer.config.rules import flat
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.runs import atomic
-from stockformer.runs.folder import TREES, RunDir, runs_under
+from stockformer.runs.folder import LONGER, MAY_CHANGE, TREES, RunDir, runs_under
 
 log = logging.getLogger(__name__)
 
-LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
-# None of these changes the epochs that a run has completed.
-MAY_CHANGE = {
-    *("resume", "report", "tags", "paths.data_dir", "paths.cache_dir"),
-    *LONGER,
-    *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
-    *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),
-}
 KILLED_TOO_EARLY = (
     "was stopped before it had saved its settings, so there is nothing to continue; start it again "
     "(its folder may be named again, or deleted)"
@@ -128,11 +120,11 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     for key in changed & MAY_CHANGE:
         OmegaConf.update(config, key, OmegaConf.select(now, key))
     config.resume = str(folder).replace("${", "\\${")
-    return config, _together(before, words)
+    return config, merged(before, words)
 
 
-def _together(before: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The command line that would start the run as it now is: the last word for each key."""
+def merged(before: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The command line that would start it as it now is: the last word for each key."""
     by_key = {word.lstrip("+").partition("=")[0]: word for word in [*before, *words]}
     return list(by_key.values())
 

@@ -16,6 +16,8 @@ from stockformer.runs.folder import SWEEP_FILE, AfterEpoch, RunDir, require_dige
 from stockformer.runs.logs import LogFile, PrintableFormatter
 from stockformer.runs.typed_json import parse_json
 
+log = logging.getLogger(__name__)
+
 RECORD = {
     "version": int,
     "overrides": [str],
@@ -24,6 +26,8 @@ RECORD = {
     "sha256": str,
 }
 MAX_RECORD = 4 << 20
+REPEATED = ("seed", "split.fold")
+"""Runs that differ in these only are one configuration."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Job:
     def settings(self) -> dict[str, str]:
         """What varies, by key, numbers of four digits: to be shown."""
         pairs = (word.lstrip("+").partition("=") for word in self.varied)
-        return {key: brief(value) for key, _, value in pairs}
+        return {key: short_number(value) for key, _, value in pairs}
 
     @property
     def label(self) -> str:
@@ -69,7 +73,7 @@ class Job:
         return RunDir(self.folder)
 
 
-def brief(value: str) -> str:
+def short_number(value: str) -> str:
     """A number of a configuration in at most four digits; other text as it is."""
     try:
         short = f"{float(value):.4g}"
@@ -98,7 +102,10 @@ class SweepDir:
         Without `resume` only a sweep of the same command line is continued: another one's jobs must
         not be taken for its own.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise ValueError(f"hydra.sweep.dir={self.path}: a file, not a folder") from error
         if self.record_file.exists():
             same = resume or _jobs_of(self.read().overrides) == _jobs_of(record.overrides)
         else:
@@ -171,12 +178,17 @@ def _jobs_of(overrides: list[str]) -> list[str]:
 
 
 def newest_unfinished(tree: Path) -> Path:
-    """The sweep in the tree that was worked on last and has not finished.
+    """The sweep in the tree that was worked on last, has not finished and is not running.
 
     Raises ValueError if there is none.
     """
     records = sorted(tree.glob(f"**/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime_ns)
     for file in reversed(records):
-        if not SweepDir(file.parent).read().finished:
+        try:
+            finished = SweepDir(file.parent).read().finished
+        except ValueError as damaged:
+            log.warning("skipped %s", damaged)
+            continue
+        if not finished and not atomic.is_locked(file.parent / "lock"):
             return file.parent
     raise ValueError(f"-m resume=latest: no unfinished sweep in {tree}; name its folder")

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from stockformer.evaluation.metrics import OBJECTIVES
 from stockformer.runs.console import human_time
-from stockformer.runs.folder import RunDir
+from stockformer.runs.folder import MAY_CHANGE, RunDir
 from stockformer.sweeps.folder import Job
 from stockformer.sweeps.launchers import Launcher
 from stockformer.sweeps.trials import objective_values
@@ -72,7 +72,9 @@ class Grid:
 
     def __init__(self, jobs: Sequence[Job], objectives: Sequence[str]) -> None:
         self.jobs, self.total, self.objectives = jobs, len(jobs), objectives
-        self._missing = [job for job in jobs if settled(job.run) not in DONE]
+        for job in jobs:
+            require_same_settings(job)
+        self._missing = [job for job in jobs if final_state(job.run) not in DONE]
         self._ended = self.total - len(self._missing)
 
     @property
@@ -119,7 +121,25 @@ def run_jobs(jobs: Jobs, launcher: Launcher) -> dict[int, tuple[Job, Outcome]]:
         raise
 
 
-def settled(run: RunDir) -> str:
+def require_same_settings(job: Job) -> None:
+    """Raises ValueError if the job's folder holds a run with other settings: its results must not
+    be taken for the job's."""
+    if not job.run.overrides_file.exists():
+        return
+    before, ours = (
+        {
+            word.lstrip("+")
+            for word in words
+            if not word.lstrip("+~").startswith(("hydra", *MAY_CHANGE))
+        }
+        for words in (job.run.read_config()[1], job.words)
+    )
+    if before != ours:
+        other = ", ".join(sorted(before ^ ours)[:3])
+        raise ValueError(f"{job.folder}: holds a run with other settings ({other})")
+
+
+def final_state(run: RunDir) -> str:
     """The state of a job's run once no process is working on it; empty if it has not started.
 
     Raises ValueError if one still is after some time.
@@ -139,7 +159,7 @@ def outcome_of(job: Job, error: str, objectives: Sequence[str]) -> Outcome:
     """From the run's folder; the error is what its process or exception said."""
     seconds = 0.0
     try:
-        state = settled(job.run)
+        state = final_state(job.run)
         if not state:
             return Outcome("failed", error) if error else Outcome("not started")
         status = job.run.status()
@@ -147,7 +167,7 @@ def outcome_of(job: Job, error: str, objectives: Sequence[str]) -> Outcome:
         if state == "finished" and not error:
             return Outcome(state, "", seconds, objective_values(job.folder, objectives))
     except ValueError as damaged:
-        return Outcome("failed", str(damaged), seconds)
+        return Outcome("failed", f"{damaged}; to run it again, delete its folder", seconds)
     if state == "pruned":
         return Outcome(state, status["reason"], seconds)
     return Outcome(

@@ -19,6 +19,9 @@ from stockformer.sweeps.folder import Job
 RunJob = Callable[[Job], None]
 """Runs a job in its folder; may raise any exception."""
 
+MAX_ERROR = 4000
+"""Characters of an error."""
+
 PRELOADED = ("stockformer.experiment", "stockformer.sweeps.search")
 
 
@@ -109,7 +112,8 @@ class Processes:
 
 
 def describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """In one line that a pipe takes at once: nobody reads it before the process has ended."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR]
 
 
 def _exit(code: int) -> str:
@@ -125,6 +129,7 @@ def _exit(code: int) -> str:
 
 def _work(run_job: RunJob, job: Job, sender: Any, warnings: bool) -> None:
     """The whole life of a job's process."""
+    os.setpgid(0, 0)  # Ctrl-C is the controller's: it tells each of them once
     os.environ["TERM"] = "dumb"  # no progress bars, which would draw over each other
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if warnings:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import time
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stockformer.evaluation.metrics import OBJECTIVES
 from stockformer.runs import atomic
-from stockformer.runs.folder import AfterEpoch, Pruned
+from stockformer.runs.folder import MAY_CHANGE, AfterEpoch, Pruned
 from stockformer.sweeps.folder import Job, SweepDir
-from stockformer.sweeps.jobs import RUNNING, Outcome, is_finite, outcome_of, settled
+from stockformer.sweeps.jobs import RUNNING, Outcome, final_state, is_finite, outcome_of
 
 ATTEMPTS = 2
 """Of a trial whose process was killed: so often it is started in all."""
@@ -36,6 +37,8 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+OPENINGS = 5
+"""Attempts to open a study while others make its tables."""
 STARTUP_TRIALS = 5
 """Trials before any is stopped early (median pruner)."""
 
@@ -64,7 +67,7 @@ class TrialReport:
 
     def after_epoch(self, max_epoch: int) -> AfterEpoch:
         """A function of epoch and validation metrics. It raises Pruned if the run should stop."""
-        quiet()
+        silence_optuna()
         pruner = make_pruner(self.pruner, max_epoch)
         study = optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=pruner)
         trial = Trial(study, self.trial_id)
@@ -76,7 +79,7 @@ class TrialReport:
             if epoch in known or math.isnan(value):  # reported before an interruption; undefined
                 return
             trial.report(value, epoch)
-            if trial.should_prune():
+            if epoch < max_epoch and trial.should_prune():
                 title = OBJECTIVES[self.objective].title
                 raise Pruned(
                     f"{self.pruner} pruner, after epoch {epoch} of {max_epoch}: validation "
@@ -89,8 +92,8 @@ class TrialReport:
 class Search:
     """The jobs of a study: those that were interrupted, then new ones up to `n_trials` in all.
 
-    fixed: words of every job; space: by key, what a trial chooses. A job has its trial's number.
-    Raises ValueError for a space or a storage that Optuna cannot use.
+    fixed: words of every job; space: by key, what a trial chooses. Raises ValueError for a space or
+    a storage that Optuna cannot use.
     """
 
     counts_failures = True
@@ -102,14 +105,14 @@ class Search:
         fixed: Sequence[str],
         space: Mapping[str, Override],
     ) -> None:
-        quiet()
+        silence_optuna()
         self.folder, self.settings, self.fixed = folder, settings, tuple(fixed)
         self.space = {key: distribution(override) for key, override in space.items()}
         self.total, self.objectives = settings.n_trials, settings.objectives
         self.study = self._study()
         self._interrupted: list[Trial] = []
         self._trials: dict[int, Trial] = {}
-        self._settle()
+        self._recover()
 
     @property
     def done(self) -> int:
@@ -117,7 +120,7 @@ class Search:
 
     def next(self) -> Job | None:
         if not self._interrupted and self._started() >= self.total:
-            self._settle()  # what other controllers of the study have left since
+            self._recover()  # what other controllers of the study have left since
         if self._interrupted:
             return self._job(self._interrupted.pop(0))
         if self._started() >= self.total:
@@ -141,15 +144,17 @@ class Search:
         """Of every trial that counts, those of an earlier start by what the study knows."""
         found = {}
         for trial in self._counted():
-            if trial.number in recent or "words" not in trial.user_attrs:
+            if "words" not in trial.user_attrs:
                 continue
-            job = self._job_of(trial.number, trial.user_attrs, None)
+            job = self._job_of(trial, reporter=None)
+            if job.number in recent:
+                continue
             state = STATES.get(trial.state, "")
             if not state:
                 state = "interrupted" if self._is_abandoned(trial) else RUNNING
             values = dict(zip(self.objectives, trial.values or ()))
             seconds = outcome_of(job, "", ()).seconds
-            found[trial.number] = (
+            found[job.number] = (
                 job,
                 Outcome(state, trial.user_attrs.get("reason", ""), seconds, values),
             )
@@ -157,30 +162,8 @@ class Search:
 
     def _study(self) -> optuna.Study:
         settings = self.settings
-        directions = [
-            "maximize" if OBJECTIVES[name].higher_is_better else "minimize"
-            for name in settings.objectives
-        ]
-        other = ValueError(
-            f"hydra.sweeper.study_name={settings.study_name}: the study in {settings.storage} has "
-            "other objectives; name a new one"
-        )
-        try:
-            study = optuna.create_study(
-                study_name=settings.study_name,
-                storage=settings.storage,
-                directions=directions,
-                load_if_exists=True,
-            )
-        except Exception as error:  # of the database's driver, whichever it is
-            reason = " ".join(str(error).split())[:300]
-            if "study direction" in reason:  # of Optuna 2; later ones return the study
-                raise other from error
-            if "DB access module" in reason:
-                reason = "its driver is missing: pip install 'stockformer[postgresql]'"
-            raise ValueError(f"hydra.sweeper.storage={settings.storage}: {reason}") from error
-        if [direction.name.lower() for direction in study.directions] != directions:
-            raise other
+        study = open_study(settings.storage, settings.study_name, settings.objectives)
+        self._require_same_search(study)
         # Another seed each time: the first points must not be those that were tried before, nor
         # those of another controller that starts at the same moment.
         moved = len(study.get_trials(deepcopy=False))
@@ -188,6 +171,20 @@ class Search:
             moved += zlib.crc32(str(self.folder.path.resolve()).encode())
         study.sampler = make_sampler(settings.sampler, moved)
         return study
+
+    def _require_same_search(self, study: optuna.Study) -> None:
+        """Raises ValueError for a study of another search: their trials cannot be compared."""
+        fixed = [word for word in self.fixed if not word.startswith(tuple(MAY_CHANGE))]
+        ours = [sorted(fixed), {key: repr(value) for key, value in sorted(self.space.items())}]
+        before = study.user_attrs.get("search")
+        if before is None:
+            study.set_user_attr("search", ours)
+        elif before != ours:
+            raise ValueError(
+                f"hydra.sweeper.study_name={self.settings.study_name}: in {self.settings.storage} "
+                "it is the study of another search, with other settings or another space; name a "
+                "new one"
+            )
 
     def _counted(self) -> list[FrozenTrial]:
         """All trials but those that another one has replaced."""
@@ -199,12 +196,12 @@ class Search:
         counted = (trial for trial in self._counted() if trial.state != TrialState.WAITING)
         return sum(trial.number < before for trial in counted)
 
-    def _settle(self) -> None:
+    def _recover(self) -> None:
         """Tell the study what became of trials that it takes for running and nobody works on."""
         for frozen in self._counted():
-            ours = frozen.number in self._trials
+            ours = frozen.number in (trial.number for trial in self._trials.values())
             if frozen.state == TrialState.RUNNING and not ours and self._is_abandoned(frozen):
-                self._settle_trial(Trial(self.study, frozen._trial_id))
+                self._recover_trial(Trial(self.study, frozen._trial_id))
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
         """Whether its controller is this sweep's former one, or another whose lock is free."""
@@ -215,13 +212,13 @@ class Search:
             return True
         return sweep.is_dir() and not atomic.is_locked(sweep / "lock")
 
-    def _settle_trial(self, trial: Trial) -> None:
+    def _recover_trial(self, trial: Trial) -> None:
         attributes = trial.user_attrs
         if "sweep" not in attributes:
             self._fail(trial, "stopped before it was started", replaced=True)
             return
         job = self._job(trial)
-        state = settled(job.run)
+        state = final_state(job.run)
         if state in ("finished", "failed", "pruned"):
             self._tell(trial, outcome_of(job, "", self.objectives))
         elif state != "killed":  # interrupted with its state saved, or not started
@@ -233,27 +230,30 @@ class Search:
             self._fail(trial, f"killed {ATTEMPTS} times")
 
     def _job(self, trial: Trial) -> Job:
-        self._trials[trial.number] = trial
+        """The job that works on the trial from now on."""
+        settings = self.settings
         report = TrialReport(
-            storage=self.settings.storage,
-            study_name=self.settings.study_name,
+            storage=settings.storage,
+            study_name=settings.study_name,
             trial_id=trial._trial_id,
-            pruner=self.settings.pruner,
+            pruner=settings.pruner,
             objective=self.objectives[0],
         )
-        return self._job_of(trial.number, trial.user_attrs, report)
+        job = self._job_of(trial, None if settings.pruner == "none" else report.after_epoch)
+        self._trials[job.number] = trial
+        return job
 
     def _job_of(
-        self, number: int, attributes: Mapping[str, Any], report: TrialReport | None
+        self, trial: Trial | FrozenTrial, reporter: Callable[[int], AfterEpoch] | None
     ) -> Job:
-        words = tuple(attributes["words"])
-        wanted = report is not None and self.settings.pruner != "none"
+        """A job has the number of its folder: a trial that is tried again keeps both."""
+        words, folder = tuple(trial.user_attrs["words"]), Path(trial.user_attrs["folder"])
         return Job(
-            number=number,
+            number=int(folder.name),
             words=(*self.fixed, *words),
             varied=words,
-            folder=Path(attributes["folder"]),
-            reporter=report.after_epoch if wanted and report is not None else None,
+            folder=folder,
+            reporter=reporter,
         )
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
@@ -276,6 +276,37 @@ class Search:
 def study_url(folder: SweepDir) -> str:
     """The default storage of a search: SQLite in the sweep's folder."""
     return f"sqlite:///{folder.study_file.resolve()}"
+
+
+def open_study(storage: str, name: str, objectives: Sequence[str]) -> optuna.Study:
+    """The study, made if there is none. Raises ValueError naming the key of what is wrong."""
+    directions = [
+        "maximize" if OBJECTIVES[objective].higher_is_better else "minimize"
+        for objective in objectives
+    ]
+    other = ValueError(
+        f"hydra.sweeper.study_name={name}: the study in {storage} has other objectives; name a new "
+        "one"
+    )
+    for attempt in range(OPENINGS):
+        try:
+            study = optuna.create_study(
+                study_name=name, storage=storage, directions=directions, load_if_exists=True
+            )
+            break
+        except Exception as error:  # of the database's driver, whichever it is
+            reason = " ".join(str(error).split())
+            if "study direction" in reason:  # of Optuna 2; later ones return the study
+                raise other from error
+            if "DB access module" in reason:
+                reason = "its driver is missing: pip install 'stockformer[postgresql]'"
+            exists = "already exists" in reason or "duplicate key" in reason
+            if not exists or attempt == OPENINGS - 1:  # else another one makes the tables just now
+                raise ValueError(f"hydra.sweeper.storage={storage}: {reason[:300]}") from error
+            time.sleep(1)
+    if [direction.name.lower() for direction in study.directions] != directions:
+        raise other
+    return study
 
 
 def make_sampler(node: Mapping[str, Any], moved: int) -> optuna.samplers.BaseSampler:
@@ -360,7 +391,7 @@ def enqueue(study: optuna.Study, values: Mapping[str, Any], attributes: Mapping[
     )
 
 
-def quiet() -> None:
+def silence_optuna() -> None:
     """The sweep reports its trials itself."""
     optuna.logging.set_verbosity(logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

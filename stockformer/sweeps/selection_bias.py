@@ -25,9 +25,9 @@ class SelectionBias:
     """What the selection of the best of `trials` is worth, by the daily Sharpe ratio, not
     annualised, of its validation forecasts traded after costs, less the universe.
 
-    trials: completed, each seed counts, folds do not. expected_maximum: what the best of so many
-    trials without skill would show; deflated: the probability that the selected one's is more than
-    that. overfitting: the probability of backtest overfitting; None for fewer than
+    trials: completed or pruned, each seed counts, folds do not. expected_maximum: what the best of
+    so many trials without skill would show; deflated: the probability that the selected one's is
+    more than that. overfitting: the probability of backtest overfitting; None for fewer than
     `MIN_CONFIGURATIONS`, or too few dates.
     """
 
@@ -45,7 +45,8 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
     Every completed trial of the folder counts, whatever it was tested on: a setting edited between
     two sweeps does not make fewer of them.
     """
-    count, sharpes = 0, []
+    count = sum(run.status.state == "pruned" for run in trials.unfinished.values())
+    sharpes: list[float] = []
     for each in trials.configurations.values():
         if each.is_ensemble:
             continue
@@ -53,12 +54,12 @@ def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
         sharpes += [sharpe_ratio(returns) for returns in returns_by_seed(trials, each)]
     all_sharpes = pd.Series(sharpes, dtype=float).dropna().to_numpy()
     returns = {}
-    for name in tried(trials, group).index:
-        by_seed = returns_by_seed(trials, trials.configurations[str(name)])
+    for each in trials.compared(group):
+        by_seed = returns_by_seed(trials, each)
         if by_seed:
-            returns[str(name)] = by_date(by_seed)
+            returns[each.name] = by_date(by_seed)
     known = [name for name, series in returns.items() if pd.notna(sharpe_ratio(series))]
-    if not known or not len(all_sharpes):
+    if not known:
         return None
     selected = known[0]
     several = len(returns) >= MIN_CONFIGURATIONS
@@ -89,7 +90,7 @@ def validation_excess(run: RecordedRun) -> pd.Series | None:
     return None if returns is None else excess_returns(returns)
 
 
-def tried(trials: Trials, group: Group) -> pd.Series:
-    """The validation metric of the group's configurations; an ensemble has none."""
+def validation_scores(trials: Trials, group: Group) -> pd.Series:
+    """The first objective of the group's configurations; an ensemble has none."""
     names = [name for name in group.configurations if not trials.configurations[name].is_ensemble]
     return trials.score.loc[names]

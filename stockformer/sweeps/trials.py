@@ -18,18 +18,17 @@ import pandas as pd
 
 from stockformer.config.plain_yaml import parse_yaml
 from stockformer.evaluation.metrics import MONITORS, OBJECTIVES
-from stockformer.evaluation.quantities import Quantity, format_count
+from stockformer.evaluation.quantities import MISSING, Quantity, format_count
 from stockformer.evaluation.record import EvaluationRecord
+from stockformer.runs.folder import LONGER, MAY_CHANGE
 from stockformer.runs.recorded_run import RecordedRun, folders_under, read_run
-from stockformer.sweeps.folder import SweepDir, brief
+from stockformer.sweeps.folder import REPEATED, SweepDir, short_number
 
 UNSET = "default"
 SAME_TARGET = ("horizon", "offset", "excess", "median_class")
-NOT_TRAINING = ("paths.", "report", "resume", "hydra")
-"""Overrides of these keys do not change how a model is trained."""
+NOT_TRAINING = ("paths.", "report", "resume", "hydra", *(MAY_CHANGE - LONGER - {"tags"}))
+"""Overrides of these keys do not change what is trained."""
 NOT_COMPARED = (*NOT_TRAINING, "tags")
-REPEATED = ("seed", "split.fold")
-"""Runs that differ in these only are one configuration."""
 MAX_NAMED = 3
 """Runs that a configuration's name lists."""
 
@@ -38,7 +37,8 @@ MAX_NAMED = 3
 class Configuration:
     """Completed runs that differ in seed and fold only, or one ensemble.
 
-    runs: their names, in order. seeds, folds: how many there are of each.
+    runs: their names, in order. seeds, folds: how many there are of each. missing: runs of it that
+    the sweep started and that were not completed.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Configuration:
     seeds: int
     folds: int
     is_ensemble: bool
+    missing: int = 0
 
     @property
     def trials(self) -> int:
@@ -55,6 +56,8 @@ class Configuration:
     @property
     def repeats(self) -> str:
         """What its metrics are means of."""
+        if self.missing:
+            return f"{len(self.runs)} of {len(self.runs) + self.missing} runs"
         counts = [format_count(self.seeds, "seed")] * (self.seeds > 1)
         counts += [format_count(self.folds, "fold")] * (self.folds > 1)
         return " x ".join(counts) or format_count(len(self.runs), "run")
@@ -78,16 +81,18 @@ class Group:
 class Trials:
     """All runs under a folder, named by their path in it.
 
-    objectives: names of `metrics.OBJECTIVES`: what the sweep optimises, or the metric that most
-    runs were selected by. completed: runs by name; seeds: of each, as text. configurations: by
-    name, sorted by the first objective, the best first. The frames have a row a configuration in
-    that order: settings that differ, as text of at most four digits; validation: the metrics of the
-    tested epochs, means over folds and seeds; validation_sd: their sample deviation over seeds, NaN
-    for one; test, test_sd: those of `RecordedRun.evaluation`. unfinished: the other runs. refused:
+    in_sweep: whether it is a sweep's own folder. objectives: names of `metrics.OBJECTIVES`: what
+    the sweep compares, or the metric that most epochs were selected by. completed: runs by name;
+    seeds: of each, as text. configurations: by name, sorted by the first objective, the best first.
+    The frames have a row a configuration in that order: settings that differ, as text of at most
+    four digits; validation: the metrics of the tested epochs, means over folds and seeds;
+    validation_sd: their sample deviation over seeds, NaN for one; test, test_sd: those of
+    `RecordedRun.evaluation`. unfinished: the other runs. refused:
     why a folder cannot be read.
     """
 
     folder: Path
+    in_sweep: bool
     objectives: tuple[str, ...]
     completed: dict[str, RecordedRun]
     seeds: dict[str, str]
@@ -110,10 +115,15 @@ class Trials:
         """The validation metric that the configurations are sorted by."""
         return self.validation[self.objective]
 
-    def best(self) -> Configuration | None:
-        """By the first objective on the validation days; None where it is not known of any."""
-        known = self.score.dropna()
-        return None if known.empty else self.configurations[str(known.index[0])]
+    def compared(self, group: Group) -> list[Configuration]:
+        """The best first, without ensembles and those that lack runs: a mean over lucky ones."""
+        found = [self.configurations[name] for name in group.configurations]
+        return [each for each in found if not (each.is_ensemble or each.missing)]
+
+    def best(self, group: Group) -> Configuration | None:
+        """By the first objective on the validation days; None where none can be compared."""
+        known = (each for each in self.compared(group) if pd.notna(self.score[each.name]))
+        return next(known, None)
 
 
 def read_trials(folder: Path) -> Trials:
@@ -138,10 +148,16 @@ def read_trials(folder: Path) -> Trials:
             f"{folder}: holds no run that can be read ({reasons}); name another with run=FOLDER"
         )
     completed = {name: run for name, run in runs.items() if is_complete(run)}
-    recorded = {name: recorded_settings(run) for name, run in completed.items()}
-    configs = {name: recorded[name] | chosen_settings(run) for name, run in completed.items()}
-    objectives = objectives_of(folder) or (monitored(configs),)
-    found = configurations(completed, recorded)
+    recorded = {name: recorded_settings(run) for name, run in runs.items()}
+    configs = {name: chosen_settings(run) | recorded[name] for name, run in runs.items()}
+    of_sweep = objectives_of(folder)
+    objectives = of_sweep or (monitored(configs),)
+    started = Counter(
+        trained_with(recorded[name])
+        for name, run in runs.items()
+        if of_sweep and run.status.state != "pruned"
+    )
+    found = configurations(completed, recorded, started)
     validation = {name: validation_figures(run) for name, run in completed.items()}
     seeds = {name: settings.get("seed", "") for name, settings in configs.items()}
     mean, deviation = over_repeats(validation, found, seeds)
@@ -156,11 +172,12 @@ def read_trials(folder: Path) -> Trials:
     test_mean, test_deviation = over_repeats(test, found, seeds)
     return Trials(
         folder=folder,
+        in_sweep=bool(of_sweep),
         objectives=objectives,
         completed=completed,
         seeds=seeds,
         configurations=found,
-        settings=differing(configs, completed, found),
+        settings=differing(configs, runs, found),
         validation=mean.loc[order.index],
         validation_sd=deviation.loc[order.index],
         test=test_mean,
@@ -172,29 +189,29 @@ def read_trials(folder: Path) -> Trials:
 
 
 def objectives_of(folder: Path) -> tuple[str, ...]:
-    """What the sweep in the folder optimises; empty if it is none."""
+    """What the sweep in the folder compares; empty if it is none."""
     if not SweepDir(folder).record_file.exists():
         return ()
     return tuple(name for name in SweepDir(folder).read().objectives if name in OBJECTIVES)
 
 
 def configurations(
-    completed: Mapping[str, RecordedRun], recorded: Mapping[str, Mapping[str, str]]
+    completed: Mapping[str, RecordedRun],
+    recorded: Mapping[str, Mapping[str, str]],
+    started: Mapping[tuple[tuple[str, str], ...], int],
 ) -> dict[str, Configuration]:
     """The completed runs by what they were trained with. A run whose settings are not known, as
-    those of an ensemble, is one of its own."""
+    those of an ensemble, is one of its own.
+
+    started: how many runs the sweep has of settings, completed or not.
+    """
     by_settings: dict[tuple[Any, ...], list[str]] = {}
     for name, run in completed.items():
         key: tuple[Any, ...] = (name,)
         if recorded[name] and not is_ensemble(run):
             dataset, first, last, *rest = _tested_on(run, recorded[name])
             dates = () if "split.fold" in recorded[name] else (first, last)
-            trained_with = (
-                (setting, value)
-                for setting, value in recorded[name].items()
-                if setting not in REPEATED and not setting.startswith(NOT_COMPARED)
-            )
-            key = (dataset, *rest, *dates, *sorted(trained_with))
+            key = (dataset, *rest, *dates, *trained_with(recorded[name]))
         by_settings.setdefault(key, []).append(name)
     found = {}
     for names in by_settings.values():
@@ -208,8 +225,20 @@ def configurations(
             seeds=len(seeds),
             folds=len(folds),
             is_ensemble=is_ensemble(completed[names[0]]),
+            missing=max(0, started.get(trained_with(recorded[names[0]]), 0) - len(names)),
         )
     return found
+
+
+def trained_with(recorded: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The settings that make a configuration."""
+    return tuple(
+        sorted(
+            (setting, value)
+            for setting, value in recorded.items()
+            if setting not in REPEATED and not setting.startswith(NOT_COMPARED)
+        )
+    )
 
 
 def over_repeats(
@@ -309,22 +338,26 @@ def differing(
     runs: Mapping[str, RecordedRun],
     found: Mapping[str, Configuration],
 ) -> pd.DataFrame:
-    """The overridden settings that are not the same in every configuration; a row each."""
+    """The overridden settings that are not the same in every run, completed or not; a row a
+    configuration."""
     requested = (
         override.lstrip("+~").partition("=")[0]
         for run in runs.values()
         for override in run.overrides or ()
     )
     overridden = sorted({key for key in requested if not key.startswith(NOT_TRAINING)})
-    columns = {
-        key: [configs[each.runs[0]].get(key, UNSET) for each in found.values()]
-        for key in overridden
-        if key not in REPEATED
-    }
+    trained = [
+        name
+        for name, run in runs.items()
+        if run.overrides and (run.evaluation is None or not is_ensemble(run))
+    ]
     varied = {
-        key: [brief(value) for value in column]
-        for key, column in columns.items()
-        if len(set(column)) > 1
+        key: [
+            MISSING if each.is_ensemble else short_number(configs[each.runs[0]].get(key, UNSET))
+            for each in found.values()
+        ]
+        for key in overridden
+        if key not in REPEATED and len({configs[name].get(key, UNSET) for name in trained}) > 1
     }
     return pd.DataFrame(varied, index=list(found))
 
@@ -334,28 +367,32 @@ def grouped(
     configs: Mapping[str, Mapping[str, str]],
     found: Mapping[str, Configuration],
 ) -> Iterator[Group]:
-    """The configurations by what they were tested on, the largest group first."""
-    by_key: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    """The configurations by what they were tested on, the largest group first.
+
+    All folds together are one span of dates, as of the ensemble that joins them.
+    """
+    rank_ic = {
+        name: by_date([_evaluation(completed[run]).daily["rank_ic"] for run in each.runs])
+        for name, each in found.items()
+    }
+    by_key: dict[tuple[Any, ...], list[str]] = {}
     for name, each in found.items():
-        tested_on = {_tested_on(completed[run], configs[run]) for run in each.runs}
-        by_key.setdefault(tuple(sorted(tested_on)), []).append(name)
+        parts = [_tested_on(completed[run], configs[run]) for run in each.runs]
+        dataset, data_hash, *target = (parts[0][0], *parts[0][3:])
+        first, last = min(part[1] for part in parts), max(part[2] for part in parts)
+        key = (dataset, first, last, data_hash, len(rank_ic[name]), *target)
+        if not any(target):  # an ensemble does not keep it
+            key = next((known for known in by_key if known[:5] == key[:5]), key)
+        by_key.setdefault(key, []).append(name)
     labels: Counter[str] = Counter()
     for key, names in sorted(by_key.items(), key=lambda item: -len(item[1])):
-        dataset, first, last = key[0][0], min(k[1] for k in key), max(k[2] for k in key)
-        label = f"{dataset}, {first} to {last}" if dataset else "of unknown origin"
+        label = f"{key[0]}, {key[1]} to {key[2]}" if key[0] else "of unknown origin"
         labels[label] += 1
         yield Group(
             label=label if labels[label] == 1 else f"{label} ({labels[label]})",
             horizon=_horizon(configs[found[names[0]].runs[0]]),
             configurations=names,
-            rank_ic=pd.DataFrame(
-                {
-                    name: by_date(
-                        [_evaluation(completed[run]).daily["rank_ic"] for run in found[name].runs]
-                    )
-                    for name in names
-                }
-            ),
+            rank_ic=pd.DataFrame({name: rank_ic[name] for name in names}),
         )
 
 
@@ -397,7 +434,7 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 def _tested_on(run: RecordedRun, settings: Mapping[str, str]) -> tuple[str, ...]:
     """Data set, first and last test date, hash of the data, and what the target is."""
     if run.manifest is None or "test" not in run.manifest.split.index:
-        return ("", "", "")
+        return ("", "", "", "")
     test = run.manifest.split.loc["test"]
     target = (settings.get(f"target.{name}", "") for name in SAME_TARGET)
     facts = run.manifest.facts

@@ -132,7 +132,7 @@ def test_a_grid_runs_again_what_failed_and_nothing_else(quick: Quick, tmp_path: 
         ["2", "0.001", "2"],
         ["4", "0.0001", "1"],
     ]
-    assert "run those that failed again with python train.py -m resume=" in output
+    assert "run what is missing or failed again with python train.py -m resume=" in output
     before = counts(tmp_path)
     status, output = quick("-m", "resume=latest")
     assert status == 0, output

@@ -94,7 +94,7 @@ def test_an_ensemble_is_listed_last_and_is_no_trial(tmp_path: Path) -> None:
     found = trials.read_trials(tmp_path)
     (group,) = found.groups
     assert list(found.configurations) == group.configurations == ["b", "a", "both"]
-    assert list(selection_bias.tried(found, group).index) == ["b", "a"]
+    assert list(selection_bias.validation_scores(found, group).index) == ["b", "a"]
     bias = selection_bias.selection_bias(found, group)
     assert bias is not None
     assert bias.trials == 2

@@ -38,13 +38,14 @@ SMALL = 8 << 20  # bytes up to which an array is read at once, not mapped
 LARGE = 256 << 20  # bytes from which a file with the same size and time is taken to be the same
 ALWAYS_SUMMED = 64 << 20  # bytes up to which a stored array's checksum is verified when it is read
 DATA = Path(__file__).parents[1]
-CODE = [DATA / name for name in ("sources", "reading", "factors", "panel.py")]  # makes a panel
+MAKERS = ("sources", "reading", "factors", "panel.py", "dataset.py", "targets.py")
+CODE = [DATA / name for name in MAKERS]  # makes a panel and its processed factors
 DOCUMENTS = {".md", ".rst", ".html", ".pdf", ".doc", ".docx", ".xlsx", ".png", ".ipynb", ".pyc"}
 ABOUT = ("readme", "license", "licence", "notes")  # names of files that hold no data
 ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
 ARRAY_FILE = re.compile(rf"({'|'.join(ARRAYS)}|prices-\w+)\.npy", re.ASCII)
 STATE = "state-"
-PROCESSED_FILE = re.compile(rf"(factors|{STATE}\w+-\w+)\.npy", re.ASCII)
+PROCESSED_FILE = re.compile(rf"(factors|{STATE}\d+-\w+)\.npy", re.ASCII)
 KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the others are numbers
 STORED: Form = {
     "factor_names": [str],
@@ -114,13 +115,14 @@ def processed(
         return make()
     digest = hashlib.sha256(f"{panel.stored_in.name} {json.dumps(settings)}".encode())
     for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).data)
 
     def write(folder: Path) -> None:
         made, states = make()
         of_states = {
-            f"{STATE}{name}-{key}": array
-            for name, state in states.items()
+            f"{STATE}{place}-{key}": array
+            for place, state in enumerate(states.values())
             for key, array in state.items()
         }
         facts = {"factor_names": list(made.factor_names), "states": list(states)}
@@ -135,11 +137,11 @@ def processed(
         return make()
     states: dict[str, State] = {
         name: {
-            key.removeprefix(f"{STATE}{name}-"): array
+            key.removeprefix(f"{STATE}{place}-"): array
             for key, array in found.items()
-            if key.startswith(f"{STATE}{name}-")
+            if key.startswith(f"{STATE}{place}-")
         }
-        for name in facts["states"]
+        for place, name in enumerate(facts["states"])
     }
     return panel.with_factors(found["factors"], tuple(facts["factor_names"])), states
 
