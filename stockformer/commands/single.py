@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 
 from stockformer.config.overrides import check_command_line, is_search, without_hydra
 
+OF_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
+
 
 def single_run(
     overrides: Sequence[str], *, in_sweep: bool = False
@@ -20,6 +22,9 @@ def single_run(
     Raises ValueError for what is wrong with them. Not `hydra.main`, which would compose the
     configuration twice more, and make the folder before it is claimed.
     """
+    for word in overrides:
+        if not in_sweep and word.lstrip("+~").startswith(OF_SWEEPS):
+            raise ValueError(f"{word}: needs -m, it is a setting of sweeps")
     config = check_command_line(overrides, multirun=False)
     if is_search(config) and not in_sweep:
         raise ValueError("a search needs -m, e.g. python train.py -m search=optuna")

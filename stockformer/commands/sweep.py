@@ -18,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.commands.single import single_run
 from stockformer.config.overrides import check_command_line, grid, is_search, search_space
 from stockformer.config.quoting import as_path, pasteable, quoted
-from stockformer.runs.folder import LONGER, MAY_CHANGE, TREES
+from stockformer.runs.folder import LONGER, MAY_CHANGE, REPEATED, TREES
 from stockformer.runs.interruption import SIGNALS
 from stockformer.runs.logs import start_log
 from stockformer.runs.resume import continued, merged, requested_value
-from stockformer.sweeps.folder import REPEATED, Job, SweepDir, SweepRecord, newest_unfinished
+from stockformer.sweeps.folder import Job, SweepDir, SweepRecord, newest_unfinished
 
 if TYPE_CHECKING:
     from stockformer.runs.folder import AfterEpoch

@@ -20,9 +20,9 @@ from stockformer.reporting.leaderboard import write_leaderboard
 from stockformer.reporting.terminal import configurations
 from stockformer.runs.console import human_time, make_console
 from stockformer.runs.ensemble import ensemble
-from stockformer.runs.folder import RunDir
+from stockformer.runs.folder import REPEATED, RunDir
 from stockformer.runs.recorded_run import is_run
-from stockformer.sweeps.folder import REPEATED, Job, SweepDir
+from stockformer.sweeps.folder import Job, SweepDir
 from stockformer.sweeps.jobs import DONE, RUNNING, Outcome
 from stockformer.sweeps.trials import (
     Configuration,
@@ -95,9 +95,9 @@ def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
     log.info("best by validation %s, %s: %s", quantity.title, value, ", ".join(shown))
     if len(jobs) == 1:
         folder = jobs[0].folder
-        log.info(
-            "    longer:     python train.py %s trainer.max_epoch=N", pasteable("resume", folder)
-        )
+        epochs = read_config(jobs[0].run.read_config()[0]).trainer.max_epoch
+        longer = f"{pasteable('resume', folder)} trainer.max_epoch={2 * epochs}"
+        log.info("    longer:     python train.py %s", longer)
         log.info("    again:      python evaluate.py %s", pasteable("run", folder))
     else:
         folders = pasteable("run", *(job.folder for job in jobs))

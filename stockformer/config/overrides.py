@@ -93,7 +93,10 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
     by_key: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise ValueError(f"{override.input_line}: only a search tries values between two ends")
+            raise ValueError(
+                f"{override.input_line}: only a search, search=optuna, tries values between two "
+                "ends"
+            )
         choices = _choices(override)
         by_key[override.key_or_group] = [str(choice.input_line) for choice in choices]
     return [list(words) for words in itertools.product(*by_key.values())]
@@ -212,6 +215,12 @@ def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
             f"{settings[0].input_line}: jobs that run one after another have no such setting; add "
             "hydra/launcher=processes"
         )
+    searches = {o.key_or_group for o in parsed} & {"search", "hydra/sweeper"}
+    settings = [o for o in parsed if o.key_or_group.startswith("hydra.sweeper.")]
+    if settings and not searches:
+        raise ValueError(
+            f"{settings[0].input_line}: a grid has no such setting; a search has, search=optuna"
+        )
     if not multirun:
         return parsed
     first = next(_single_runs(parsed))
@@ -298,6 +307,11 @@ def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
         if not (_selects_a_group(override) or key.startswith("hydra.") or key in known):
             groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
             raise ValueError(unknown_key(key, [*known, *groups]))
+        value = override.value()
+        ends = (value.start, value.end) if isinstance(value, IntervalSweep) else ()
+        if type(known.get(key)) is int and not all(type(end) is int for end in ends):
+            whole = ", ".join(f"{end:.0f}" for end in ends)
+            raise ValueError(f"{override.input_line}: whole numbers are int(interval({whole}))")
         if override.is_delete() and key in known:
             raise ValueError(f"{override.input_line}: a key cannot be removed; give it a value")
 

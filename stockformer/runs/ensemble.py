@@ -19,13 +19,15 @@ import numpy as np
 import pandas as pd
 
 from stockformer.config.quoting import pasteable
+from stockformer.config.recorded import recorded_nodes
+from stockformer.config.rules import flat
 from stockformer.data.dataset import Dataset
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions, join
 from stockformer.experiment import evaluate, read_dataset, record_evaluation
 from stockformer.runs.description import git_commit, same_data
-from stockformer.runs.folder import RunDir, runs_under
+from stockformer.runs.folder import MAY_CHANGE, REPEATED, RunDir, runs_under
 from stockformer.runs.logs import start_log
 from stockformer.runs.recorded_run import read_run
 from stockformer.runs.reopen import configuration
@@ -65,7 +67,8 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
     how = f"ensemble: {each}" + (f" on each of {len(folds)} folds" if len(folds) > 1 else "")
     together = {name: join([each[name] for each in baselines]) for name in baselines[0]}
     record = evaluate(config, data, whole, baselines=together)
-    record = replace(record, notes=(how, *record.notes))
+    notes = (how, *differences([run for fold in folds for run in fold]))
+    record = replace(record, notes=(*notes, *record.notes))
     with RunDir.claim(into or _new_folder()) as run:
         run.write_manifest(_manifest(folds, whole))
         record_evaluation(run, whole, record)
@@ -111,6 +114,19 @@ def members(folders: Sequence[Path]) -> list[Member]:
             what = "other data" if stocks else "other stocks"
             raise ValueError(f"ensemble: {member.path} has read {what} than {first.path}")
     return found
+
+
+def differences(runs: Sequence[Member]) -> list[str]:
+    """A note if the runs are not of one configuration: seeds and folds apart."""
+    settings = [flat(recorded_nodes(RunDir(run.path).read_config()[0])) for run in runs]
+    keys = {key for each in settings for key in each if key not in REPEATED}
+    varied = sorted(
+        key
+        for key in keys
+        if not key.startswith(tuple(MAY_CHANGE))
+        and len({str(each.get(key)) for each in settings}) > 1
+    )
+    return [f"ensemble of runs that differ in {', '.join(varied)}"] if varied else []
 
 
 def by_dates(runs: Sequence[Member]) -> list[list[Member]]:

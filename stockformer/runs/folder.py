@@ -42,6 +42,9 @@ MAY_CHANGE = {
 }
 """Keys that a resumed run may change: none changes the epochs that it has completed."""
 
+REPEATED = ("seed", "split.fold")
+"""Keys that runs of one configuration may differ in."""
+
 STATES = ("running", "finished", "failed", "interrupted", "pruned")
 STATUS = {
     **{"state": str, "reason?": str, "time?": str, "process?": int, "host?": str, "id?": str},
@@ -123,6 +126,7 @@ class RunDir:
         self.sums_file = path / "SHA256SUMS"
         self._writing = threading.Lock()
         self.resumed = False
+        self._lock_descriptor: int | None = None
         self.id = ""
         self._started, self._seconds_before = time.monotonic(), 0.0
         # Called before an interrupted run exits; returns what was saved, for the log.
@@ -211,6 +215,8 @@ class RunDir:
         try:
             data = atomic.read(path, MAX_SETTINGS)
         except FileNotFoundError as error:
+            if (self.path / SWEEP_FILE).exists():
+                raise ValueError(f"{self.path} is a sweep's folder, not a run's: add -m") from error
             raise ValueError(f"{self.path} is not a run folder: it has no status.json") from error
         except OSError as error:
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
@@ -241,10 +247,12 @@ class RunDir:
     def _ended_early(self) -> bool:
         """Whether it was killed, or failed, before it could keep its settings."""
         try:
-            failed = self.status()["state"] in ("failed", "interrupted")
+            state = self.status()["state"]
         except ValueError:
             return False
-        return self.killed() or (failed and not self.begun() and not self.in_use())
+        if self._lock_descriptor is None and self.in_use():  # else its process has gone
+            return False
+        return state == "running" or (state in ("failed", "interrupted") and not self.begun())
 
     @property
     def resume_words(self) -> str:
@@ -456,8 +464,10 @@ class RunDir:
         _owned.add(str(self.path.resolve()))
 
     def _unlock(self) -> None:
+        assert self._lock_descriptor is not None
         _owned.discard(str(self.path.resolve()))
         os.close(self._lock_descriptor)
+        self._lock_descriptor = None
 
     def _start_log(self) -> None:
         self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")

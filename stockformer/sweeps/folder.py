@@ -26,8 +26,6 @@ RECORD = {
     "sha256": str,
 }
 MAX_RECORD = 4 << 20
-REPEATED = ("seed", "split.fold")
-"""Runs that differ in these only are one configuration."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +151,8 @@ class SweepDir:
         try:
             data = atomic.read(self.record_file, MAX_RECORD)
         except FileNotFoundError as error:
+            if not self.path.is_dir():
+                raise ValueError(f"resume={self.path}: no such folder") from error
             raise ValueError(
                 f"{self.path} is not a sweep's folder: it has no {SWEEP_FILE}; a single run is "
                 "continued without -m"

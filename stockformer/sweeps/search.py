@@ -107,7 +107,12 @@ class Search:
     ) -> None:
         silence_optuna()
         self.folder, self.settings, self.fixed = folder, settings, tuple(fixed)
-        self.space = {key: distribution(override) for key, override in space.items()}
+        self.space = {}
+        for key, override in space.items():
+            try:
+                self.space[key] = distribution(override)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
         self.total, self.objectives = settings.n_trials, settings.objectives
         self.study = self._study()
         self._interrupted: list[Trial] = []
@@ -362,7 +367,7 @@ def _numbers(
         else:
             made = distributions.UniformDistribution(low, high)
     except ValueError as error:
-        raise ValueError(f"a search between {low} and {high}: {error}") from error
+        raise ValueError(f"no search between {low} and {high}: {error}") from error
     assert isinstance(made, distributions.BaseDistribution)
     return made
 

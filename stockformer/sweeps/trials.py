@@ -20,9 +20,9 @@ from stockformer.config.plain_yaml import parse_yaml
 from stockformer.evaluation.metrics import MONITORS, OBJECTIVES
 from stockformer.evaluation.quantities import MISSING, Quantity, format_count
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.runs.folder import LONGER, MAY_CHANGE
+from stockformer.runs.folder import LONGER, MAY_CHANGE, REPEATED
 from stockformer.runs.recorded_run import RecordedRun, folders_under, read_run
-from stockformer.sweeps.folder import REPEATED, SweepDir, short_number
+from stockformer.sweeps.folder import SweepDir, short_number
 
 UNSET = "default"
 SAME_TARGET = ("horizon", "offset", "excess", "median_class")

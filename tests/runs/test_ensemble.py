@@ -37,6 +37,9 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     status, output = train("-m", *settings)
     assert status == 0, output
     assert f"all 2 folds as one: {tmp_path}/sweep/walk_forward" in output
+    assert "the mean of 2 seeds x 2 folds, jobs 0 … 3 (4)\n" in output
+    (more,) = [line for line in output.splitlines() if "more seeds:" in line]
+    assert more.endswith("split.fold=0,1 seed=2,3,4")
     status, output = command("evaluate", "run=sweep", "into=whole")
     assert status == 0, output
     runs = [predictions(tmp_path / "sweep" / name) for name in "0123"]
@@ -101,6 +104,15 @@ def test_a_gap_between_folds_is_named_and_not_traded_through(
     assert len(days) == 20
     equity = pd.read_csv(tmp_path / "whole/equity.csv", index_col="date")
     assert equity["n_held"].iloc[9] == 0
+
+
+def test_runs_of_other_settings_are_averaged_with_a_note(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    train("-m", *ONE_EPOCH, "optimizer.lr=1e-3,1e-4", "seed=0", "hydra.sweep.dir=sweep")
+    status, output = command("evaluate", "run=sweep", "into=whole")
+    assert status == 0, output
+    assert "note: ensemble of runs that differ in optimizer.lr\n" in output
 
 
 def test_what_does_not_go_together_is_named(

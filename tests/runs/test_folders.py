@@ -114,6 +114,15 @@ def test_a_start_into_a_folder_in_use_is_refused_before_torch_or_data(
     child.signal(signal.SIGKILL)
 
 
+def test_another_process_may_have_had_our_number(tmp_path: Path) -> None:
+    """As in a container that is started again after kill -9."""
+    RunDir.claim(tmp_path / "run")._unlock()
+    assert RunDir(tmp_path / "run").status()["process"] == os.getpid()
+    assert not RunDir(tmp_path / "run").in_use()
+    with RunDir.claim(tmp_path / "run") as again:
+        assert again.in_use()
+
+
 def test_a_run_that_was_killed_goes_on_though_its_loaders_processes_still_live(
     small: SmallRuns, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ def test_a_model_judged_elsewhere_is_no_run_to_go_on_with(stopped: Path, finishe
     ("words", "message"),
     [
         (["resume=nowhere"], "nowhere is not a run folder: it has no status.json"),
-        (["-m", "resume=nowhere"], "nowhere is not a sweep's folder: it has no sweep.json"),
+        (["-m", "resume=nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_a_resume_that_cannot_be_is_one_line(words: list[str], message: str) -> None:

@@ -54,7 +54,7 @@ def train_quickly(
 
 def suffer(fault: str) -> None:
     if fault == "exception":
-        raise RuntimeError("a bug in a model")
+        raise RuntimeError("a bug in a model" + 100_000 * " and more")  # more than a pipe takes
     if fault == "nan":
         raise FloatingPointError("loss is not finite; lower optimizer.lr")
     if fault == "memory":

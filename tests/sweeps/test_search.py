@@ -69,7 +69,7 @@ def test_choices_are_taken_as_hydra_reads_them(word: str, choices: tuple[object,
 
 
 def test_a_space_without_a_value_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a search between -1\.0 and 1\.0"):
+    with pytest.raises(ValueError, match=r"no search between -1\.0 and 1\.0"):
         sweep_of("a=tag(log, interval(-1.0, 1.0))")
 
 
@@ -77,7 +77,7 @@ def test_a_space_without_a_value_is_refused() -> None:
 def search(tmp_path: Path) -> Callable[..., Search]:
     """`search("sweep", n_trials=3, storage=URL)`: a search whose controller has that folder."""
 
-    def made(name: str = "sweep", **settings: object) -> Search:
+    def made(name: str = "sweep", fixed: str = "seed=1", **settings: object) -> Search:
         folder = SweepDir(tmp_path / name)
         given = {
             "objectives": ("rank_ic",),
@@ -89,7 +89,7 @@ def search(tmp_path: Path) -> Callable[..., Search]:
         }
         folder.path.mkdir(exist_ok=True)
         space = {"optimizer.lr": OverridesParser.create().parse_override("a=interval(0.1,0.9)")}
-        return Search(folder, SearchSettings(**(given | settings)), ["seed=1"], space)  # type: ignore[arg-type]
+        return Search(folder, SearchSettings(**(given | settings)), [fixed], space)  # type: ignore[arg-type]
 
     return made
 
@@ -229,6 +229,8 @@ def test_a_study_that_cannot_be_used_is_refused(
     search("one")
     with pytest.raises(ValueError, match="other objectives"):
         search("one", objectives=("mae",))
+    with pytest.raises(ValueError, match=r"study_name=stockformer.*study of another search"):
+        search("one", fixed="model.width=8")
     with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage=sqlite:///.*unable to open"):
         search("two", storage=f"sqlite:///{tmp_path}/nowhere/study.db")
     (tmp_path / "text.db").write_text("not a database, but long enough to be one " * 30)

@@ -12,7 +12,9 @@ from reporting.run_folder import finished_run, leave_out, rewrite, sweep
 
 from stockformer.evaluation.statistics import deflated_sharpe_ratio, paired_comparison, sharpe_ratio
 from stockformer.reporting import leaderboard
+from stockformer.runs.folder import RunDir
 from stockformer.sweeps import selection, selection_bias, trials
+from stockformer.sweeps.folder import SweepDir, SweepRecord
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +290,42 @@ def bias_of(found: trials.Trials) -> selection_bias.SelectionBias:
     bias = selection_bias.selection_bias(found, found.groups[0])
     assert bias is not None
     return bias
+
+
+def test_a_configuration_that_lacks_runs_is_never_the_best(tmp_path: Path) -> None:
+    """Two seeds of each rate; one of the better rate's failed after its settings were kept."""
+    SweepDir(tmp_path).write(SweepRecord([], ["rank_ic"], finished=False))
+    number = 0
+    for rate, rank_ic in (("1e-3", 0.02), ("1e-4", 0.05)):
+        for seed in (1, 2):
+            overrides = [f"optimizer.lr={rate}", f"seed={seed}"]
+            finished_run(tmp_path / str(number), overrides=overrides, rank_ic=rank_ic)
+            number += 1
+    run = RunDir(tmp_path / "3")
+    run.end("failed", "ValueError: no")
+    found = trials.read_trials(tmp_path)
+    (group,) = found.groups
+    assert list(found.configurations) == ["2", "0, 1"]
+    assert found.configurations["2"].repeats == "1 of 2 runs"
+    best = found.best(group)
+    assert best is not None
+    assert best.name == "0, 1"
+    assert leaderboard.headline(found).endswith("the mean of 2 seeds, runs 0, 1.")
+
+
+def test_settings_that_change_no_result_make_no_other_configuration(tmp_path: Path) -> None:
+    for name in "ab":
+        config = finished_run(tmp_path / name, overrides=[f"seed={name}"]) / "config.yaml"
+        workers = config.read_text().replace(
+            "trainer:\n", f"trainer:\n  num_workers: {name == 'a'}\n"
+        )
+        rewrite(config, workers)
+    assert list(trials.read_trials(tmp_path).configurations) == ["a, b"]
+
+
+def test_pruned_trials_count_as_tried(tmp_path: Path) -> None:
+    for number in range(3):
+        finished_run(tmp_path / str(number), overrides=[f"optimizer.lr={number}"], seed=number)
+    RunDir(tmp_path / "2").end("pruned", "median pruner")
+    bias = bias_of(trials.read_trials(tmp_path))
+    assert bias.trials == 3
