@@ -100,7 +100,10 @@ def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
         log.info("    longer:     python train.py %s", longer)
         log.info("    again:      python evaluate.py %s", pasteable("run", folder))
     else:
-        folders = pasteable("run", *(job.folder for job in jobs))
+        whole = len(jobs) == len(trials.completed) - sum(
+            each.is_ensemble for each in trials.configurations.values()
+        )
+        folders = pasteable("run", *([trials.folder] if whole else (job.folder for job in jobs)))
         log.info("    as one:     python evaluate.py %s", folders)
     seeds = [int(trials.seeds[run]) for run in best.runs if trials.seeds[run].isdecimal()]
     more = ",".join(str(max(seeds, default=0) + number) for number in (1, 2, 3))

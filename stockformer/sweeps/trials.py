@@ -56,6 +56,8 @@ class Configuration:
     @property
     def repeats(self) -> str:
         """What its metrics are means of."""
+        if self.is_ensemble:
+            return "an ensemble"
         if self.missing:
             return f"{len(self.runs)} of {len(self.runs) + self.missing} runs"
         counts = [format_count(self.seeds, "seed")] * (self.seeds > 1)
@@ -170,6 +172,9 @@ def read_trials(folder: Path) -> Trials:
     found = {str(name): found[str(name)] for name in order.index}
     test = {name: test_figures(run) for name, run in completed.items()}
     test_mean, test_deviation = over_repeats(test, found, seeds)
+    several = [name for name, each in found.items() if len(each.runs) > 1]
+    if several:
+        test_mean.loc[several, "rank_ic_t"] = math.nan  # a mean of t is none
     return Trials(
         folder=folder,
         in_sweep=bool(of_sweep),
