@@ -118,7 +118,7 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
     given = config.hydra.sweeper.params or {}
     parameters = {str(key): str(value) for key, value in given.items()}
     if is_search(config):
-        from stockformer.sweeps.search import Search, SearchSettings, study_url  # noqa: PLC0415
+        from stockformer.sweeps.search import Search, SearchSettings, study_url, with_driver  # noqa: PLC0415
 
         node = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         assert isinstance(node, dict)
@@ -135,7 +135,7 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
             objectives=tuple(record.objectives),
             n_trials=node["n_trials"],
             pruner=node["pruner"],
-            storage=node["storage"] or study_url(folder),
+            storage=with_driver(node["storage"]) or study_url(folder),
             study_name=node["study_name"],
             sampler=node["sampler"],
         )

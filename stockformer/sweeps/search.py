@@ -283,6 +283,11 @@ def study_url(folder: SweepDir) -> str:
     return f"sqlite:///{folder.study_file.resolve()}"
 
 
+def with_driver(url: str | None) -> str | None:
+    """The URL with psycopg2, the driver of the extra; SQLAlchemy 2.1 would take another one."""
+    return None if url is None else url.replace("postgresql://", "postgresql+psycopg2://", 1)
+
+
 def open_study(storage: str, name: str, objectives: Sequence[str]) -> optuna.Study:
     """The study, made if there is none. Raises ValueError naming the key of what is wrong."""
     directions = [

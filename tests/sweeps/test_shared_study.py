@@ -16,6 +16,8 @@ import pytest
 from optuna.trial import TrialState
 from sweeps import postgresql, quick_runs
 
+from stockformer.sweeps.search import with_driver
+
 pytest.importorskip("psycopg2", reason="the extra postgresql is not installed")
 
 
@@ -57,7 +59,7 @@ def test_workers_share_a_study_and_one_is_killed(
     outputs = [process.communicate()[0] for process in processes]
     assert processes[0].returncode == -signal.SIGKILL
     assert {process.returncode for process in processes[1:]} == {0}, outputs
-    study = optuna.load_study(study_name=name, storage=database)
+    study = optuna.load_study(study_name=name, storage=with_driver(database))
     counted = [trial for trial in study.trials if "replaced" not in trial.user_attrs]
     assert Counter(trial.state for trial in counted) == {TrialState.COMPLETE: trials}, outputs
     replaced = [trial for trial in study.trials if "replaced" in trial.user_attrs]
