@@ -235,7 +235,9 @@ def test_ctrl_c_reaches_each_process_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert states(tmp_path / "sweep") == {"interrupted": 2}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.full)]
+)
 def test_when_the_controller_ends_its_processes_end_and_keep_their_state(
     quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
