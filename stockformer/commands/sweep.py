@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -158,15 +160,35 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
 
 
 def make_launcher(config: DictConfig, run_job: partial[None], missing: int) -> Launcher:
-    """hydra/launcher: one job after another, or several processes that share the cores."""
+    """hydra/launcher: one job after another, processes that share the cores, or Ray's tasks."""
     from stockformer.sweeps.launchers import InProcess, Processes  # noqa: PLC0415
 
     node = config.hydra.launcher
+    if config.hydra.runtime.choices["hydra/launcher"] == "ray":
+        from stockformer.sweeps.ray_launcher import RayTasks  # noqa: PLC0415 (an extra)
+
+        return RayTasks(
+            of_program(run_job), address=node.address, slots=node.n_jobs, threads=node.threads
+        )
     if "n_jobs" not in node:
         return InProcess(run_job)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     slots = min(node.n_jobs or max(1, (cores or 1) // 2), max(1, missing))
     return Processes(run_job, slots=slots, threads=node.threads or max(1, (cores or 1) // slots))
+
+
+def of_program(run_job: partial[None]) -> partial[None]:
+    """The same for another machine, where the program is not what was started."""
+    function, changes = run_job.args
+    if function.__module__ != "__main__":
+        return run_job
+    program = Path(str(sys.modules["__main__"].__file__)).absolute()
+    return partial(run_of_program, program, function.__name__, changes)
+
+
+def run_of_program(program: Path, name: str, changes: Sequence[str], job: Job) -> None:
+    function: Train = runpy.run_path(str(program), run_name="__mp_main__")[name]
+    run_one(function, changes, job)
 
 
 def run_one(function: Train, changes: Sequence[str], job: Job) -> None:

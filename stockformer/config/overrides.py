@@ -38,7 +38,7 @@ ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.dir", "hydra.verbose")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
-LAUNCHERS = ("basic", "processes")
+LAUNCHERS = ("basic", "processes", "ray")
 OF_PROCESSES = ("hydra.launcher.n_jobs", "hydra.launcher.threads")
 SAMPLERS = ("tpe", "random", "cmaes", "nsgaii")
 HYDRA_OBJECTS = (*BUILT, "callbacks")
@@ -173,7 +173,7 @@ def _check_form(override: Override, multirun: bool) -> None:
     if key == "hydra/launcher" and override.value() not in LAUNCHERS:
         raise ValueError(
             f"{line}: not a launcher of this project; hydra/launcher=processes runs several jobs "
-            "at once, basic one after another"
+            "at once, ray on several machines, basic one after another"
         )
     if key == "hydra/sweeper" and override.value() == "optuna":
         raise ValueError(f"{line}: write search=optuna, a search that can be resumed")

@@ -1,0 +1,134 @@
+"""Jobs as tasks of a Ray cluster, on machines that share the disk, the data and the code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from stockformer.runs import atomic
+from stockformer.runs.console import printable
+from stockformer.runs.interruption import SIGNALS
+from stockformer.sweeps.folder import Job
+from stockformer.sweeps.launchers import MAX_ERROR, RunJob, describe
+
+ATTEMPTS = 3
+"""Of a job whose process or machine dies: so often it is started in all."""
+OURS = "STOCKFORMER_"
+"""How the environment variables begin that tasks get from here."""
+CONNECT_SECONDS = 5.0
+POLL_SECONDS = 0.5
+STOP_FILE = "stop"
+"""In the sweep's folder while its tasks are to end."""
+STOP_SECONDS = 60.0
+"""That jobs have to save their state when the sweep is stopped."""
+
+
+class RayTasks:
+    """A task a job. One whose process or machine dies goes on elsewhere, from its checkpoint.
+
+    slots: None for as many as the cluster has processors for. Raises ValueError where Ray is not
+    installed or the cluster cannot be reached.
+    """
+
+    def __init__(
+        self, run_job: RunJob, *, address: str | None, slots: int | None, threads: int
+    ) -> None:
+        try:
+            import ray  # noqa: PLC0415 (an extra)
+        except ImportError as error:
+            raise ValueError(
+                "hydra/launcher=ray: Ray is not installed: pip install 'stockformer[ray]'"
+            ) from error
+        self._ray, self.run_job = ray, run_job
+        variables = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
+        variables |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(threads)}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            if address is not None:
+                require_reachable(address)
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": variables},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"hydra.launcher.address={address}: no Ray cluster there: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+        for number, handler in handlers.items():
+            signal.signal(
+                number, handler
+            )  # Ray's would exit before the jobs have saved their state
+        processors = int(ray.cluster_resources().get("CPU", 1))
+        self.slots = slots or max(1, processors // threads)
+        self._task = ray.remote(num_cpus=threads, max_retries=ATTEMPTS - 1)(work)
+        self._running: dict[Any, Job] = {}
+
+    def start(self, job: Job) -> None:
+        self._running[self._task.remote(self.run_job, job, os.getcwd())] = job
+
+    def wait(self) -> list[tuple[Job, str]]:
+        ended: list[Any] = []
+        while not ended:  # a signal is handled in between, not while Ray waits
+            try:
+                tasks = list(self._running)
+                ended, _ = self._ray.wait(tasks, num_returns=1, timeout=POLL_SECONDS)
+            except SystemError as error:  # what its handler raised within Ray's own code
+                raise (error.__cause__ or error) from None
+        return [(self._running.pop(task), self._error(task)) for task in ended]
+
+    def stop(self) -> None:
+        tasks, folders = list(self._running), {job.folder.parent for job in self._running.values()}
+        for folder in folders:
+            (folder / STOP_FILE).touch()  # Ray's own cancelling does not reach a run's handler
+        self._ray.wait(tasks, num_returns=len(tasks), timeout=STOP_SECONDS)
+        for folder in folders:
+            (folder / STOP_FILE).unlink(missing_ok=True)
+
+    def _error(self, task: Any) -> str:
+        try:
+            error: str = self._ray.get(task)
+        except self._ray.exceptions.RayError as failure:
+            # Before a job's own code runs Ray's error has its traceback; the last line says it.
+            last = str(failure).strip().splitlines()[-1:] or [""]
+            return f"{type(failure).__name__}: {printable(last[0])}"[:MAX_ERROR]
+        return error
+
+
+def end_with_sweep(folder: Path, done: threading.Event) -> None:
+    """Have the job save its state and end once the sweep is stopped, or its controller has died."""
+    while not done.wait(POLL_SECONDS):
+        if (folder / STOP_FILE).exists() or not atomic.is_locked(folder / "lock"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+
+
+def require_reachable(address: str) -> None:
+    """Raises OSError if nobody listens at HOST:PORT: Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def work(run_job: RunJob, job: Job, folder: str) -> str:
+    """The task: run the job where the sweep was started; its error, or empty text."""
+    os.environ["TERM"] = "dumb"
+    os.chdir(folder)
+    done = threading.Event()
+    watch = threading.Thread(target=end_with_sweep, args=(job.folder.parent, done), daemon=True)
+    watch.start()
+    try:
+        run_job(job)
+    except Exception as error:
+        return describe(error)
+    finally:
+        done.set()
+    return ""
