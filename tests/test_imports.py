@@ -33,6 +33,7 @@ MAY: dict[str, set[str]] = {
     "evaluation.inputs": {"evaluation", "data"},
     "evaluation": {"evaluation", "data.factors.cross_section", "runs.typed_json"},
     "runs.recorded_run": {"evaluation", "data.reading.unpacking", "runs.folder", *BASE},
+    "sweeps.ray_launcher": {"sweeps", "runs.interruption", *BASE},
     "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.folder", *BASE}
     | {"runs.recorded_run"},
     "reporting": {

@@ -80,12 +80,12 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     with folder, stopped_by_signals():
         try:
             jobs = make_jobs(folder, config, record)
+            run_job = partial(run_one, function, tuple(changes))
+            launcher = make_launcher(config, run_job, jobs.total - jobs.done)
         except ValueError:
             if not begun:
                 folder.discard()
             raise
-        run_job = partial(run_one, function, tuple(changes))
-        launcher = make_launcher(config, run_job, jobs.total - jobs.done)
         return run_all(folder, record, jobs, launcher, report=config.report)
 
 
