@@ -1,4 +1,4 @@
-"""What a sweep costs beside its jobs: python -m benchmarks.sweeps [--data FOLDER] [--quick]
+"""What a sweep costs in addition to its jobs: python -m benchmarks.sweeps [--data FOLDER] [--quick]
 
 Overhead: the time of a whole sweep, its start and results included, less what its runs took, for
 each job. Memory: of a process that runs one job after another, after each. Shared: what processes
@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+
+from stockformer.runs.fork_server import start_fork_server
 
 ROOT = Path(__file__).parents[1]
 QUICK_RUNS = ROOT / "tests" / "sweeps" / "quick_runs.py"
@@ -102,7 +104,7 @@ def shared(data: Path, folder: Path, words: tuple[str, ...], processes: int) -> 
     own = {}
     for count in (1, 1, processes):  # the first prepares the data
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["stockformer.experiment"])
+        start_fork_server(["stockformer.experiment"])
         barrier, results = context.Barrier(count), context.SimpleQueue()
         children = [
             context.Process(target=read, args=(words, data, folder, barrier, results))

@@ -11,7 +11,13 @@ from omegaconf import DictConfig
 
 from stockformer.config.overrides import check_command_line, is_search, without_hydra
 
-OF_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
+SWEEP_SETTINGS = (
+    "hydra/launcher",
+    "hydra.launcher",
+    "hydra/sweeper",
+    "hydra.sweeper",
+    "hydra.sweep.",
+)
 
 
 def single_run(
@@ -23,7 +29,7 @@ def single_run(
     configuration twice more, and make the folder before it is claimed.
     """
     for word in overrides:
-        if not in_sweep and word.lstrip("+~").startswith(OF_SWEEPS):
+        if not in_sweep and word.lstrip("+~").startswith(SWEEP_SETTINGS):
             raise ValueError(f"{word}: needs -m, it is a setting of sweeps")
     config = check_command_line(overrides, multirun=False)
     if is_search(config) and not in_sweep:

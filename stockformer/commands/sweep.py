@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stockformer.sweeps")
 
 MAY_CHANGE_IN_SWEEP = MAY_CHANGE - LONGER - {"resume", "tags"}
-OF_SWEEP = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=")
+HYDRA_MAY_CHANGE = ("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=")
 
 
 class Train(Protocol):
@@ -66,7 +66,7 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
     changes: list[str] = []
     if resume is not None:
         recorded = SweepDir(resume).read().overrides
-        changes = [word for word in words if not word.lstrip("+~").startswith(OF_SWEEP)]
+        changes = [word for word in words if not word.lstrip("+~").startswith(HYDRA_MAY_CHANGE)]
         require_may_change(changes)
         if any(word.startswith("hydra/launcher=") for word in words):  # the other's do not fit
             recorded = [w for w in recorded if not w.lstrip("+").startswith("hydra.launcher.")]
@@ -163,14 +163,14 @@ def make_launcher(config: DictConfig, run_job: partial[None], missing: int) -> L
     """hydra/launcher: one job after another, processes that share the cores, or Ray's tasks."""
     from stockformer.sweeps.launchers import InProcess, Processes  # noqa: PLC0415
 
-    node = config.hydra.launcher
-    if config.hydra.runtime.choices["hydra/launcher"] == "ray":
+    node, name = config.hydra.launcher, config.hydra.runtime.choices["hydra/launcher"]
+    if name == "ray":
         from stockformer.sweeps.ray_launcher import RayTasks  # noqa: PLC0415 (an extra)
 
         return RayTasks(
             of_program(run_job), address=node.address, slots=node.n_jobs, threads=node.threads
         )
-    if "n_jobs" not in node:
+    if name == "basic":
         return InProcess(run_job)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     slots = min(node.n_jobs or max(1, (cores or 1) // 2), max(1, missing))

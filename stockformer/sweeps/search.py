@@ -203,9 +203,10 @@ class Search:
 
     def _recover(self) -> None:
         """Tell the study what became of trials that it takes for running and nobody works on."""
+        ours = {trial.number for trial in self._trials.values()}
         for frozen in self._counted():
-            ours = frozen.number in (trial.number for trial in self._trials.values())
-            if frozen.state == TrialState.RUNNING and not ours and self._is_abandoned(frozen):
+            running = frozen.state == TrialState.RUNNING and frozen.number not in ours
+            if running and self._is_abandoned(frozen):
                 self._recover_trial(Trial(self.study, frozen._trial_id))
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:

@@ -42,8 +42,8 @@ class SelectionBias:
 def selection_bias(trials: Trials, group: Group) -> SelectionBias | None:
     """Of the group's best configuration; None where none has validation returns that vary.
 
-    Every completed trial of the folder counts, whatever it was tested on: a setting edited between
-    two sweeps does not make fewer of them.
+    Every completed or pruned trial of the folder counts, whatever it was tested on: a setting
+    edited between two sweeps does not make fewer of them.
     """
     count = sum(run.status.state == "pruned" for run in trials.unfinished.values())
     sharpes: list[float] = []

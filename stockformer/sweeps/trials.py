@@ -89,8 +89,7 @@ class Trials:
     The frames have a row a configuration in that order: settings that differ, as text of at most
     four digits; validation: the metrics of the tested epochs, means over folds and seeds;
     validation_sd: their sample deviation over seeds, NaN for one; test, test_sd: those of
-    `RecordedRun.evaluation`. unfinished: the other runs. refused:
-    why a folder cannot be read.
+    `RecordedRun.evaluation`. unfinished: the other runs. refused: why a folder cannot be read.
     """
 
     folder: Path

@@ -20,6 +20,7 @@ import pytest
 from optuna.trial import TrialState
 from runs.small_run import ended, forked
 from sweeps import quick_runs
+from sweeps.quick_runs import states
 
 from stockformer.config.recorded import read_config
 from stockformer.runs.folder import RunDir
@@ -70,10 +71,6 @@ def command(words: tuple[str, ...]) -> None:
 def counts(tmp_path: Path) -> Counter[str]:
     """How often each training was started and ended: `start 3`, `end 3`."""
     return Counter((tmp_path / "log").read_text().splitlines())
-
-
-def states(folder: Path) -> Counter[str]:
-    return Counter(RunDir(run.parent).status()["state"] for run in folder.glob("*/status.json"))
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from reporting.run_folder import manifest, some_predictions, summary, write_epoc
 from stockformer.commands.command import command
 from stockformer.config.recorded import recorded
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.runs.folder import AfterEpoch
+from stockformer.runs.folder import AfterEpoch, RunDir
 from stockformer.runs.interruption import open_run
 
 
@@ -65,6 +66,11 @@ def suffer(fault: str) -> None:
 
 def faults() -> dict[str, str]:
     return dict(word.split("=") for word in os.environ.get("QUICK_FAULTS", "").split(",") if word)
+
+
+def states(folder: Path) -> Counter[str]:
+    """How many runs of the sweep in the folder are in which state."""
+    return Counter(RunDir(file.parent).status()["state"] for file in folder.glob("*/status.json"))
 
 
 def note(what: str, folder: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from sweeps import quick_runs
-
-from stockformer.runs.folder import RunDir
+from sweeps.quick_runs import states
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.full  # a cluster takes ten seconds to start
@@ -41,10 +40,6 @@ def sweep(tmp_path: Path, address: str, jobs: int) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def states(folder: Path) -> Counter[str]:
-    return Counter(RunDir(file.parent).status()["state"] for file in folder.glob("*/status.json"))
 
 
 def wait_for(folder: Path, state: str, number: int) -> None:
