@@ -47,6 +47,7 @@ CONTENTS = {
     "sweeper sets": "hydra: {sweeper: {params: {hydra.job.chdir: 'true'}}}",
     "sweeper builds": "hydra: {sweeper: {params: {model._target_: 'choice(os.mkdir,os.rmdir)'}}}",
     "sweeper resolves": "hydra: {sweeper: {params: {dataset.name: '${oc.env:HOME}'}}}",
+    "folder of a sweep's job": "hydra: {sweep: {subdir: ../../elsewhere}}",
     "mode": "hydra: {mode: MULTIRUN}",
     "verbose": "hydra: {verbose: true}",
     "search path": "hydra: {searchpath: ['pkg://payload']}",
@@ -67,7 +68,7 @@ CONTENTS = {
 WITHOUT_EFFECT = {
     "chdir": "hydra: {job: {chdir: true}}",
     "run dir": "hydra: {run: {dir: TMP/elsewhere}}",
-    "sweep dir": "hydra: {sweep: {dir: TMP/elsewhere, subdir: ../../elsewhere}}",
+    "sweep dir": "hydra: {sweep: {dir: TMP/elsewhere}}",
     "output_subdir": "hydra: {output_subdir: .hydra}",
     "logging": "defaults: [override /hydra/job_logging: default]",
     "other logging": "defaults: [override /hydra/hydra_logging: default]",
