@@ -81,7 +81,7 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
         try:
             jobs = make_jobs(folder, config, record)
             run_job = partial(run_one, function, tuple(changes))
-            launcher = make_launcher(config, run_job, jobs.total - jobs.done)
+            launcher = make_launcher(config, run_job, folder, jobs.total - jobs.done)
         except ValueError:
             if not begun:
                 folder.discard()
@@ -159,22 +159,40 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
     )
 
 
-def make_launcher(config: DictConfig, run_job: partial[None], missing: int) -> Launcher:
-    """hydra/launcher: one job after another, processes that share the cores, or Ray's tasks."""
+def make_launcher(
+    config: DictConfig, run_job: partial[None], folder: SweepDir, missing: int
+) -> Launcher:
+    """hydra/launcher: one job after another, processes that share the cores, or other machines."""
     from stockformer.sweeps.launchers import InProcess, Processes  # noqa: PLC0415
 
-    node, name = config.hydra.launcher, config.hydra.runtime.choices["hydra/launcher"]
+    node, name = dict(config.hydra.launcher), config.hydra.runtime.choices["hydra/launcher"]
     if name == "ray":
         from stockformer.sweeps.ray_launcher import RayTasks  # noqa: PLC0415 (an extra)
 
         return RayTasks(
-            of_program(run_job), address=node.address, slots=node.n_jobs, threads=node.threads
+            of_program(run_job),
+            address=node["address"],
+            slots=node["n_jobs"],
+            threads=node["threads"],
+        )
+    if name in ("slurm", "slurm_local"):
+        from stockformer.sweeps.slurm_launcher import SlurmJobs  # noqa: PLC0415 (an extra)
+
+        return SlurmJobs(
+            of_program(run_job),
+            folder=folder.path,
+            local=name == "slurm_local",
+            slots=node.pop("n_jobs"),
+            threads=node.pop("threads"),
+            max_num_timeout=node.pop("max_num_timeout"),
+            settings=node,
         )
     if name == "basic":
         return InProcess(run_job)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    slots = min(node.n_jobs or max(1, (cores or 1) // 2), max(1, missing))
-    return Processes(run_job, slots=slots, threads=node.threads or max(1, (cores or 1) // slots))
+    slots = min(node["n_jobs"] or max(1, (cores or 1) // 2), max(1, missing))
+    threads = node["threads"] or max(1, (cores or 1) // slots)
+    return Processes(run_job, slots=slots, threads=threads)
 
 
 def of_program(run_job: partial[None]) -> partial[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,8 +39,10 @@ ONLY_BY_COMMAND_LINE = ("hydra.run.", "hydra.sweep.dir", "hydra.verbose")
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
-LAUNCHERS = ("basic", "processes", "ray")
-OF_PROCESSES = ("hydra.launcher.n_jobs", "hydra.launcher.threads")
+LAUNCHERS = ("basic", "processes", "ray", "slurm", "slurm_local")
+COUNTS = ("n_jobs", "threads", "timeout_min", "signal_delay_s", "max_num_timeout", "gpus_per_node")
+NAMES = ("partition", "account", "qos", "constraint")
+NAME = re.compile(r"[\w.,:@&|*+-]+", re.ASCII)  # a word of a batch script, never a line of it
 SAMPLERS = ("tpe", "random", "cmaes", "nsgaii")
 HYDRA_OBJECTS = (*BUILT, "callbacks")
 # Hydra sets these itself, from the command line and the choices.
@@ -173,7 +176,7 @@ def _check_form(override: Override, multirun: bool) -> None:
     if key == "hydra/launcher" and override.value() not in LAUNCHERS:
         raise ValueError(
             f"{line}: not a launcher of this project; hydra/launcher=processes runs several jobs "
-            "at once, ray on several machines, basic one after another"
+            "at once, ray and slurm on several machines, basic one after another"
         )
     if key == "hydra/sweeper" and override.value() == "optuna":
         raise ValueError(f"{line}: write search=optuna, a search that can be resumed")
@@ -209,7 +212,7 @@ def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
     for override in parsed:
         _check_form(override, multirun)
     launchers = [o.value() for o in parsed if o.key_or_group == "hydra/launcher"]
-    settings = [o for o in parsed if o.key_or_group in OF_PROCESSES]
+    settings = [o for o in parsed if o.key_or_group.startswith("hydra.launcher.")]
     if settings and launchers[-1:] in ([], ["basic"]):
         raise ValueError(
             f"{settings[0].input_line}: jobs that run one after another have no such setting; add "
@@ -353,6 +356,17 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
             )
 
 
+def _check_launcher(node: DictConfig) -> None:
+    for key in node:
+        if key in COUNTS:
+            _check_count(f"hydra.launcher.{key}", node[key])
+        if key in NAMES and node[key] is not None and not NAME.fullmatch(str(node[key])):
+            raise ValueError(f"hydra.launcher.{key}={node[key]!r}: not a name")
+    memory = node.get("mem_gb")
+    if memory is not None and (type(memory) not in (int, float) or not 0 < memory < math.inf):
+        raise ValueError(f"hydra.launcher.mem_gb={memory!r}: must be a number above 0")
+
+
 def is_search(config: DictConfig) -> bool:
     """Whether a configuration with Hydra's node chooses a search, not a grid."""
     return "objectives" in config.hydra.sweeper
@@ -369,8 +383,7 @@ def _check_sweep(config: DictConfig, reference: DictConfig, single: Sequence[Ove
             if key not in known:
                 names = [f"hydra.{name}.{each}" for each in known]
                 raise ValueError(unknown_key(f"hydra.{name}.{key}", names))
-    for key in OF_PROCESSES:
-        _check_count(key, node.launcher.get(key.rpartition(".")[2]))
+    _check_launcher(node.launcher)
     for key in node.sweeper.get("params") or {}:
         if key not in flat(reference):
             raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")

@@ -21,8 +21,8 @@ from stockformer.runs.logs import is_main_process
 
 log = logging.getLogger(__name__)
 
-# Ctrl-C, the scheduler's end, Slurm's warning before its own, and a terminal that is closed.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# Ctrl-C, the scheduler's end, its warnings before that, and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 END = b"\0"  # written by the main thread in place of a signal's number: the end
 
 

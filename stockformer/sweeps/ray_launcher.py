@@ -7,26 +7,19 @@ import os
 import signal
 import socket
 import sys
-import threading
-from pathlib import Path
 from typing import Any
 
-from stockformer.runs import atomic
 from stockformer.runs.console import printable
 from stockformer.runs.interruption import SIGNALS
 from stockformer.sweeps.folder import Job
-from stockformer.sweeps.launchers import MAX_ERROR, RunJob, describe
+from stockformer.sweeps.launchers import MAX_ERROR, RunJob
+from stockformer.sweeps.remote import POLL_SECONDS, STOP_SECONDS, asked_to_end, work
 
 ATTEMPTS = 3
 """Of a job whose process or machine dies: so often it is started in all."""
 OURS = "STOCKFORMER_"
 """How the environment variables begin that tasks get from here."""
 CONNECT_SECONDS = 5.0
-POLL_SECONDS = 0.5
-STOP_FILE = "stop"
-"""In the sweep's folder while its tasks are to end."""
-STOP_SECONDS = 60.0
-"""That jobs have to save their state when the sweep is stopped."""
 
 
 class RayTasks:
@@ -86,12 +79,9 @@ class RayTasks:
         return [(self._running.pop(task), self._error(task)) for task in ended]
 
     def stop(self) -> None:
-        tasks, folders = list(self._running), {job.folder.parent for job in self._running.values()}
-        for folder in folders:
-            (folder / STOP_FILE).touch()  # Ray's own cancelling does not reach a run's handler
-        self._ray.wait(tasks, num_returns=len(tasks), timeout=STOP_SECONDS)
-        for folder in folders:
-            (folder / STOP_FILE).unlink(missing_ok=True)
+        tasks = list(self._running)
+        with asked_to_end(self._running.values()):  # Ray's cancelling does not reach a run
+            self._ray.wait(tasks, num_returns=len(tasks), timeout=STOP_SECONDS)
 
     def _error(self, task: Any) -> str:
         try:
@@ -103,32 +93,8 @@ class RayTasks:
         return error
 
 
-def end_with_sweep(folder: Path, done: threading.Event) -> None:
-    """Have the job save its state and end once the sweep is stopped, or its controller has died."""
-    while not done.wait(POLL_SECONDS):
-        if (folder / STOP_FILE).exists() or not atomic.is_locked(folder / "lock"):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-
-
 def require_reachable(address: str) -> None:
     """Raises OSError if nobody listens at HOST:PORT: Ray itself waits for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def work(run_job: RunJob, job: Job, folder: str) -> str:
-    """The task: run the job where the sweep was started; its error, or empty text."""
-    os.environ["TERM"] = "dumb"
-    os.chdir(folder)
-    done = threading.Event()
-    watch = threading.Thread(target=end_with_sweep, args=(job.folder.parent, done), daemon=True)
-    watch.start()
-    try:
-        run_job(job)
-    except Exception as error:
-        return describe(error)
-    finally:
-        done.set()
-    return ""
