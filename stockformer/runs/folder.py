@@ -193,6 +193,10 @@ class RunDir:
                 self.end("finished", "")
             elif isinstance(error, Pruned):
                 self.end("pruned", str(error))
+            elif isinstance(error, ConnectionError):  # another process of the run has gone
+                kept = self.save_on_interrupt()
+                self.end("interrupted", f"{error}{kept}")
+                log.warning("stopped%s", kept)
             else:
                 self.end("failed", f"{type(error).__name__}: {error}")
                 log.debug("run failed", exc_info=(type(error), error, traceback))

@@ -7,14 +7,21 @@ process may have fewer samples than another, none, or split its shard when memor
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it takes them for dead."""
+
+log = logging.getLogger(__name__)
 
 Items = TypeVar("Items", bound=Sequence[Any] | np.ndarray)
 
@@ -33,7 +40,8 @@ class Processes:
         if size == 1:
             return cls()
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, timeout=TIMEOUT)
         return cls(distributed.get_rank(), size)
 
     @property
@@ -44,22 +52,41 @@ class Processes:
         return items[self.rank :: self.size]  # type: ignore[return-value]
 
     def all_gather(self, mine: np.ndarray, device: torch.device) -> np.ndarray:
-        """The inverse of `shard` over all processes, as float64: adding zeros is exact."""
+        """The inverse of `shard` over all processes, as float64: adding zeros is exact.
+
+        Raises ConnectionError, as `all_reduce`.
+        """
         if self.size == 1:
             return mine
         total = torch.tensor(len(mine), device=device)
-        distributed.all_reduce(total)
+        _add_up(total)
         whole = torch.zeros(int(total), *mine.shape[1:], dtype=torch.double, device=device)
         whole[self.rank :: self.size] = torch.from_numpy(mine).to(whole)
-        distributed.all_reduce(whole)
+        _add_up(whole)
         return whole.cpu().numpy()
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in one exchange."""
+        """Replace each tensor by its sum over all processes, in one exchange.
+
+        Raises ConnectionError if another process has ended or cannot be reached.
+        """
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        distributed.all_reduce(flat)
+        _add_up(flat)
         pieces = flat.split([tensor.numel() for tensor in tensors])
         for tensor, piece in zip(tensors, pieces):
             tensor.copy_(piece.view_as(tensor))
+
+
+def _add_up(tensor: Tensor) -> None:
+    try:
+        distributed.all_reduce(tensor)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        log.debug("all_reduce", exc_info=error)
+        raise ConnectionError(
+            "another process of this run has ended, or its machine cannot be reached; its own "
+            "output says why"
+        ) from error

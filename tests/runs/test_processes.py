@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +86,75 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(small: SmallRuns, tmp_pat
     assert result.returncode == 0, result.stderr
     small.run(tmp_path / "one", "model.dropout=0")
     require_same(tmp_path / "one", tmp_path / "run")
+
+
+class Nodes:
+    """torchrun on two machines, which are two ports of this one, with a process each."""
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+        self.processes = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
+                    *("--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}"),
+                    *(f"--rdzv-conf=is_host={host}", "--local-addr=127.0.0.1"),
+                    *(str(ROOT / "train.py"), *words),
+                ],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for host in ("true", "false")
+        ]
+
+    def ended(self) -> tuple[list[int], str]:
+        outputs = [process.communicate(timeout=200)[0] for process in self.processes]
+        return [process.returncode for process in self.processes], "".join(outputs)
+
+    def workers(self) -> dict[int, int]:
+        """The processes of the training, by rank."""
+        found = {}
+        agents = {process.pid for process in self.processes}
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) in agents:
+                    environment = (folder / "environ").read_bytes().split(b"\0")
+                    (rank,) = (e[5:] for e in environment if e.startswith(b"RANK="))
+                    found[int(rank)] = int(folder.name)
+        return found
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_on_two_nodes_stops_when_one_dies_and_goes_on(
+    small: SmallRuns, tmp_path: Path, rank: int
+) -> None:
+    run = tmp_path / "run"
+    longer = ("model.dropout=0", "trainer.max_epoch=60", "trainer.early_stopping.patience=60")
+    nodes = Nodes(tmp_path, small.words(*longer, f"hydra.run.dir={run}"))
+    end = time.monotonic() + 60
+    while not (run / "metrics.csv").exists() or len(nodes.workers()) < 2:
+        assert time.monotonic() < end, nodes.ended()
+        time.sleep(0.02)
+    os.kill(nodes.workers()[rank], signal.SIGKILL)
+    killed = time.monotonic()
+    statuses, output = nodes.ended()
+    assert time.monotonic() - killed < 30
+    assert 0 not in statuses
+    assert "another process of this run has ended" in output
+    if rank == 1:  # the first process, which keeps the state, is alive
+        assert "all of it kept: continue with resume=" in output
+        assert RunDir(run).status()["state"] == "interrupted"
+    statuses, output = Nodes(tmp_path, [f"resume={run}"]).ended()
+    assert statuses == [0, 0], output
+    assert RunDir(run).status()["state"] == "finished"
+    small.run(tmp_path / "one", *longer)
+    require_same(tmp_path / "one", run, metrics=5e-3)
 
 
 def test_more_processes_than_samples_are_refused(
