@@ -195,7 +195,7 @@ class RunDir:
                 self.end("pruned", str(error))
             elif isinstance(error, ConnectionError):  # another process of the run has gone
                 kept = self.save_on_interrupt()
-                self.end("interrupted", f"{error}{kept}")
+                self.end("interrupted", f"{error}; stopped{kept}")
                 log.warning("stopped%s", kept)
             else:
                 self.end("failed", f"{type(error).__name__}: {error}")

@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
 # Arguments besides --quick, and how the last line printed begins.
 SCRIPTS = {
+    "cluster": ([], "Slurm, 2 nodes: 4 jobs"),
     "data": (["--data", DATA], "windows over"),
     "demo": ([], "float32: mean share"),
     "evaluation": ([], "quick"),
