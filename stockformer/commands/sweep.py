@@ -137,7 +137,7 @@ def make_jobs(folder: SweepDir, config: DictConfig, record: SweepRecord) -> Jobs
             objectives=tuple(record.objectives),
             n_trials=node["n_trials"],
             pruner=node["pruner"],
-            storage=with_driver(node["storage"]) or study_url(folder),
+            storage=with_driver(node["storage"] or study_url(folder)),
             study_name=node["study_name"],
             sampler=node["sampler"],
         )
@@ -236,10 +236,8 @@ def run_all(
     log.info("sweep of %d jobs in %s", jobs.total, folder.path)
     try:
         outcomes = run_jobs(jobs, launcher)
-    except (KeyboardInterrupt, Stopped):
-        log.warning(
-            "stopped: %d of %d jobs are done; continue with %s", jobs.done, jobs.total, again
-        )
+    except (KeyboardInterrupt, Stopped, OSError):
+        log.warning("stopped; continue with %s", again)  # a database may not answer any more
         raise
     every = jobs.outcomes(outcomes)
     good = (*DONE, RUNNING)

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from stockformer.runs.console import printable
@@ -32,6 +33,7 @@ class RayTasks:
     def __init__(
         self, run_job: RunJob, *, address: str | None, slots: int | None, threads: int
     ) -> None:
+        use_token()
         try:
             import ray  # noqa: PLC0415 (an extra)
         except ImportError as error:
@@ -91,6 +93,13 @@ class RayTasks:
             last = str(failure).strip().splitlines()[-1:] or [""]
             return f"{type(failure).__name__}: {printable(last[0])}"[:MAX_ERROR]
         return error
+
+
+def use_token() -> None:
+    """Authenticate as `ray start` does where there is a token; Ray's own client would not."""
+    known = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists()
+    if known:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def require_reachable(address: str) -> None:

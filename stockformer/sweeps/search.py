@@ -29,6 +29,7 @@ from stockformer.runs import atomic
 from stockformer.runs.folder import MAY_CHANGE, AfterEpoch, Pruned
 from stockformer.sweeps.folder import Job, SweepDir
 from stockformer.sweeps.jobs import RUNNING, Outcome, final_state, is_finite, outcome_of
+from stockformer.sweeps.study_storage import open_storage
 
 ATTEMPTS = 2
 """Of a trial whose process was killed: so often it is started in all."""
@@ -69,7 +70,8 @@ class TrialReport:
         """A function of epoch and validation metrics. It raises Pruned if the run should stop."""
         silence_optuna()
         pruner = make_pruner(self.pruner, max_epoch)
-        study = optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=pruner)
+        storage = open_storage(self.storage)
+        study = optuna.load_study(study_name=self.study_name, storage=storage, pruner=pruner)
         trial = Trial(study, self.trial_id)
         frozen = (t for t in study.get_trials(deepcopy=False) if t._trial_id == self.trial_id)
         known = set(next(frozen).intermediate_values)
@@ -284,9 +286,9 @@ def study_url(folder: SweepDir) -> str:
     return f"sqlite:///{folder.study_file.resolve()}"
 
 
-def with_driver(url: str | None) -> str | None:
+def with_driver(url: str) -> str:
     """The URL with psycopg2, the driver of the extra; SQLAlchemy 2.1 would take another one."""
-    return None if url is None else url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1)
 
 
 def open_study(storage: str, name: str, objectives: Sequence[str]) -> optuna.Study:
@@ -302,7 +304,10 @@ def open_study(storage: str, name: str, objectives: Sequence[str]) -> optuna.Stu
     for attempt in range(OPENINGS):
         try:
             study = optuna.create_study(
-                study_name=name, storage=storage, directions=directions, load_if_exists=True
+                study_name=name,
+                storage=open_storage(storage),
+                directions=directions,
+                load_if_exists=True,
             )
             break
         except Exception as error:  # of the database's driver, whichever it is

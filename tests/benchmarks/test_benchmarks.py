@@ -20,6 +20,7 @@ SCRIPTS = {
     "nifty_wf": ([DATA], "ridge"),
     "noise": ([DATA, "2"], "mean, any"),
     "report": ([], "leaderboard"),
+    "scaling": (["--data", DATA], "   512 machines: "),
     "sweeps": (["--data", DATA], "shared: 2 processes"),
 }
 

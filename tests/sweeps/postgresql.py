@@ -8,8 +8,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -22,9 +23,18 @@ def programs() -> Path | None:
     return versions[0].parent if versions else None
 
 
+@dataclass(frozen=True)
+class Server:
+    """url: of its database. stop, start: as a crash and a restart."""
+
+    url: str
+    stop: Callable[[], None]
+    start: Callable[[], None]
+
+
 @contextmanager
-def server() -> Iterator[str]:
-    """The URL of its database. It refuses to run as root, for whom the user postgres starts it."""
+def server() -> Iterator[Server]:
+    """A server that runs. It refuses to run as root, for whom the user postgres starts it."""
     run = programs()
     assert run is not None
     data = Path(tempfile.mkdtemp(prefix="postgresql-"))
@@ -44,9 +54,14 @@ def server() -> Iterator[str]:
     call(run / "initdb", "-D", data / "db", "-U", "tester", "-A", "trust", "--no-sync")
     control = (run / "pg_ctl", "-D", data / "db", "-w")
     options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1"
-    call(*control, "-l", data / "log", "-o", options, "start")
+    made = Server(
+        url=f"postgresql://tester@127.0.0.1:{port}/postgres",
+        stop=lambda: call(*control, "-m", "immediate", "stop"),
+        start=lambda: call(*control, "-l", data / "log", "-o", options, "start"),
+    )
+    made.start()
     try:
-        yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+        yield made
     finally:
-        call(*control, "-m", "immediate", "stop")
+        made.stop()
         shutil.rmtree(data)
