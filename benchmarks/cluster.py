@@ -62,7 +62,7 @@ def shared_study(trials: int) -> None:
         counted = [trial for trial in study.trials if "replaced" not in trial.user_attrs]
         completed = sum(t.state is optuna.trial.TrialState.COMPLETE for t in counted)
         ends = (Path(folder) / "log").read_text().splitlines().count
-        doubled = sum(ends(f"end {number}") - 1 for number in range(trials))
+        doubled = sum(max(0, ends(f"end {number}") - 1) for number in range(trials))
         first, last = span(folder)
         print(
             f"PostgreSQL, {WORKERS} workers: {completed} of {trials} trials of {TRIAL_SECONDS} s "
@@ -96,6 +96,7 @@ def ray_jobs(jobs: int) -> None:
     from ray.cluster_utils import Cluster  # noqa: PLC0415 (an extra)
 
     with tempfile.TemporaryDirectory() as folder:
+        before = dict(os.environ)
         os.environ |= environment(JOB_SECONDS, folder)  # the nodes', not the sweep's
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         for _ in range(SLOTS - 1):
@@ -103,6 +104,8 @@ def ray_jobs(jobs: int) -> None:
         words = ["hydra/launcher=ray", f"hydra.launcher.address={cluster.address}"]
         grid("Ray", jobs, words, folder)
         cluster.shutdown()
+        os.environ.clear()
+        os.environ |= before
 
 
 def slurm_jobs(jobs: int) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from stockformer.config.build import build, input_paths
 from stockformer.config.recorded import recorded
 from stockformer.config.rules import flat
-from stockformer.data.calendar import CALENDARS
+from stockformer.data.calendar import CALENDARS, with_following_days
 from stockformer.data.dataset import (
     Dataset,
     FittedPreprocessing,
@@ -168,7 +168,8 @@ def prepare_dataset(
         rows, arrays = [fit_rows.start, fit_rows.stop, targets.span], targets.arrays()
         panel, states = processed(process, panel, settings=[settings, rows], arrays=arrays)
     require_known(panel)
-    calendar = CALENDARS[dataset.calendar.value](panel.dates)
+    dates = with_following_days(panel.dates, targets.span)  # of the newest day's targets
+    calendar = CALENDARS[dataset.calendar.value](dates)
     waived = dataset.waived_factors
     trusted = [f"factors trusted not to look ahead: {', '.join(waived)}"] if waived else []
     return Dataset(

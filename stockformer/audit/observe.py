@@ -208,7 +208,7 @@ def _note_inputs(seen: Observation, data: Dataset, experiment: Experiment) -> No
     rows = np.arange(len(data.panel.dates))
     for i, name in enumerate(data.panel.factor_names):
         seen.dated[f"factor {name}"] = rows, data.panel.factors[..., i]
-    seen.dated["calendar"] = rows, data.windows.calendar.numpy()
+    seen.dated["calendar"] = rows, data.windows.calendar[: len(rows)].numpy()
     lookback = experiment.config.dataset.lookback
     days = rows[lookback - 1 : len(rows) - data.targets.span]
     for name in ("returns", "trend"):

@@ -164,13 +164,16 @@ def make_launcher(
 ) -> Launcher:
     """hydra/launcher: one job after another, processes that share the cores, or other machines."""
     from stockformer.sweeps.launchers import InProcess, Processes  # noqa: PLC0415
+    from stockformer.sweeps.remote import Controller  # noqa: PLC0415
 
     node, name = dict(config.hydra.launcher), config.hydra.runtime.choices["hydra/launcher"]
+    controller = Controller(folder.path, folder.controller_id)
     if name == "ray":
         from stockformer.sweeps.ray_launcher import RayTasks  # noqa: PLC0415 (an extra)
 
         return RayTasks(
             of_program(run_job),
+            controller=controller,
             address=node["address"],
             slots=node["n_jobs"],
             threads=node["threads"],
@@ -180,7 +183,7 @@ def make_launcher(
 
         return SlurmJobs(
             of_program(run_job),
-            folder=folder.path,
+            controller=controller,
             local=name == "slurm_local",
             slots=node.pop("n_jobs"),
             threads=node.pop("threads"),

@@ -40,9 +40,12 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 HYDRA_KEYS = (*ONLY_BY_COMMAND_LINE, "hydra.sweeper.", "hydra.launcher.")
 HYDRA_GROUPS = ("hydra/sweeper", "hydra/sweeper/sampler", "hydra/launcher")
 LAUNCHERS = ("basic", "processes", "ray", "slurm", "slurm_local")
+LEAST_SECONDS = 5
+REQUIRED = {"slurm", "slurm_local"}  # launchers whose counts, but the hardware's, have no default
 COUNTS = ("n_jobs", "threads", "timeout_min", "signal_delay_s", "max_num_timeout", "gpus_per_node")
 NAMES = ("partition", "account", "qos", "constraint")
-NAME = re.compile(r"[\w.,:@&|*+-]+", re.ASCII)  # a word of a batch script, never a line of it
+NAME = re.compile(r"[\w.,:@&|*+()\[\]-]+", re.ASCII)  # a word of a batch script, never a line
+LAUNCHING = {*COUNTS, *NAMES, "mem_gb", "address"}
 SAMPLERS = ("tpe", "random", "cmaes", "nsgaii")
 HYDRA_OBJECTS = (*BUILT, "callbacks")
 # Hydra sets these itself, from the command line and the choices.
@@ -212,7 +215,7 @@ def _parsed(overrides: Sequence[str], multirun: bool) -> list[Override]:
     for override in parsed:
         _check_form(override, multirun)
     launchers = [o.value() for o in parsed if o.key_or_group == "hydra/launcher"]
-    settings = [o for o in parsed if o.key_or_group.startswith("hydra.launcher.")]
+    settings = [o for o in parsed if o.key_or_group.removeprefix("hydra.launcher.") in LAUNCHING]
     if settings and launchers[-1:] in ([], ["basic"]):
         raise ValueError(
             f"{settings[0].input_line}: jobs that run one after another have no such setting; add "
@@ -356,15 +359,26 @@ def _check_hydra(node: dict[str, Any], single: Sequence[Override]) -> None:
             )
 
 
-def _check_launcher(node: DictConfig) -> None:
+def _check_launcher(node: DictConfig, name: str) -> None:
     for key in node:
         if key in COUNTS:
+            if node[key] is None and name in REQUIRED and key != "gpus_per_node":
+                raise ValueError(f"hydra.launcher.{key}=null: needs a number with {name}")
             _check_count(f"hydra.launcher.{key}", node[key])
         if key in NAMES and node[key] is not None and not NAME.fullmatch(str(node[key])):
-            raise ValueError(f"hydra.launcher.{key}={node[key]!r}: not a name")
+            raise ValueError(
+                f"hydra.launcher.{key}={node[key]!r}: not a name; it may have letters, digits and "
+                ".,:@&|*+()[]-"
+            )
     memory = node.get("mem_gb")
     if memory is not None and (type(memory) not in (int, float) or not 0 < memory < math.inf):
         raise ValueError(f"hydra.launcher.mem_gb={memory!r}: must be a number above 0")
+    warned = node.get("signal_delay_s", 0)
+    if warned and 60 * node.timeout_min - warned < LEAST_SECONDS:
+        raise ValueError(
+            f"hydra.launcher.timeout_min={node.timeout_min}: a job is warned {warned} s before "
+            "that (hydra.launcher.signal_delay_s), too soon after it starts"
+        )
 
 
 def is_search(config: DictConfig) -> bool:
@@ -383,7 +397,14 @@ def _check_sweep(config: DictConfig, reference: DictConfig, single: Sequence[Ove
             if key not in known:
                 names = [f"hydra.{name}.{each}" for each in known]
                 raise ValueError(unknown_key(f"hydra.{name}.{key}", names))
-    _check_launcher(node.launcher)
+    launcher = node.runtime.choices["hydra/launcher"]
+    _check_launcher(node.launcher, launcher)
+    in_file = str(node.sweeper.get("storage") or "sqlite").startswith("sqlite")
+    if launcher == "slurm" and in_file and node.sweeper.get("pruner", "none") != "none":
+        raise ValueError(
+            f"hydra.sweeper.pruner={node.sweeper.pruner}: with Slurm its jobs write to the study "
+            "from several machines, which needs hydra.sweeper.storage=postgresql://..."
+        )
     for key in node.sweeper.get("params") or {}:
         if key not in flat(reference):
             raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")

@@ -1,9 +1,11 @@
-"""The two calendar features of a day, integers."""
+"""The two calendar features of a day, integers, and the trading days that are to come."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+
+RECENT = 60
 
 
 def real_calendar(dates: np.ndarray) -> np.ndarray:
@@ -16,6 +18,17 @@ def published_calendar(dates: np.ndarray) -> np.ndarray:
     """(T, 2): the published code's artificial months of 21 rows, counted from "month 2"."""
     row = np.arange(len(dates))
     return np.stack([(2 + row // 21) % 12, row % 21], axis=1)
+
+
+def with_following_days(dates: np.ndarray, number: int) -> np.ndarray:
+    """(T + number,): the dates, and those after them that fall on the market's weekdays.
+
+    These are the weekdays of the last `RECENT` dates. Holidays to come are not known.
+    """
+    weekdays = set(pd.DatetimeIndex(dates[-RECENT:]).day_of_week)
+    days = dates[-1] + np.arange(1, 7 * number + 1)
+    following = days[np.isin(pd.DatetimeIndex(days).day_of_week, list(weekdays))]
+    return np.concatenate([dates, following[:number]])
 
 
 CALENDARS = {"real": real_calendar, "published": published_calendar}

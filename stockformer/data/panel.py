@@ -86,6 +86,29 @@ class Panel:
         known = np.isfinite(self.prices.get("close", self.returns))
         return known & ~self.locked(limit_threshold)
 
+    def with_tickers(self, tickers: np.ndarray) -> Panel:
+        """The same panel of these stocks, in this order; one that it lacks has only NaN."""
+        places = pd.Index(self.tickers).get_indexer(pd.Index(tickers))
+
+        def chosen(array: np.ndarray | None, missing: object = np.nan) -> np.ndarray | None:
+            if array is None:
+                return None
+            axis = min(1, array.ndim - 1)
+            found: np.ndarray = np.take(array, places, axis=axis)
+            found[(slice(None),) * axis + (places < 0,)] = missing
+            return found
+
+        member = np.ones(self.returns.shape, bool) if self.member is None else self.member
+        arrays = {
+            "returns": chosen(self.returns),
+            "factors": chosen(self.factors),
+            "oracle": chosen(self.oracle),
+            "sectors": chosen(self.sectors, ""),
+            "member": chosen(member, False),
+            "prices": {name: chosen(array) for name, array in self.prices.items()},
+        }
+        return replace(self, tickers=tickers, **arrays)  # type: ignore[arg-type]
+
     def with_factors(self, factors: np.ndarray, names: tuple[str, ...]) -> Panel:
         """The same panel with other factors (T, N, F)."""
         return replace(self, factors=factors, factor_names=names)

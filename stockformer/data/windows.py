@@ -21,6 +21,7 @@ from stockformer.interface import Batch
 class Windows(Dataset[Batch]):
     """The windows that end on `signals`, rows of the panel; index it with a list of positions.
 
+    calendar (T + targets.span, 2): of the panel's dates and of those of the last targets.
     The panel is stored once, whatever the lookback; `part` shares it.
     """
 

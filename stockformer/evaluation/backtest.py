@@ -303,7 +303,7 @@ def _trade(
     trade_rows = [row for row in signal_at if row < len(market.dates)][offset:]
     if offset < 0 or not trade_rows:
         raise ValueError(f"backtest: none of {len(rows)} signals can be traded at offset {offset}")
-    rebalance = set(trade_rows[:: settings.rebalance_days])
+    rebalanced = set(trade_rows[:: settings.rebalance_days])
     days = np.array(trade_rows)  # one for each signal: without gaps, all market dates in between
     last_before_gap = set(days[:-1][np.diff(days) > 1])
     traded = np.zeros((len(days), len(market.tickers)))
@@ -314,17 +314,17 @@ def _trade(
         if row in last_before_gap:
             traded[day], cash[day] = _sell_all(shares, cash[day], market, row, settings)
             shares = np.zeros_like(shares)
-        elif row in rebalance:
+        elif row in rebalanced:
             choosable = market.choosable[row - settings.delay]
             tradable_signal = np.where(choosable, signal[signal_at[row]], np.nan)
-            traded[day], cash[day] = _rebalance(
+            traded[day], cash[day] = rebalance(
                 tradable_signal, shares, cash[day], market=market, row=row, settings=settings
             )
             shares = shares + traded[day]
     return days, traded, cash
 
 
-def _rebalance(
+def rebalance(
     signal: np.ndarray,
     shares: np.ndarray,
     cash: float,

@@ -90,6 +90,12 @@ class Predictions:
         stepped = (f.name for f in fields(self) if f.name not in ("signal_dates", "tickers"))
         return replace(self, **{name: getattr(self, name)[:, only] for name in stepped})
 
+    def on(self, date: np.datetime64) -> Predictions:
+        """Only those of one signal date."""
+        only = self.signal_dates == date
+        dated = (f.name for f in fields(self) if f.name != "tickers")
+        return replace(self, **{name: getattr(self, name)[only] for name in dated})
+
     def frame(self) -> pd.DataFrame:
         """One row a cell, ordered by date, step, ticker; `step` is counted from 1."""
         dates, steps, stocks = self.prediction.shape

@@ -138,14 +138,20 @@ def signal_of(predictions: Predictions, trading: BacktestSpec) -> np.ndarray:
     These are the steps whose target does not start before the trade. If there are none, it is the
     last step, and the model's skill must last longer than its target.
     """
-    dates, delay = trading.market.dates, trading.settings.delay
+    dates = trading.market.dates
     rows_ahead = np.searchsorted(dates, predictions.target_start[0]) - np.searchsorted(
         dates, predictions.signal_dates[0]
     )
-    earned = rows_ahead >= delay
-    earned[-1] |= not earned.any()
+    earned = earned_steps(rows_ahead, trading.settings.delay)
     signal: np.ndarray = predictions.prediction[:, earned].mean(axis=1)
     return signal
+
+
+def earned_steps(start: np.ndarray, delay: int) -> np.ndarray:
+    """(H,) bool: the steps of `signal_of`. start (H,): dates from a signal to its targets."""
+    earned: np.ndarray = start >= delay
+    earned[-1] |= not earned.any()
+    return earned
 
 
 def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | None:

@@ -83,6 +83,10 @@ class Page:
         """Whether a table can be sorted or filtered."""
         return any(table.board for section in self.sections for table in section.tables)
 
+    @property
+    def has_plots(self) -> bool:
+        return any(section.plots for section in self.sections)
+
     def html(self) -> str:
         """The HTML; the template escapes all text that comes from a run."""
         environment = Environment(

@@ -65,7 +65,7 @@ def configurations(trials: Trials) -> RenderableType:
     ]
     header = ("run", "mean of", *titles, "settings that differ")
     table = Table(header, rows, words=(0, 1, len(header) - 1))
-    return _laid_out(table, fold=True)
+    return laid_out(table, fold=True)
 
 
 def summary(run: RecordedRun) -> Iterator[RenderableType]:
@@ -88,7 +88,7 @@ def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:
     return closing_table(table, run.evaluation.oracle_rank_ic, run.evaluation.first_step_rank_ic)
 
 
-def _laid_out(table: Table, fold: bool = False) -> RichTable:
+def laid_out(table: Table, fold: bool = False) -> RichTable:
     """Words on the left, numbers on the right, the marked row in bold.
 
     fold: wrap cells that are too wide.

@@ -71,6 +71,10 @@ AfterEpoch = Callable[[int, Mapping[str, float]], None]
 """Called with an epoch and its validation metrics; may raise to end the run."""
 
 
+class ProcessLost(OSError):
+    """Another process of the run has ended, or does not answer."""
+
+
 class Pruned(Exception):
     """A search has stopped the run, because others were better after as many epochs."""
 
@@ -193,10 +197,6 @@ class RunDir:
                 self.end("finished", "")
             elif isinstance(error, Pruned):
                 self.end("pruned", str(error))
-            elif isinstance(error, ConnectionError):  # another process of the run has gone
-                kept = self.save_on_interrupt()
-                self.end("interrupted", f"{error}; stopped{kept}")
-                log.warning("stopped%s", kept)
             else:
                 self.end("failed", f"{type(error).__name__}: {error}")
                 log.debug("run failed", exc_info=(type(error), error, traceback))

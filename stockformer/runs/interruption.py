@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from stockformer.runs.console import is_interactive
-from stockformer.runs.folder import RunDir
+from stockformer.runs.folder import ProcessLost, RunDir
 from stockformer.runs.logs import is_main_process
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ class Interruption:
     ) -> None:
         if not self.active:
             return
+        if isinstance(error, ProcessLost):  # at once: torchrun is about to kill this process too
+            self._end(str(error), 1)
         self._wait_for_thread()
         self.active = False
         # The hook of forks keeps this object for ever: not the run's model and data with it.
@@ -106,7 +108,10 @@ class Interruption:
             threading.Thread(target=self._exit, args=received, daemon=True).start()
 
     def _exit(self, number: int) -> None:
-        name = signal.Signals(number).name
+        self._end(signal.Signals(number).name, 128 + number)
+
+    def _end(self, name: str, status: int) -> NoReturn:
+        """Save the run's state and exit; of several calls one does."""
         try:
             try:
                 kept = self.run.save_on_interrupt()
@@ -120,7 +125,7 @@ class Interruption:
             if is_interactive():
                 sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
             sys.stdout.flush()
-            os._exit(128 + number)
+            os._exit(status)
 
     def _forget(self) -> None:
         """In a data loader's process: signals must not reach the parent's pipe."""

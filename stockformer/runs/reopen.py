@@ -20,6 +20,7 @@ from stockformer.config.build import check_config
 from stockformer.config.overrides import check_command_line, without_hydra
 from stockformer.config.recorded import current_overrides, recorded_nodes
 from stockformer.data.dataset import FittedPreprocessing
+from stockformer.data.panel import Panel
 from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.runs.folder import RunDir
 from stockformer.runs.typed_json import require
@@ -43,12 +44,13 @@ class ReopenedRun:
     manifest: dict[str, Any]
     facts: dict[str, Any]
 
-    def experiment(self) -> Experiment:
+    def experiment(self, panel: Panel | None = None) -> Experiment:
         """The run's model with its weights, on the data of `config`; nothing is fitted.
 
-        Raises ValueError if the model cannot be used there: other stocks or factors.
+        panel: what `read_panel` made of them, perhaps changed. Raises ValueError if the model
+        cannot be used there: other stocks or factors.
         """
-        panel = read_panel(self.config)
+        panel = read_panel(self.config) if panel is None else panel
         require_same_stocks(self.facts["tickers"], panel.tickers.tolist())
         torch.set_num_threads(self.manifest["threads"])  # another number would round differently
         fitted = FittedPreprocessing.of(self.facts)

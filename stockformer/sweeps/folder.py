@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,9 +84,9 @@ def short_number(value: str) -> str:
 class SweepDir:
     """A sweep's folder, owned by one controller from `claim` on, until the context is left.
 
-    sweep.json: a `SweepRecord`. lock: held by the living controller. sweep.log: its messages.
-    study.db: of a search. NUMBER/: a run's folder. leaderboard.html, walk_forward*/: what is made
-    of all runs at the end.
+    sweep.json: a `SweepRecord`. lock: held by the living controller, with its id. sweep.log: its
+    messages. study.db: of a search. NUMBER/: a run's folder. leaderboard.html, walk_forward*/: what
+    is made of all runs at the end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,6 +126,10 @@ class SweepDir:
                 "was changed. Wait for it, or stop it"
             )
         self._descriptor = descriptor
+        # Jobs elsewhere know by it whether the controller that started them is still there.
+        self.controller_id = uuid.uuid4().hex
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, self.controller_id.encode())
 
     def __enter__(self) -> Self:
         self._log = LogFile(self.log_file, encoding="utf-8", errors="backslashreplace")

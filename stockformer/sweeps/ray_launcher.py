@@ -14,7 +14,7 @@ from stockformer.runs.console import printable
 from stockformer.runs.interruption import SIGNALS
 from stockformer.sweeps.folder import Job
 from stockformer.sweeps.launchers import MAX_ERROR, RunJob
-from stockformer.sweeps.remote import POLL_SECONDS, STOP_SECONDS, asked_to_end, work
+from stockformer.sweeps.remote import POLL_SECONDS, STOP_SECONDS, Controller, run_remotely
 
 ATTEMPTS = 3
 """Of a job whose process or machine dies: so often it is started in all."""
@@ -31,7 +31,13 @@ class RayTasks:
     """
 
     def __init__(
-        self, run_job: RunJob, *, address: str | None, slots: int | None, threads: int
+        self,
+        run_job: RunJob,
+        *,
+        controller: Controller,
+        address: str | None,
+        slots: int | None,
+        threads: int,
     ) -> None:
         use_token()
         try:
@@ -40,7 +46,8 @@ class RayTasks:
             raise ValueError(
                 "hydra/launcher=ray: Ray is not installed: pip install 'stockformer[ray]'"
             ) from error
-        self._ray, self.run_job = ray, run_job
+        self._ray, self._controller = ray, controller
+        self._arguments = run_job, controller, os.getcwd()
         variables = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
         variables |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(threads)}
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -64,11 +71,11 @@ class RayTasks:
             )  # Ray's would exit before the jobs have saved their state
         processors = int(ray.cluster_resources().get("CPU", 1))
         self.slots = slots or max(1, processors // threads)
-        self._task = ray.remote(num_cpus=threads, max_retries=ATTEMPTS - 1)(work)
+        self._task = ray.remote(num_cpus=threads, max_retries=ATTEMPTS - 1)(run_remotely)
         self._running: dict[Any, Job] = {}
 
     def start(self, job: Job) -> None:
-        self._running[self._task.remote(self.run_job, job, os.getcwd())] = job
+        self._running[self._task.remote(*self._arguments, job)] = job
 
     def wait(self) -> list[tuple[Job, str]]:
         ended: list[Any] = []
@@ -82,7 +89,7 @@ class RayTasks:
 
     def stop(self) -> None:
         tasks = list(self._running)
-        with asked_to_end(self._running.values()):  # Ray's cancelling does not reach a run
+        with self._controller.stopping():  # Ray's cancelling does not reach a run
             self._ray.wait(tasks, num_returns=len(tasks), timeout=STOP_SECONDS)
 
     def _error(self, task: Any) -> str:

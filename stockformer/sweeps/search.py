@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import os
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from stockformer.runs import atomic
 from stockformer.runs.folder import MAY_CHANGE, AfterEpoch, Pruned
 from stockformer.sweeps.folder import Job, SweepDir
 from stockformer.sweeps.jobs import RUNNING, Outcome, final_state, is_finite, outcome_of
-from stockformer.sweeps.study_storage import open_storage
+from stockformer.sweeps.study_storage import open_storage, patiently
 
 ATTEMPTS = 2
 """Of a trial whose process was killed: so often it is started in all."""
@@ -76,12 +78,15 @@ class TrialReport:
         frozen = (t for t in study.get_trials(deepcopy=False) if t._trial_id == self.trial_id)
         known = set(next(frozen).intermediate_values)
 
+        def told(epoch: int, value: float) -> bool:
+            trial.report(value, epoch)
+            return epoch < max_epoch and trial.should_prune()
+
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             value = metrics[self.objective]
             if epoch in known or math.isnan(value):  # reported before an interruption; undefined
                 return
-            trial.report(value, epoch)
-            if epoch < max_epoch and trial.should_prune():
+            if patiently(lambda: told(epoch, value)):
                 title = OBJECTIVES[self.objective].title
                 raise Pruned(
                     f"{self.pruner} pruner, after epoch {epoch} of {max_epoch}: validation "
@@ -208,8 +213,29 @@ class Search:
         ours = {trial.number for trial in self._trials.values()}
         for frozen in self._counted():
             running = frozen.state == TrialState.RUNNING and frozen.number not in ours
-            if running and self._is_abandoned(frozen):
-                self._recover_trial(Trial(self.study, frozen._trial_id))
+            if not (running and self._is_abandoned(frozen)):
+                continue
+            trial = Trial(self.study, frozen._trial_id)
+            with self._taken_over(frozen) as is_ours:
+                if is_ours:
+                    self._recover_trial(trial)
+
+    @contextmanager
+    def _taken_over(self, trial: FrozenTrial) -> Iterator[bool]:
+        """Whether this controller takes the trial; of several that want it, one does."""
+        sweep, own = Path(trial.user_attrs.get("sweep", "")), self.folder.path.resolve()
+        if "sweep" not in trial.user_attrs or sweep == own:
+            yield True
+            return
+        descriptor = atomic.lock(sweep / "lock")  # the dead controller's
+        if descriptor is None:
+            yield False
+            return
+        try:
+            now = self.study.get_trials(deepcopy=False)[trial.number]
+            yield now.state == TrialState.RUNNING and now.user_attrs["sweep"] == str(sweep)
+        finally:
+            os.close(descriptor)
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
         """Whether its controller is this sweep's former one, or another whose lock is free."""
@@ -230,6 +256,7 @@ class Search:
         if state in ("finished", "failed", "pruned"):
             self._tell(trial, outcome_of(job, "", self.objectives))
         elif state != "killed":  # interrupted with its state saved, or not started
+            trial.set_user_attr("sweep", str(self.folder.path.resolve()))
             self._interrupted.append(trial)
         elif attributes.get("attempts", 1) < ATTEMPTS:
             self._fail(trial, "killed; tried once more", replaced=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,35 +22,57 @@ from typing import Any
 from stockformer.runs.console import printable
 from stockformer.sweeps.folder import Job
 from stockformer.sweeps.launchers import MAX_ERROR, RunJob
-from stockformer.sweeps.remote import POLL_SECONDS, STOP_SECONDS, asked_to_end, work
+from stockformer.sweeps.remote import POLL_SECONDS, STOP_SECONDS, Controller, run_remotely
 
 log = logging.getLogger(__name__)
 
-QUEUE_SECONDS = 5.0
-"""Between two questions to Slurm, each for all jobs at once."""
+QUERY_SECONDS = 5.0
+"""How often Slurm is asked, for all jobs at once, and a refused job is submitted again."""
+WARN_SECONDS = 60.0
+RESULT_SECONDS = 60.0
+"""Time that a completed job's result may take to be seen on a network disk."""
 FOLDER = "slurm"
 """In the sweep's folder: the batch scripts and what the jobs print."""
-SCHEDULER_ENDED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
+SLURM_ONLY = ("partition", "account", "qos", "constraint", "signal_delay_s")
+"""Settings that local processes have no use for."""
+FORGOTTEN = "no longer known to Slurm"
+BY_SCHEDULER = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 """States in which a job has ended without a fault of its own."""
-OF_SLURM = ("partition", "account", "qos", "constraint", "signal_delay_s")
-"""Settings that processes have no use for."""
-GONE = "no longer known to Slurm"
-ENDED = (*SCHEDULER_ENDED, "COMPLETED", "FAILED", "CANCELLED", "OUT_OF_MEMORY", "DEADLINE", GONE)
-NO_ANSWER = ("Unable to contact", "Socket timed out", "Connection refused")
+FAULTS = ("COMPLETED", "CANCELLED", "OUT_OF_MEMORY", "DEADLINE")
+"""States after which a job is not submitted again, whatever it has saved."""
+FINAL = (*BY_SCHEDULER, *FAULTS, "FAILED", FORGOTTEN)
+UNREACHABLE = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes")
 
 
 @dataclass
-class Submitted:
-    """A job in the queue. handle: submitit's. seen: the last answer about it.
+class Submission:
+    """A job in the queue. handle: submitit's.
 
-    state: in which it has ended, seen twice, because a job that Slurm starts again is between two
-    states for a moment.
+    before: the run's status file when it was submitted. last_state: the last answer about it.
+    state: the final one, answered twice because a job that Slurm starts again has none for a
+    moment; since: when.
     """
 
     job: Job
     handle: Any
-    seen: str = ""
+    before: bytes
+    last_state: str = ""
     state: str = ""
+    since: float = 0.0
+
+    @property
+    def has_result(self) -> bool:
+        folder: Path = self.handle.paths.folder
+        with contextlib.suppress(OSError):  # a network disk then looks again
+            folder.chmod(folder.stat().st_mode)
+        return bool(self.handle.paths.result_pickle.exists())
+
+    @property
+    def saved_state(self) -> bool:
+        """Whether the run was interrupted, since it was submitted, with its state saved."""
+        return (
+            status_of(self.job) != self.before and self.job.run.status()["state"] == "interrupted"
+        )
 
 
 class SlurmJobs:
@@ -55,25 +80,25 @@ class SlurmJobs:
 
     The warning before the time limit and a pre-emption have a run save its state. Slurm starts a
     job again that was pre-empted or whose machine has died; one that has reached its time limit is
-    submitted again from here, at most `max_num_timeout` times. Each continues from its state.
+    submitted again from here, at most `max_num_timeout` times. Each continues from its state. A job
+    that Slurm refuses waits until another has ended.
 
-    folder: the sweep's. slots: in the queue at a time. settings: by submitit's names, for example
-    timeout_min; None leaves Slurm's default. Raises ValueError where submitit or Slurm is not
-    installed.
+    slots: in the queue at a time. settings: by submitit's names, for example timeout_min; None
+    leaves Slurm's default. Raises ValueError where submitit or Slurm is not installed.
     """
 
     def __init__(
         self,
         run_job: RunJob,
         *,
-        folder: Path,
+        controller: Controller,
         local: bool,
         slots: int,
         threads: int,
         max_num_timeout: int,
         settings: Mapping[str, int | str | None],
     ) -> None:
-        name, kind = ("slurm_local", "local") if local else ("slurm", "slurm")
+        name, cluster = ("slurm_local", "local") if local else ("slurm", "slurm")
         try:
             import submitit  # noqa: PLC0415 (an extra)
         except ImportError as error:
@@ -81,12 +106,12 @@ class SlurmJobs:
                 f"hydra/launcher={name}: submitit is not installed: "
                 "pip install 'stockformer[slurm]'"
             ) from error
-        self._submitit, self._local = submitit, local
-        self._task = partial(run_submitted, run_job, os.getcwd(), local)
+        self._submitit, self._local, self._controller = submitit, local, controller
+        self._task = partial(run_submitted, run_job, controller, os.getcwd(), local)
         self.slots, self.max_num_timeout = slots, max_num_timeout
         os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(threads)}
         try:
-            self._executor = submitit.AutoExecutor(folder / FOLDER, cluster=kind)
+            self._executor = submitit.AutoExecutor(controller.folder / FOLDER, cluster=cluster)
         except RuntimeError as error:
             raise ValueError(
                 "hydra/launcher=slurm: this machine has no srun and sbatch; start the sweep where "
@@ -97,134 +122,166 @@ class SlurmJobs:
             cpus_per_task=threads,
             stderr_to_stdout=True,
             slurm_additional_parameters={"requeue": True},
-            **{f"slurm_{key}" if key in OF_SLURM else key: settings[key] for key in settings},
+            slurm_srun_args=[f"--cpus-per-task={threads}"],  # srun does not take sbatch's
+            **{f"slurm_{key}" if key in SLURM_ONLY else key: settings[key] for key in settings},
         )
-        self._queue: list[Submitted] = []
-        self._refused: list[tuple[Job, str]] = []
-        self._submissions: Counter[int] = Counter()
-        self._asked = 0.0
+        self._waiting: list[Job] = []
+        self._queue: list[Submission] = []
+        self._final_states: defaultdict[int, list[str]] = defaultdict(list)  # by job
+        self._queried = self._warned = -math.inf
 
     def start(self, job: Job) -> None:
-        error = self._submit(job)
-        if error and not self._submissions:
-            raise ValueError(f"hydra/launcher=slurm: {error}")
-        if error:
-            self._refused.append((job, error))
+        self._waiting.append(job)
+        self._submit_waiting()
 
     def wait(self) -> list[tuple[Job, str]]:
         while True:
-            ended, self._refused = self._refused, []
+            ended = []
             for each in self._queue.copy():
-                if each.handle.paths.result_pickle.exists():
+                error = self._error_of(each)
+                if error is not None:
                     self._queue.remove(each)
-                    ended.append((each.job, self._result(each)))
-                elif each.state:
-                    self._queue.remove(each)
-                    if (error := self._again(each)) is not None:
-                        ended.append((each.job, error))
+                    ended.append((each.job, error))
             if ended:
                 return ended
             time.sleep(POLL_SECONDS)
-            self._update()
+            if time.monotonic() >= self._queried + QUERY_SECONDS or self._local:
+                self._query()
+                self._submit_waiting()
 
     def stop(self) -> None:
-        with asked_to_end(each.job for each in self._queue):
-            self._cancel_all(self._queue, "--state=PENDING")
+        with self._controller.stopping():
+            self._cancel(self._queue, "--state=PENDING")
             end = time.monotonic() + STOP_SECONDS
-            while any(not each.state for each in self._queue) and time.monotonic() < end:
-                time.sleep(POLL_SECONDS)
-                self._update(every=2 * POLL_SECONDS)
-            self._cancel_all(self._queue)
+            while time.monotonic() < end and not all(
+                each.state or each.has_result for each in self._queue
+            ):
+                time.sleep(2 * POLL_SECONDS)
+                self._query()
+            self._cancel(self._queue)
 
-    def _submit(self, job: Job) -> str:
-        """Submit it; what is wrong, or empty text. Waits where Slurm does not answer any more."""
-        while True:
-            try:
-                # Local processes are told of Ctrl-C by this one: what is ignored they ignore too.
-                former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-                site = {key: value for key, value in os.environ.items() if key == "SLURM_CONF"}
-                try:
-                    with self._submitit.helpers.clean_env():  # this may be a Slurm job itself
-                        os.environ |= site
-                        handle = self._executor.submit(self._task, job)
-                finally:
-                    signal.signal(signal.SIGINT, former)
-            except self._submitit.core.utils.FailedJobError as failure:
-                error = printable(" ".join(str(failure).split()))[-MAX_ERROR:]
-                if not self._submissions or not any(sign in error for sign in NO_ANSWER):
-                    return error
-                log.warning("Slurm does not answer, trying again: %s", error)
-                time.sleep(QUEUE_SECONDS)
-            else:
-                self._queue.append(Submitted(job, handle))
-                self._submissions[job.number] += 1
-                return ""
-
-    def _again(self, each: Submitted) -> str | None:
-        """Submit a job again that the scheduler has ended; of another one say how it ended."""
-        saved = (
-            each.job.run.status_file.exists() and each.job.run.status()["state"] == "interrupted"
-        )
-        taken = each.state in SCHEDULER_ENDED or (saved and each.state != "CANCELLED")
-        if not taken:
-            return f"ended by Slurm: {each.state}; its output is in {each.handle.paths.stdout}"
-        count = self._submissions[each.job.number]
-        if count > self.max_num_timeout:
+    def _error_of(self, each: Submission) -> str | None:
+        """Of a job that has ended, or empty text; None while it has not, or is submitted again."""
+        if each.has_result:
+            return self._result(each)
+        if not each.state:
+            return None
+        if each.state == "COMPLETED":
+            waited = time.monotonic() >= each.since + RESULT_SECONDS
+            return None if not waited else f"left no result in {each.handle.paths.folder}"
+        if each.state not in BY_SCHEDULER and (each.state in FAULTS or not each.saved_state):
+            return f"ended with {each.state}; its output is in {each.handle.paths.stdout}"
+        states = self._final_states[each.job.number]
+        states.append(each.state)
+        if len(states) > self.max_num_timeout:
             return (
-                f"{each.state}: its time was up {count} times; raise hydra.launcher.timeout_min or "
-                "hydra.launcher.max_num_timeout"
+                f"ended {len(states)} times ({', '.join(sorted(set(states)))}); raise "
+                "hydra.launcher.timeout_min or hydra.launcher.max_num_timeout"
             )
-        log.info("job %d: %s, submitted again (%d)", each.job.number, each.state, count)
-        self._cancel_all([each])  # should it not have ended, there would be two
-        return self._submit(each.job) or None
+        log.info("job %d: %s, submitted again (%d)", each.job.number, each.state, len(states))
+        self._cancel([each])  # should it not have ended, there would be two
+        self._queue.remove(each)
+        self._waiting.append(each.job)
+        self._submit_waiting()
+        return None
 
-    def _result(self, each: Submitted) -> str:
+    def _submit_waiting(self) -> None:
+        """Submit what waits, until Slurm refuses one.
+
+        Raises ValueError if it refuses one while none is in the queue, so that waiting is no use.
+        """
+        utils = self._submitit.core.utils
+        while self._waiting:
+            job = self._waiting[0]
+            try:
+                with self._environment():
+                    handle = self._executor.submit(self._task, job)
+            except (utils.FailedJobError, utils.FailedSubmissionError) as failure:
+                error = printable(" ".join(str(failure).split()))[-MAX_ERROR:]
+                reachable = not any(part in error for part in UNREACHABLE)
+                if not self._queue and (reachable or self._queried < 0):
+                    raise ValueError(f"hydra/launcher=slurm: {error}") from failure
+                self._warn("%s waits: %s", job.label, error)
+                return
+            self._waiting.pop(0)
+            self._queue.append(Submission(job, handle, status_of(job)))
+
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Without the variables of a Slurm job that this process may itself be."""
+        site = {key: value for key, value in os.environ.items() if key == "SLURM_CONF"}
+        # Ctrl-C is this process's: what it ignores, the processes that it starts ignore too.
+        former = signal.signal(signal.SIGINT, signal.SIG_IGN) if self._local else None
+        try:
+            with self._submitit.helpers.clean_env():
+                os.environ |= site
+                yield
+        finally:
+            if self._local:
+                signal.signal(signal.SIGINT, former)
+
+    def _result(self, each: Submission) -> str:
         failure = each.handle.exception()
         if failure is None:
             error: str = each.handle.result()
             return error
-        lines = [line for line in str(failure).splitlines() if line.strip()]
-        return printable(" ".join(lines))[:MAX_ERROR]
+        # The traceback ends with the error, before where the output is.
+        lines = str(failure).partition("You can check full logs")[0].strip(" -\n").splitlines()
+        return f"{printable(lines[-1])}; its output is in {each.handle.paths.stdout}"[:MAX_ERROR]
 
-    def _update(self, every: float = QUEUE_SECONDS) -> None:
-        """Note which jobs have ended. Slurm is asked no more often than `every` seconds."""
+    def _query(self) -> None:
+        """Note which jobs have ended."""
+        self._queried = time.monotonic()
         if self._local:
             for each in self._queue:
-                if each.handle.done() and not each.handle.paths.result_pickle.exists():
-                    each.state = each.handle.state
+                if each.handle.done() and not each.has_result:
+                    each.state = "KILLED"  # submitit does not know how
             return
-        if time.monotonic() < self._asked + every:
+        states = self._states([each.handle.job_id for each in self._queue])
+        if states is None:
             return
-        self._asked = time.monotonic()
-        states = queue_states([each.handle.job_id for each in self._queue])
-        if states is not None:
-            for each in self._queue:
-                before, each.seen = each.seen, states.get(each.handle.job_id, GONE)
-                each.state = each.seen if each.seen == before and before in ENDED else ""
+        for each in self._queue:
+            last, each.last_state = each.last_state, states.get(each.handle.job_id, FORGOTTEN)
+            if each.last_state == last and last in FINAL and not each.state:
+                each.state, each.since = last, time.monotonic()
 
-    def _cancel_all(self, queue: list[Submitted], *words: str) -> None:
+    def _states(self, ids: Sequence[str]) -> dict[str, str] | None:
+        """By job, also of some that have ended; None if Slurm does not answer."""
+        if not ids:
+            return {}
+        arguments = ["--noheader", "--states=all", "--format=%A %T", f"--jobs={','.join(ids)}"]
+        answer = subprocess.run(["squeue", *arguments], capture_output=True, text=True, check=False)
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            self._warn("Slurm does not answer, trying again: %s", printable(answer.stderr.strip()))
+            return None
+        return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if " " in line)
+
+    def _cancel(self, queue: Sequence[Submission], *options: str) -> None:
         ids = [each.handle.job_id for each in queue]
         if ids and not self._local:
-            subprocess.run(["scancel", "--quiet", *words, *ids], check=False)
+            subprocess.run(["scancel", "--quiet", *options, *ids], check=False)
+
+    def _warn(self, message: str, *arguments: str) -> None:
+        if time.monotonic() >= self._warned + WARN_SECONDS:
+            self._warned = time.monotonic()
+            log.warning(message, *arguments)
 
 
-def queue_states(ids: list[str]) -> dict[str, str] | None:
-    """The states of jobs by number, also of some that have ended; None if Slurm does not answer."""
-    words = ["squeue", "--noheader", "--states=all", "--format=%A %T", f"--jobs={','.join(ids)}"]
-    answer = subprocess.run(words, capture_output=True, text=True, check=False)
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        log.warning("Slurm does not answer, trying again: %s", printable(answer.stderr.strip()))
-        return None
-    return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if " " in line)
+def status_of(job: Job) -> bytes:
+    """The content of the run's status file; empty before there is one."""
+    try:
+        return job.run.status_file.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
-def run_submitted(run_job: RunJob, folder: str, own_group: bool, job: Job) -> str:
+def run_submitted(run_job: RunJob, controller: Controller, cwd: str, local: bool, job: Job) -> str:
     """The submitted function: run the job; its error, or empty text."""
-    if own_group:
+    if local:
         os.setpgid(0, 0)  # Ctrl-C is the controller's
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the run takes them
     signal.signal(signal.SIGUSR2, _too_early)
-    return work(run_job, job, folder)
+    return run_remotely(run_job, controller, cwd, job)
 
 
 def _too_early(number: int, frame: FrameType | None) -> None:

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
+ATTEMPTS = 5
+"""Of something that may be said twice, each over a new connection."""
 RETRY_SECONDS = 2.0
 WARN_SECONDS = 60.0
+PERMANENT = ("authentication failed", "does not exist", "pg_hba.conf", "permission denied")
+"""Parts of messages of a server that is there and will not let us in."""
 
 
 def open_storage(url: str) -> RDBStorage:
     """Optuna's storage. Once open, it waits for a server that does not answer.
 
-    Where a statement fails nevertheless, because the server ended in the middle of it or the disk
-    is full, it raises OSError. Raises whatever the database's driver does if it cannot be opened.
+    A statement in whose middle the connection is lost raises ConnectionError. Raises whatever the
+    database's driver does if it cannot be opened.
     """
     storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     shown = storage.engine.url.render_as_string(hide_password=True)
 
     @event.listens_for(storage.engine, "do_connect")
-    def wait_for_server(dialect: Any, record: Any, words: Any, settings: Any) -> Any:
+    def wait_for_server(dialect: Any, record: Any, arguments: Any, settings: Any) -> Any:
         warned = -WARN_SECONDS
         while True:
             try:
-                return dialect.connect(*words, **settings)
+                return dialect.connect(*arguments, **settings)
             except dialect.dbapi.OperationalError as error:
-                if dialect.name == "sqlite":
+                if dialect.name == "sqlite" or any(part in str(error) for part in PERMANENT):
                     raise
                 if time.monotonic() - warned >= WARN_SECONDS:
                     warned = time.monotonic()
@@ -40,16 +47,23 @@ def open_storage(url: str) -> RDBStorage:
 
     @event.listens_for(storage.engine, "handle_error")
     def name_storage(context: Any) -> None:
-        failed = isinstance(
-            context.original_exception, storage.engine.dialect.dbapi.OperationalError
-        )
-        # While it checks a connection that was not used for some time, SQLAlchemy makes a new one.
-        if failed and not getattr(context, "is_pre_ping", False):
-            raise OSError(
+        # While SQLAlchemy checks a connection that was idle, it makes a new one by itself.
+        if context.is_disconnect and not getattr(context, "is_pre_ping", False):
+            raise ConnectionError(
                 f"hydra.sweeper.storage={shown}: {_line(context.original_exception)}"
             ) from context.original_exception
 
     return storage
+
+
+def patiently(say: Callable[[], Answer]) -> Answer:
+    """The answer to what may be said twice, although the connection may be lost meanwhile."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return say()
+        except ConnectionError:
+            time.sleep(RETRY_SECONDS)
+    return say()
 
 
 def _line(error: BaseException) -> str:

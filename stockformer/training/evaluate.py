@@ -10,6 +10,7 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
+from stockformer.data.calendar import with_following_days
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 from stockformer.evaluation.predictions import Predictions, score
@@ -42,6 +43,7 @@ class Evaluator:
         self, panel: Panel, targets: Targets, device: torch.device, processes: Processes
     ) -> None:
         self.panel, self.targets, self.device = panel, targets, device
+        self.dates = with_following_days(panel.dates, targets.span)
         self.processes = processes
 
     @torch.inference_mode()
@@ -70,6 +72,17 @@ class Evaluator:
         predictions = self.predictions(signals.astype(int), returns, probability)
         return Evaluation(predictions, loss.parts(*totals).named() | score(predictions))
 
+    @torch.inference_mode()
+    def predict(self, model: nn.Module, batch: Batch) -> Predictions:
+        """The forecasts of a batch, also of signal dates that have no target yet."""
+        model.eval()
+        forecast = model(batch.to(self.device))
+        returns, logits = (
+            each.cpu().double().numpy() for each in (forecast.returns, forecast.logits)
+        )
+        signals = batch.signal.cpu().numpy()
+        return self.predictions(signals, returns, softmax(logits, axis=-1)[..., 1])
+
     def forecasts(
         self, model: nn.Module, loss: Loss, batch: Batch
     ) -> list[tuple[Batch, Forecast, torch.Tensor]]:
@@ -96,7 +109,7 @@ class Evaluator:
 
         forecast (S, H, N) in the target's scale, probability (S, H, N) of "up".
         """
-        dates = self.panel.dates
+        dates = self.dates
         broken = ~np.isfinite(forecast + probability).all(axis=(1, 2))
         if broken.any():
             raise NotFinite(

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
+from stockformer.runs.folder import ProcessLost
+
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others before it takes them for dead."""
 
@@ -54,39 +56,39 @@ class Processes:
     def all_gather(self, mine: np.ndarray, device: torch.device) -> np.ndarray:
         """The inverse of `shard` over all processes, as float64: adding zeros is exact.
 
-        Raises ConnectionError, as `all_reduce`.
+        Raises ProcessLost, as `all_reduce`.
         """
         if self.size == 1:
             return mine
         total = torch.tensor(len(mine), device=device)
-        _add_up(total)
+        _all_reduce(total)
         whole = torch.zeros(int(total), *mine.shape[1:], dtype=torch.double, device=device)
         whole[self.rank :: self.size] = torch.from_numpy(mine).to(whole)
-        _add_up(whole)
+        _all_reduce(whole)
         return whole.cpu().numpy()
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one exchange.
 
-        Raises ConnectionError if another process has ended or cannot be reached.
+        Raises ProcessLost if another process has ended or does not answer.
         """
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        _add_up(flat)
+        _all_reduce(flat)
         pieces = flat.split([tensor.numel() for tensor in tensors])
         for tensor, piece in zip(tensors, pieces):
             tensor.copy_(piece.view_as(tensor))
 
 
-def _add_up(tensor: Tensor) -> None:
+def _all_reduce(tensor: Tensor) -> None:
     try:
         distributed.all_reduce(tensor)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
         log.debug("all_reduce", exc_info=error)
-        raise ConnectionError(
-            "another process of this run has ended, or its machine cannot be reached; its own "
-            "output says why"
+        raise ProcessLost(
+            f"another process of this run has ended, or took longer than {TIMEOUT}; its own output "
+            "says why"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps import postgresql, quick_runs
 
 from stockformer.sweeps.search import with_driver
-from stockformer.sweeps.study_storage import open_storage
 
 pytest.importorskip("psycopg2", reason="the extra postgresql is not installed")
 
@@ -114,11 +112,3 @@ def test_a_database_that_goes_away_is_waited_for(
     assert states == {TrialState.COMPLETE: 12}, outputs
     ends = Counter(line for line in log.read_text().splitlines() if line.startswith("end"))
     assert set(ends.values()) == {1}
-
-
-def test_a_failing_database_is_named(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
-    with sqlite3.connect(tmp_path / "study.db") as connection:
-        connection.execute("DROP TABLE studies")
-    with pytest.raises(OSError, match=r"hydra\.sweeper\.storage=sqlite:///.*no such table"):
-        optuna.get_all_study_summaries(storage)

@@ -43,8 +43,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started = []
 
     def call(*words: str, program: str = quick_runs.__file__, seconds: float = 2) -> object:
+        place = ("report=false", "hydra.sweep.dir=sweep") if words[0] != "resume=sweep" else ()
         process = subprocess.Popen(
-            [sys.executable, program, "-m", *words, "report=false", "hydra.sweep.dir=sweep"],
+            [sys.executable, program, "-m", *words, *place],
             cwd=tmp_path,
             env={
                 **os.environ,
@@ -134,7 +135,7 @@ def test_processes_of_slurm_local(tmp_path: Path, start: Start) -> None:
         del os.environ["QUICK_FAULTS"]
     output = ended(process, status=1)
     assert states(tmp_path / "sweep")["finished"] == 2
-    assert "job 1 failed" in output or "job 1 killed" in output
+    assert "job 1 killed: ended with KILLED" in output
     assert "a bug in a model" in output
 
 
@@ -180,7 +181,7 @@ def test_a_job_whose_time_is_up_continues_to_the_bit(
 
 @real_queue
 @pytest.mark.full
-def test_a_pre_empted_job_is_started_again_by_slurm(
+def test_a_pre_empted_job_continues(
     tmp_path: Path, cluster: slurm.Cluster, start: Start
 ) -> None:
     process = start("seed=1", SLURM, "hydra.launcher.threads=2", seconds=20)
@@ -192,6 +193,7 @@ def test_a_pre_empted_job_is_started_again_by_slurm(
         )
     wait_for(lambda: states(tmp_path / "sweep") == {"interrupted": 1})
     output = ended(process)
+    assert "submitted again" in output  # it ended in its grace time: for Slurm it has failed
     assert lines(tmp_path) == {"start 0": 2, "end 0": 1}, output
 
 
@@ -223,7 +225,7 @@ def test_slurms_own_controller_may_be_away(
     time.sleep(12)
     cluster.start("slurmctld")
     output = ended(process)
-    assert "Slurm does not answer" in output
+    assert "Slurm does not answer" in output or " waits: " in output
     assert states(tmp_path / "sweep") == {"finished": 6}
     assert set(lines(tmp_path).values()) == {1}
 
@@ -238,31 +240,71 @@ def test_a_job_that_the_user_cancels_stays_cancelled(
     first = cluster.call("squeue", "--noheader", "--format=%A").split()[-1]
     cluster.call("scancel", first)
     output = ended(process, status=1)
-    assert "ended by Slurm: CANCELLED" in output
+    assert "ended with CANCELLED" in output
     assert states(tmp_path / "sweep") == {"finished": 1, "interrupted": 1}
 
 
 @real_queue
 @pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_sweep_leaves_no_job_in_the_queue(
+def test_a_stopped_sweep_is_resumed_at_once(
     tmp_path: Path, cluster: slurm.Cluster, start: Start, number: signal.Signals
 ) -> None:
-    """Four run, two wait; those that ran keep their state, and a resumed sweep runs all."""
+    """Four run, two wait. Those that ran keep their state; what waits does not run beside its
+    successor."""
     process = start("seed=range(0,6)", SLURM, seconds=6)
     wait_for(lambda: running(tmp_path) == 4)
     process.send_signal(number)
     process.communicate(timeout=60)
-    wait_for(lambda: not cluster.call("squeue", "--noheader").strip())
-    assert states(tmp_path / "sweep") == {"interrupted": 4}
-    assert len(lines(tmp_path)) == 4
-    process = subprocess.run(
-        [sys.executable, quick_runs.__file__, "-m", "resume=sweep"],
-        cwd=tmp_path,
-        env={**os.environ, "QUICK_LOG": str(tmp_path / "log")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    if number is signal.SIGTERM:
+        assert states(tmp_path / "sweep") == {"interrupted": 4}
+    ended(start("resume=sweep", seconds=0.2))
     assert states(tmp_path / "sweep") == {"finished": 6}
+    assert {n for line, n in lines(tmp_path).items() if line.startswith("end")} == {1}
+    wait_for(lambda: not cluster.call("squeue", "--noheader").strip())
+
+
+@pytest.mark.full
+def test_a_stop_does_not_wait_for_what_has_ended(tmp_path: Path, start: Start) -> None:
+    process = start("seed=1,2", LOCAL, "hydra.launcher.n_jobs=2", seconds=0.1)
+    wait_for((tmp_path / "log").exists)
+    process.send_signal(signal.SIGTERM)
+    stopped = time.monotonic()
+    process.communicate(timeout=60)
+    assert time.monotonic() - stopped < 30
+
+
+@pytest.mark.full
+def test_a_refused_job_waits_until_another_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    """A queue that takes one job at a time: sbatch and squeue of the test's own."""
+    scripts = {
+        "srun": "exit 1",
+        "scancel": "exit 0",
+        "squeue": f"cat {tmp_path}/jobs 2>/dev/null",
+        "sbatch": f"""
+if grep -q RUNNING {tmp_path}/jobs 2>/dev/null; then
+  echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1
+fi
+id=$(( $(cat {tmp_path}/jobs 2>/dev/null | wc -l) + 1 ))
+echo "$id RUNNING" >> {tmp_path}/jobs
+(
+  sleep 0.5  # submitit names the files by the number that this prints
+  SLURM_JOB_ID=$id SUBMITIT_EXECUTOR=slurm {sys.executable} -m submitit.core._submit \\
+    {tmp_path}/sweep/slurm >/dev/null 2>&1
+  sed -i "s/^$id RUNNING/$id COMPLETED/" {tmp_path}/jobs
+) >/dev/null 2>&1 &
+echo "Submitted batch job $id"
+""",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in scripts.items():
+        file = tmp_path / "bin" / name
+        file.write_text(f"#!/bin/bash\n{text}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    output = ended(start("seed=1,2,3", SLURM, seconds=0.2))
+    assert "waits: " in output
+    assert "QOSMaxSubmitJobPerUserLimit" in output
+    assert states(tmp_path / "sweep") == {"finished": 3}

@@ -1,0 +1,105 @@
+"""The forecast of one day, and the trades that a portfolio needs after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stockformer.evaluation.backtest import Market, Settings, rebalance
+
+HOLDINGS = ["ticker", "shares"]
+
+
+@dataclass(frozen=True)
+class DayForecast:
+    """What runs forecast at the close of `asof`.
+
+    targets: (start, end) of each step. stocks: a row a stock, the best first; columns ticker,
+    rank, signal (the traded forecast return, a fraction), probability (of "up"), rank_before (the
+    day before's, NaN without one), and prediction_1, probability_1, ... of each step; without those
+    that are masked. masked: by ticker, why there is no forecast. influence: by ticker the inputs
+    that moved its signal most, as (name, part of the signal). settings: of the portfolio.
+    past: whether the targets are known. sources: the runs.
+    """
+
+    asof: np.datetime64
+    before: np.datetime64
+    targets: tuple[tuple[np.datetime64, np.datetime64], ...]
+    stocks: pd.DataFrame
+    masked: Mapping[str, str]
+    influence: Mapping[str, Sequence[tuple[str, float]]]
+    settings: Settings
+    market: Market
+    past: bool
+    sources: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def trades(day: DayForecast, holdings: Mapping[str, float], cash: float) -> pd.DataFrame:
+    """What TopK-dropout would trade after `day`, at its closes.
+
+    holdings: shares by ticker. Columns side, ticker, shares, price, value, cost; sales first. A
+    stock without a price that day cannot be sold. Raises ValueError for a ticker that the model
+    does not know.
+    """
+    market, settings = day.market, day.settings
+    row = int(np.searchsorted(market.dates, day.asof))
+    tickers = market.tickers.tolist()
+    unknown = sorted(set(holdings) - set(tickers))
+    if unknown:
+        raise ValueError(f"holdings: {unknown[0]} is not a stock of the model; sell it yourself")
+    shares = np.array([holdings.get(ticker, 0.0) for ticker in tickers])
+    signal = day.stocks.set_index("ticker")["signal"].reindex(tickers).to_numpy()
+    at_close = Market(
+        dates=market.dates,
+        tickers=market.tickers,
+        close=market.close,
+        fill=market.close,
+        tradable=np.isfinite(market.close),
+    )
+    traded, _ = rebalance(signal, shares, cash, market=at_close, row=row, settings=settings)
+    price = market.close[row]
+    stocks = np.flatnonzero(traded)
+    stocks = stocks[np.argsort(traded[stocks] > 0, kind="stable")]
+    value = np.abs(traded[stocks]) * price[stocks]
+    cost = np.where(traded[stocks] > 0, settings.buy_cost, settings.sell_cost)
+    return pd.DataFrame(
+        {
+            "side": np.where(traded[stocks] > 0, "buy", "sell"),
+            "ticker": market.tickers[stocks],
+            "shares": np.abs(traded[stocks]),
+            "price": price[stocks],
+            "value": value,
+            "cost": value * cost,
+        }
+    )
+
+
+def read_holdings(path: Path) -> dict[str, float]:
+    """Shares by ticker, from a CSV file with the columns ticker and shares.
+
+    Raises ValueError naming the file and what is wrong with it.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"holdings={path}: cannot be read: {error}") from error
+    if not set(HOLDINGS) <= set(frame.columns):
+        raise ValueError(f"holdings={path}: needs the columns {', '.join(HOLDINGS)}")
+    held: dict[str, float] = {}
+    for line, (ticker, text) in enumerate(zip(frame["ticker"], frame["shares"]), start=2):
+        try:
+            shares = float(text)
+        except ValueError:
+            shares = np.nan
+        if not ticker or ticker in held or not 0 <= shares < np.inf:
+            raise ValueError(
+                f"holdings={path}, line {line}: ticker {ticker!r}, shares {text!r}: each ticker "
+                "once, with a number of at least 0"
+            )
+        held[ticker] = shares
+    return held

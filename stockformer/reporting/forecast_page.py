@@ -1,0 +1,135 @@
+"""The page of a day's forecast: the best and the worst stocks, why, and the trades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from stockformer.config.quoting import pasteable
+from stockformer.evaluation.day_forecast import DayForecast
+from stockformer.evaluation.quantities import format_count
+from stockformer.reporting.page import Page, Section
+from stockformer.reporting.tables import Table
+from stockformer.runs.recorded_run import read_run
+
+NAMED = 3
+"""Inputs that are named as the reason of a forecast."""
+SHOWN = 10
+"""Stocks at each end of the ranking."""
+METHOD = (
+    "Moved most by: gradient x input, the part of the forecast return in percentage points that "
+    "the model's slope at this day's inputs gives to each input (0 is the average stock after the "
+    "processors). It describes the model, not the market."
+)
+
+
+def page(day: DayForecast, trades: pd.DataFrame | None) -> Page:
+    best = ", ".join(day.stocks["ticker"][:NAMED])
+    return Page(
+        kind="forecast",
+        name=str(day.asof),
+        headline=f"Forecast at the close of {day.asof}: first of {len(day.stocks)} are {best}.",
+        subtitle=subtitle(day),
+        state="finished",
+        sections=[
+            ranking(day),
+            *([] if trades is None else [portfolio(day, trades)]),
+            without_forecast(day),
+            track_record(day),
+        ],
+    )
+
+
+def subtitle(day: DayForecast) -> str:
+    first, last = day.targets[0][0], day.targets[-1][1]
+    known = "known by now" if day.past else "not known yet"
+    return f"from the close of {first} to that of {last}, {known}; {runs(day)}"
+
+
+def runs(day: DayForecast) -> str:
+    if len(day.sources) == 1:
+        return f"by {day.sources[0]}"
+    return f"the mean of {len(day.sources)} runs"
+
+
+def ranking(day: DayForecast) -> Section:
+    best, worst = day.stocks[:SHOWN], day.stocks[SHOWN:][-SHOWN:]
+    return Section(
+        title="Ranking",
+        lead=f"Ranks are of the {len(day.stocks)} stocks with a forecast. Change: since the "
+        f"forecast of {day.before}.",
+        tables=[stocks(day, best, "Best"), stocks(day, worst, "Worst")],
+        remarks=[METHOD] if day.influence else [],
+        details=[stocks(day, day.stocks, "All", board="forecast")],
+    )
+
+
+def stocks(day: DayForecast, frame: pd.DataFrame, title: str, board: str = "") -> Table:
+    header = ["stock", "rank", "change", "forecast return", "probability of up"]
+    why = not board and bool(day.influence)
+    columns = (frame[name] for name in ("ticker", "rank", "rank_before", "signal", "probability"))
+    rows = [
+        [
+            ticker,
+            str(rank),
+            change(rank, before),
+            f"{signal:+.3%}",
+            f"{probability:.1%}",
+            *([reasons(day, ticker)] if why else []),
+        ]
+        for ticker, rank, before, signal, probability in zip(*columns)
+    ]
+    header += ["moved most by"] * why
+    return Table(header, rows, words=(0, 5), title=title, board=board)
+
+
+def change(rank: int, before: float) -> str:
+    """Places gained since the day before."""
+    return "new" if pd.isna(before) else f"{int(before - rank):+d}"
+
+
+def reasons(day: DayForecast, ticker: str) -> str:
+    found = day.influence.get(ticker, ())[:NAMED]
+    return ", ".join(f"{name} {part * 100:+.3f}" for name, part in found)
+
+
+def portfolio(day: DayForecast, trades: pd.DataFrame) -> Section:
+    settings = day.settings
+    lead = (
+        f"TopK-dropout with the run's settings: {settings.top_k} stocks are held, at most "
+        f"{settings.n_drop} of them replaced. Prices are the closes of {day.asof}; the trade is "
+        f"{format_count(settings.delay, 'day')} later."
+    )
+    if trades.empty:
+        return Section("Trades", lead=f"{lead} Nothing is to be traded.")
+    columns = (trades[name] for name in ("ticker", "side", "shares", "price", "value", "cost"))
+    rows = [
+        [ticker, side, f"{shares:,.2f}", f"{price:,.2f}", f"{value:,.0f}", f"{cost:,.2f}"]
+        for ticker, side, shares, price, value, cost in zip(*columns)
+    ]
+    header = ("stock", "side", "shares", "price", "value", "cost")
+    return Section("Trades", lead=lead, tables=[Table(header, rows, words=(0, 1))])
+
+
+def without_forecast(day: DayForecast) -> Section:
+    if not day.masked:
+        return Section("Without a forecast", lead="Every stock of the model has one.")
+    rows = [[ticker, why] for ticker, why in sorted(day.masked.items())]
+    return Section("Without a forecast", tables=[Table(("stock", "why"), rows, words=(0, 1))])
+
+
+def track_record(day: DayForecast) -> Section:
+    return Section(
+        title="What this model has shown",
+        remarks=[*verdicts(day.sources), *day.notes],
+        commands=[f"python predict.py {pasteable('run', *day.sources)} asof={day.asof}"],
+    )
+
+
+def verdicts(sources: Sequence[Path]) -> list[str]:
+    """The conclusion of each run's test, the first few."""
+    found = [f"{path}: {read_run(path, large_files=False).headline}" for path in sources[:NAMED]]
+    more = len(sources) - len(found)
+    return found + [f"and {format_count(more, 'more run')}"] * bool(more)
