@@ -29,9 +29,9 @@ def database() -> Iterator[postgresql.Server]:
         yield server
 
 
-def worker(folder: Path, *words: str, log: Path) -> subprocess.Popen[str]:
+def worker(*words: str, log: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, quick_runs.__file__, *words, f"hydra.sweep.dir={folder}"],
+        [sys.executable, quick_runs.__file__, *words],
         env={**os.environ, "QUICK_SECONDS": "0.5", "QUICK_LOG": str(log)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -66,7 +66,7 @@ def test_workers_share_a_study_and_one_is_killed(
 ) -> None:
     name, log = f"of_{workers}", tmp_path / "log"
     words = search(database, name, trials)
-    processes = [worker(tmp_path / str(w), *words, log=log) for w in range(workers)]
+    processes = [worker(*words, f"hydra.sweep.dir={tmp_path}/{w}", log=log) for w in range(workers)]
     wait_for_run(tmp_path / "0")
     processes[0].kill()  # in the middle of a trial
     outputs = [process.communicate()[0] for process in processes]
@@ -92,8 +92,9 @@ def test_a_database_that_goes_away_is_waited_for(
 ) -> None:
     """Or, in the middle of a statement, named in one line; the sweep continues all the same."""
     words, log = search(database, "away", 12), tmp_path / "log"
-    processes = [worker(tmp_path / str(w), *words, log=log) for w in range(2)]
-    wait_for_run(tmp_path / "1")
+    processes = [worker(*words, f"hydra.sweep.dir={tmp_path}/{w}", log=log) for w in range(2)]
+    for number in range(2):
+        wait_for_run(tmp_path / str(number))
     database.stop()
     time.sleep(3)
     database.start()
@@ -103,9 +104,9 @@ def test_a_database_that_goes_away_is_waited_for(
         if process.returncode:
             assert "error: hydra.sweeper.storage=" in output
             assert "continue with python train.py -m resume=" in output
-            again = worker(tmp_path / str(number), "-m", f"resume={tmp_path}/{number}", log=log)
-            again.communicate()
-            assert again.returncode == 0
+            again = worker("-m", f"resume={tmp_path}/{number}", log=log)
+            said, _ = again.communicate()
+            assert again.returncode == 0, (outputs, said)
         else:
             assert "does not answer, trying again" in output
     states = Counter(trial.state for trial in counted(database, "away"))

@@ -181,9 +181,7 @@ def test_a_job_whose_time_is_up_continues_to_the_bit(
 
 @real_queue
 @pytest.mark.full
-def test_a_pre_empted_job_continues(
-    tmp_path: Path, cluster: slurm.Cluster, start: Start
-) -> None:
+def test_a_pre_empted_job_continues(tmp_path: Path, cluster: slurm.Cluster, start: Start) -> None:
     process = start("seed=1", SLURM, "hydra.launcher.threads=2", seconds=20)
     wait_for(lambda: running(tmp_path) == 1)
     for node in ("n1", "n2"):
