@@ -117,10 +117,12 @@ def prepare_dataset(
     fitted: FittedPreprocessing | None = None,
     *,
     cached: bool = False,
+    rows: slice | None = None,
 ) -> Dataset:
     """The dataset of a source's panel: factors, targets, split (if not given) and windows.
 
     With `fitted`, nothing is fitted on these days: processors and targets use a run's fitted state.
+    rows: the only ones whose factors are wanted; processors may leave the others at 0.
     cached: the processed factors may come from the cache, and go there; not after `panel` was
     changed in place.
     """
@@ -157,7 +159,7 @@ def prepare_dataset(
     fit_rows = training_days(split, targets)
 
     def process() -> tuple[Panel, dict[str, State]]:
-        return apply_processors(unprocessed, processors, targets, fit_rows, fitted)
+        return apply_processors(unprocessed, processors, targets, fit_rows, fitted, rows)
 
     settings = OmegaConf.to_container(config.processors, resolve=True)
     if not (cached and processors and fitted is None):
@@ -165,8 +167,8 @@ def prepare_dataset(
     elif all(processor.stateless for processor in processors.values()):
         panel, states = processed(process, panel, settings=[settings])
     else:
-        rows, arrays = [fit_rows.start, fit_rows.stop, targets.span], targets.arrays()
-        panel, states = processed(process, panel, settings=[settings, rows], arrays=arrays)
+        fitted_on, arrays = [fit_rows.start, fit_rows.stop, targets.span], targets.arrays()
+        panel, states = processed(process, panel, settings=[settings, fitted_on], arrays=arrays)
     require_known(panel)
     dates = with_following_days(panel.dates, targets.span)  # of the newest day's targets
     calendar = CALENDARS[dataset.calendar.value](dates)
@@ -240,13 +242,19 @@ def evaluate(
     )
 
 
+def samples_at_once(config: DictConfig) -> int:
+    """The samples of a forward pass in training."""
+    size: int = config.trainer.micro_batch_size or config.trainer.batch_size
+    return size
+
+
 class Experiment:
     """All parts of a run, built and checked for consistency; training starts with `train`."""
 
     def __init__(self, config: DictConfig, data: Dataset) -> None:
         """Raises ValueError for anything that a user can correct."""
         self.config, self.data = config, data
-        self.samples_at_once = config.trainer.micro_batch_size or config.trainer.batch_size
+        self.samples_at_once = samples_at_once(config)
         self.device = devices.choose(config.trainer.device)
         devices.set_up(self.device, config.trainer.precision.value, config.trainer.deterministic)
         self.processes = Processes.join(self.device)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -17,7 +16,7 @@ from stockformer.commands.plain_command import Words
 from stockformer.config.quoting import as_path, split_paths
 from stockformer.evaluation.day_forecast import DayForecast, read_holdings, trades
 from stockformer.reporting import forecast_page, terminal
-from stockformer.runs import atomic
+from stockformer.reporting.page import Page
 from stockformer.runs.folder import RunDir
 from stockformer.runs.forecasting import forecast
 from stockformer.runs.logs import start_log
@@ -26,7 +25,8 @@ from stockformer.sweeps.trials import read_trials
 
 log = logging.getLogger(__name__)
 
-CSV, PARQUET, TRADES, PAGE = "forecast.csv", "forecast.parquet", "trades.csv", "forecast.html"
+NARROW = 5
+"""Columns of a table on the terminal; the page has all."""
 
 
 def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
@@ -42,8 +42,9 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     if held is not None or cash is not None:
         orders = trades(day, held or {}, cash or 0.0)
     folder = as_path(words["into"]) if "into" in words else named[0] / "forecasts" / str(day.asof)
-    path = write(folder, day, orders)
-    yield from shown(day, orders)
+    page = forecast_page.page(day, orders)
+    path = forecast_page.write(folder, day, orders, page)
+    yield from shown(day, page)
     yield Text(f"forecast: {path}")
 
 
@@ -66,52 +67,15 @@ def members(named: Sequence[Path]) -> list[Path]:
     return newest
 
 
-def write(folder: Path, day: DayForecast, orders: pd.DataFrame | None) -> Path:
-    """Write the tables and the page; returns the page's path.
-
-    Raises ValueError if the folder has another forecast: what was said of a day is not replaced.
-    """
-    csv = table(day).to_csv(index=False, date_format="%Y-%m-%d").encode()
-    before = folder / CSV
-    if before.exists() and before.read_bytes() != csv:
-        raise ValueError(
-            f"{before}: differs from this forecast: the data of that day, the model or the code "
-            "have changed since; nothing was changed. Name another folder with into=FOLDER"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    parquet = io.BytesIO()
-    table(day).to_parquet(parquet, index=False)
-    atomic.write(before, csv)
-    atomic.write(folder / PARQUET, parquet.getvalue())
-    if orders is not None:
-        atomic.write(folder / TRADES, orders.to_csv(index=False).encode())
-    return forecast_page.page(day, orders).write(folder / PAGE)
-
-
-def table(day: DayForecast) -> pd.DataFrame:
-    """A row a stock, those without a forecast last, with the reason."""
-    without = pd.DataFrame({"ticker": sorted(day.masked)})
-    without["masked"] = [day.masked[ticker] for ticker in without["ticker"]]
-    rows = pd.concat([day.stocks.assign(masked=""), without], ignore_index=True)
-    dates = {"asof": day.asof, "target_start": day.targets[0][0], "target_end": day.targets[-1][1]}
-    for place, (name, date) in enumerate(dates.items()):
-        rows.insert(place, name, pd.Timestamp(date))
-    return rows.astype({"rank": "Int64", "rank_before": "Int64"})
-
-
-def shown(day: DayForecast, orders: pd.DataFrame | None) -> Iterator[RenderableType]:
-    """The best and the worst on the terminal."""
-    page = forecast_page.page(day, orders)
+def shown(day: DayForecast, page: Page) -> Iterator[RenderableType]:
+    """The page's headline, ranking and trades for the terminal."""
     yield Text(page.headline, style="bold")
     yield Text(page.subtitle)
-    for each in page.sections[0].tables:
+    for section in page.sections[:-2]:
         yield Text()
-        yield terminal.laid_out(each)
-    if orders is not None:
-        yield Text()
-        yield Text(page.sections[1].lead)
-        for each in page.sections[1].tables:
-            yield terminal.laid_out(each)
+        for table in section.tables:
+            rows = [row[:NARROW] for row in table.rows]
+            yield terminal.laid_out(replace(table, header=table.header[:NARROW], rows=rows))
     if day.masked:
         yield Text(f"without a forecast: {', '.join(sorted(day.masked))}")
     for line in forecast_page.verdicts(day.sources):
@@ -122,8 +86,8 @@ def amount(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = np.nan
-    if not 0 <= value < np.inf:
+        value = math.nan
+    if not 0 <= value < math.inf:
         raise ValueError(f"cash={text}: must be a number of at least 0")
     return value
 

@@ -82,15 +82,27 @@ def apply_processors(
     targets: Targets,
     fit_rows: slice,
     fitted: FittedPreprocessing | None = None,
+    rows: slice | None = None,
 ) -> tuple[Panel, dict[str, State]]:
     """The panel after each processor, fitted on `fit_rows` of what the one before made of it, and
-    the fitted states; with `fitted` those of a run instead."""
+    the fitted states; with `fitted` those of a run instead.
+
+    rows: the only ones that are wanted; where nothing is fitted, the others are left at 0.
+    """
     states: dict[str, State] = {}
+    whole, first = panel, 0
+    if rows is not None and all(processor.stateless for processor in processors.values()):
+        first = max(0, rows.start - sum(each.earlier_rows for each in processors.values()))
+        panel = panel.between(first, rows.stop)
     for name, processor in processors.items():
         states[name] = processor.fit(panel, targets, fit_rows)
         if fitted is not None:
             states[name] = fitted.state(name, states[name], panel.factor_names)
         panel = processor.apply(panel, states[name])
+    if len(panel.dates) < len(whole.dates):
+        factors = np.zeros((*whole.returns.shape, len(panel.factor_names)), np.float32)
+        factors[first : first + len(panel.dates)] = panel.factors
+        panel = whole.with_factors(factors, panel.factor_names)
     return panel, states
 
 

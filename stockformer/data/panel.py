@@ -86,6 +86,20 @@ class Panel:
         known = np.isfinite(self.prices.get("close", self.returns))
         return known & ~self.locked(limit_threshold)
 
+    def between(self, first: int, stop: int) -> Panel:
+        """Only those rows, without gaps between sessions."""
+        rows = slice(first, stop)
+        return replace(
+            self,
+            dates=self.dates[rows],
+            returns=self.returns[rows],
+            factors=self.factors[rows],
+            prices={name: array[rows] for name, array in self.prices.items()},
+            oracle=None if self.oracle is None else self.oracle[rows],
+            member=None if self.member is None else self.member[rows],
+            session_gaps=(),
+        )
+
     def with_tickers(self, tickers: np.ndarray) -> Panel:
         """The same panel of these stocks, in this order; one that it lacks has only NaN."""
         places = pd.Index(self.tickers).get_indexer(pd.Index(tickers))

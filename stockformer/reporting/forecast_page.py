@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,17 +13,52 @@ from stockformer.evaluation.day_forecast import DayForecast
 from stockformer.evaluation.quantities import format_count
 from stockformer.reporting.page import Page, Section
 from stockformer.reporting.tables import Table
+from stockformer.runs import atomic
 from stockformer.runs.recorded_run import read_run
 
 NAMED = 3
 """Inputs that are named as the reason of a forecast."""
 SHOWN = 10
 """Stocks at each end of the ranking."""
+CSV, PARQUET, TRADES, PAGE = "forecast.csv", "forecast.parquet", "trades.csv", "forecast.html"
 METHOD = (
-    "Moved most by: gradient x input, the part of the forecast return in percentage points that "
-    "the model's slope at this day's inputs gives to each input (0 is the average stock after the "
-    "processors). It describes the model, not the market."
+    "Moved most by, for the first and the last five: gradient x input, the part of the forecast "
+    "return in percentage points that the model's slope at this day's inputs gives to each input "
+    "(0 is the average stock after the processors). It describes the model, not the market."
 )
+
+
+def write(folder: Path, day: DayForecast, trades: pd.DataFrame | None, page: Page) -> Path:
+    """Write the tables and the page; returns the page's path.
+
+    Raises ValueError if the folder has another forecast: what was said of a day is not replaced.
+    """
+    csv = table(day).to_csv(index=False, date_format="%Y-%m-%d").encode()
+    before = folder / CSV
+    if before.exists() and before.read_bytes() != csv:
+        raise ValueError(
+            f"{before}: differs from this forecast: the data of that day, the model or the code "
+            "have changed since; nothing was changed. Name another folder with into=FOLDER"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet = io.BytesIO()
+    table(day).to_parquet(parquet, index=False)
+    atomic.write(before, csv)
+    atomic.write(folder / PARQUET, parquet.getvalue())
+    if trades is not None:
+        atomic.write(folder / TRADES, trades.to_csv(index=False).encode())
+    return page.write(folder / PAGE)
+
+
+def table(day: DayForecast) -> pd.DataFrame:
+    """A row a stock, those without a forecast last, with the reason."""
+    without = pd.DataFrame({"ticker": sorted(day.masked)})
+    without["masked"] = [day.masked[ticker] for ticker in without["ticker"]]
+    rows = pd.concat([day.stocks.assign(masked=""), without], ignore_index=True)
+    dates = {"asof": day.asof, "target_start": day.targets[0][0], "target_end": day.targets[-1][1]}
+    for place, (name, date) in enumerate(dates.items()):
+        rows.insert(place, name, pd.Timestamp(date))
+    return rows.astype({"rank": "Int64", "rank_before": "Int64"})
 
 
 def page(day: DayForecast, trades: pd.DataFrame | None) -> Page:

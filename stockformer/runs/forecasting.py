@@ -16,7 +16,7 @@ from stockformer.evaluation.backtest import Market
 from stockformer.evaluation.day_forecast import DayForecast
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.trading import earned_steps
-from stockformer.experiment import backtest_spec, read_panel
+from stockformer.experiment import backtest_spec, read_panel, samples_at_once
 from stockformer.runs.reopen import ReopenedRun, reopen
 from stockformer.training.attribution import attribute
 from stockformer.training.loader import EVALUATED_AT_ONCE
@@ -103,7 +103,10 @@ class _Member:
             panel.factors[:, absent] = 0.0
         self.tickers = tickers
         self.row = _row(panel, asof, trained)
-        self.experiment = trained.experiment(panel)
+        batch = EVALUATED_AT_ONCE * samples_at_once(trained.config)
+        first = self.row - 1 - batch - trained.config.dataset.lookback
+        rows = slice(max(0, first), min(len(panel.dates), self.row + batch))
+        self.experiment = trained.experiment(panel, rows)
         self.day = self._predict(self.row)
         self.prediction, self.probability = self.day.prediction[0], self.day.probability[0]
         self.prediction_before = self._predict(self.row - 1).prediction[0]

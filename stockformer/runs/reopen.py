@@ -44,17 +44,18 @@ class ReopenedRun:
     manifest: dict[str, Any]
     facts: dict[str, Any]
 
-    def experiment(self, panel: Panel | None = None) -> Experiment:
+    def experiment(self, panel: Panel | None = None, rows: slice | None = None) -> Experiment:
         """The run's model with its weights, on the data of `config`; nothing is fitted.
 
-        panel: what `read_panel` made of them, perhaps changed. Raises ValueError if the model
-        cannot be used there: other stocks or factors.
+        panel: what `read_panel` made of them, perhaps changed. rows: as in `prepare_dataset`.
+        Raises ValueError if the model cannot be used there: other stocks or factors.
         """
         panel = read_panel(self.config) if panel is None else panel
         require_same_stocks(self.facts["tickers"], panel.tickers.tolist())
         torch.set_num_threads(self.manifest["threads"])  # another number would round differently
         fitted = FittedPreprocessing.of(self.facts)
-        experiment = Experiment(self.config, prepare_dataset(self.config, panel, fitted=fitted))
+        data = prepare_dataset(self.config, panel, fitted=fitted, rows=rows)
+        experiment = Experiment(self.config, data)
         names = experiment.data.panel.factor_names
         load_checkpoint(self.run.checkpoint("best"), experiment.model, names)
         return experiment

@@ -45,7 +45,8 @@ def set_up(device: torch.device, precision: str, deterministic: bool) -> None:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def speed_up(model: nn.Module, device: torch.device, precision: str, compiled: bool) -> None:

@@ -8,6 +8,7 @@ rows and on the state, never on later rows. T dates, N stocks, F factors; NaN is
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
@@ -24,9 +25,13 @@ SIZE_DAYS = 20  # traded value is averaged over a month
 
 
 class Processor(Protocol):
-    """stateless: whether nothing is fitted, so that the result does not depend on the split."""
+    """stateless: whether nothing is fitted, so that the result does not depend on the split.
+
+    earlier_rows: how many rows before a row its result depends on.
+    """
 
     stateless: ClassVar[bool]
+    earlier_rows: int
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State: ...
 
@@ -41,6 +46,7 @@ class CrossSectional:
     """
 
     stateless = True
+    earlier_rows = 0
 
     def __init__(self, *, kind: str, clip: float = math.inf) -> None:
         if kind not in KINDS:
@@ -60,6 +66,7 @@ class Winsorise:
     """Clip each factor at its `share` and 1 - `share` quantiles over the training cells."""
 
     stateless = False
+    earlier_rows = 0
 
     def __init__(self, *, share: float) -> None:
         if not 0 < share < 0.5:
@@ -82,6 +89,7 @@ class RobustZScore:
     """
 
     stateless = False
+    earlier_rows = 0
 
     def __init__(self, *, clip: float) -> None:
         _require_positive_clip(clip)
@@ -107,6 +115,7 @@ class Neutralise:
     """
 
     stateless = True
+    earlier_rows = SIZE_DAYS - 1
 
     def __init__(self, *, sector: bool, size: bool) -> None:
         self.sector, self.size = sector, size
@@ -138,6 +147,7 @@ class Select:
     """
 
     stateless = False
+    earlier_rows = 0
 
     def __init__(self, *, names: Sequence[str], count: int) -> None:
         if count < 1:
@@ -170,6 +180,7 @@ class Fill:
 
     def __init__(self, *, forward: bool) -> None:
         self.forward = forward
+        self.earlier_rows = sys.maxsize if forward else 0
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
         return {}

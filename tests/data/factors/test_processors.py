@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from stockformer.data.dataset import apply_processors
 from stockformer.data.factors.processors import (
     KINDS,
     CrossSectional,
@@ -149,3 +150,18 @@ def test_a_stateless_processor_fits_nothing(processor: Processor) -> None:
     assert processor.stateless
     panel = market()
     assert processor.fit(panel, targets_of(panel), SEEN) == {}
+
+
+@pytest.mark.parametrize(
+    "processors",
+    [[CrossSectional(kind="rank"), Neutralise(sector=True, size=True)], [Fill(forward=True)]],
+    ids=["neutral", "fill"],
+)
+def test_some_rows_alone_are_processed_as_all_of_them(processors: list[Processor]) -> None:
+    panel, rows = market(), slice(60, 70)
+    named = {str(place): processor for place, processor in enumerate(processors)}
+    targets = targets_of(panel)
+    whole, _ = apply_processors(panel, named, targets, SEEN)
+    part, _ = apply_processors(panel, named, targets, SEEN, rows=rows)
+    np.testing.assert_array_equal(part.factors[rows], whole.factors[rows])
+    assert part.factors.shape == whole.factors.shape
