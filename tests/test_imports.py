@@ -43,6 +43,8 @@ MAY: dict[str, set[str]] = {
     "experiment": {"config", "data", "models", "training", "evaluation", "reporting", "runs"}
     | {"interface"},
     "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"},
+    "runs.export": {"runs", "config", "experiment", "interface"},
+    "export": {"commands", "runs"},
     "commands": {"__version__", "commands", "config", "evaluation", "reporting", "runs", "sweeps"},
     "audit": {"audit", "commands", "config", "data", "models", "training", "evaluation", "runs"}
     | {"interface", "experiment"},

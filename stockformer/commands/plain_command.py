@@ -43,7 +43,7 @@ def plain_command(
             console = make_console()
             for piece in function(words, others):
                 console.print(piece, soft_wrap=not is_interactive())
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             sys.exit(printable(f"error: {error}"))
 
     return main

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,10 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     if held is not None or cash is not None:
         orders = trades(day, held or {}, cash or 0.0)
     folder = as_path(words["into"]) if "into" in words else named[0] / "forecasts" / str(day.asof)
-    page = forecast_page.page(day, orders)
+    command = ["python", "predict.py", *(f"{key}={value}" for key, value in words.items())]
+    command = [word for word in command if not word.startswith("asof=")]
+    command += [f"asof={day.asof}", *overrides]
+    page = forecast_page.page(day, orders, shlex.join(command))
     path = forecast_page.write(folder, day, orders, page)
     yield from shown(day, page)
     yield Text(f"forecast: {path}")
@@ -53,18 +57,16 @@ def members(named: Sequence[Path]) -> list[Path]:
     if len(named) > 1 or (is_run(named[0]) and "ensemble_of" not in _manifest(named[0])):
         return list(named)
     if is_run(named[0]):
-        return [Path(path) for path in _manifest(named[0])["ensemble_of"]]
+        return _latest_fold([Path(path) for path in _manifest(named[0])["ensemble_of"]])
     trials = read_trials(named[0])
     best = trials.best(trials.groups[0]) if trials.groups else None
     if best is None:
         raise ValueError(f"{named[0]}: no completed run to choose; name one with run=FOLDER")
-    runs = [named[0] / name for name in best.runs]
-    last = {run: _last_test_date(run) for run in runs}
-    newest = [run for run in runs if last[run] == max(last.values())]
+    runs = _latest_fold([named[0] / name for name in best.runs])
     log.warning(
-        "best of the sweep by validation %s: %s", trials.objective, ", ".join(map(str, newest))
+        "best of the sweep by validation %s: %s", trials.objective, ", ".join(map(str, runs))
     )
-    return newest
+    return runs
 
 
 def shown(day: DayForecast, page: Page) -> Iterator[RenderableType]:
@@ -94,6 +96,12 @@ def amount(text: str) -> float:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     return RunDir(folder).read_manifest()
+
+
+def _latest_fold(runs: Sequence[Path]) -> list[Path]:
+    """Of the folds of a walk-forward split, the one trained on the latest days."""
+    last = {run: _last_test_date(run) for run in runs}
+    return [run for run in runs if last[run] == max(last.values())]
 
 
 def _last_test_date(run: Path) -> str:

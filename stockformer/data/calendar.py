@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 RECENT = 60
+USUAL = 0.25  # of the most frequent weekday's sessions
 
 
 def real_calendar(dates: np.ndarray) -> np.ndarray:
@@ -23,9 +24,11 @@ def published_calendar(dates: np.ndarray) -> np.ndarray:
 def with_following_days(dates: np.ndarray, number: int) -> np.ndarray:
     """(T + number,): the dates, and those after them that fall on the market's weekdays.
 
-    These are the weekdays of the last `RECENT` dates. Holidays to come are not known.
+    These are the weekdays of the last `RECENT` dates, without those of single special sessions.
+    Holidays to come are not known.
     """
-    weekdays = set(pd.DatetimeIndex(dates[-RECENT:]).day_of_week)
+    counts = pd.DatetimeIndex(dates[-RECENT:]).day_of_week.value_counts()
+    weekdays = set(counts.index[counts >= USUAL * counts.max()])
     days = dates[-1] + np.arange(1, 7 * number + 1)
     following = days[np.isin(pd.DatetimeIndex(days).day_of_week, list(weekdays))]
     return np.concatenate([dates, following[:number]])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stockformer.evaluation.backtest import Market, Settings, rebalance
+from stockformer.evaluation.backtest import BASIS_POINT, Market, Settings, rebalance
 
 HOLDINGS = ["ticker", "shares"]
 
@@ -18,15 +18,19 @@ HOLDINGS = ["ticker", "shares"]
 class DayForecast:
     """What runs forecast at the close of `asof`.
 
-    targets: (start, end) of each step. stocks: a row a stock, the best first; columns ticker,
+    quantity, event: what is forecast, and what the probability is of. targets: (start, end) of each
+    step that the signal is the mean of. stocks: a row a stock, the best first; columns ticker,
     rank, signal (the traded forecast return, a fraction), probability (of "up"), rank_before (the
     day before's, NaN without one), and prediction_1, probability_1, ... of each step; without those
     that are masked. masked: by ticker, why there is no forecast. influence: by ticker the inputs
     that moved its signal most, as (name, part of the signal). settings: of the portfolio.
-    past: whether the targets are known. sources: the runs.
+    past: whether the targets are over. has_prices: whether `market` has prices, not only returns.
+    sources: the runs.
     """
 
     asof: np.datetime64
+    quantity: str
+    event: str
     before: np.datetime64
     targets: tuple[tuple[np.datetime64, np.datetime64], ...]
     stocks: pd.DataFrame
@@ -35,18 +39,21 @@ class DayForecast:
     settings: Settings
     market: Market
     past: bool
+    has_prices: bool
     sources: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
 def trades(day: DayForecast, holdings: Mapping[str, float], cash: float) -> pd.DataFrame:
-    """What TopK-dropout would trade after `day`, at its closes.
+    """What TopK-dropout would trade if it rebalanced after `day`, at its closes.
 
-    holdings: shares by ticker. Columns side, ticker, shares, price, value, cost; sales first. A
-    stock without a price that day cannot be sold. Raises ValueError for a ticker that the model
-    does not know.
+    holdings: shares by ticker. Columns side, ticker, shares, price (slippage included), value,
+    cost; sales first. A stock without a price that day cannot be sold. Raises ValueError for a
+    ticker that the model does not know, and for data without prices.
     """
     market, settings = day.market, day.settings
+    if not day.has_prices:
+        raise ValueError("holdings=, cash=: the data set has returns only, no prices to trade at")
     row = int(np.searchsorted(market.dates, day.asof))
     tickers = market.tickers.tolist()
     unknown = sorted(set(holdings) - set(tickers))
@@ -62,7 +69,8 @@ def trades(day: DayForecast, holdings: Mapping[str, float], cash: float) -> pd.D
         tradable=np.isfinite(market.close),
     )
     traded, _ = rebalance(signal, shares, cash, market=at_close, row=row, settings=settings)
-    price = market.close[row]
+    slippage = settings.slippage_basis_points * BASIS_POINT
+    price = market.close[row] * (1 + np.sign(traded) * slippage)
     stocks = np.flatnonzero(traded)
     stocks = stocks[np.argsort(traded[stocks] > 0, kind="stable")]
     value = np.abs(traded[stocks]) * price[stocks]

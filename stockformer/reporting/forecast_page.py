@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from stockformer.config.quoting import pasteable
 from stockformer.evaluation.day_forecast import DayForecast
 from stockformer.evaluation.quantities import format_count
 from stockformer.reporting.page import Page, Section
@@ -22,9 +21,9 @@ SHOWN = 10
 """Stocks at each end of the ranking."""
 CSV, PARQUET, TRADES, PAGE = "forecast.csv", "forecast.parquet", "trades.csv", "forecast.html"
 METHOD = (
-    "Moved most by, for the first and the last five: gradient x input, the part of the forecast "
-    "return in percentage points that the model's slope at this day's inputs gives to each input "
-    "(0 is the average stock after the processors). It describes the model, not the market."
+    "Moved most by, where it is computed: gradient x input, the part of the forecast return in "
+    "percentage points that the model's slope at this day's inputs gives to each input, compared "
+    "with an input of 0. It describes the model, not the market."
 )
 
 
@@ -35,6 +34,8 @@ def write(folder: Path, day: DayForecast, trades: pd.DataFrame | None, page: Pag
     """
     csv = table(day).to_csv(index=False, date_format="%Y-%m-%d").encode()
     before = folder / CSV
+    if before.exists() and f"\n{day.asof}".encode() not in before.read_bytes():
+        raise ValueError(f"{before}: is the forecast of another day; name another folder, into=")
     if before.exists() and before.read_bytes() != csv:
         raise ValueError(
             f"{before}: differs from this forecast: the data of that day, the model or the code "
@@ -45,7 +46,9 @@ def write(folder: Path, day: DayForecast, trades: pd.DataFrame | None, page: Pag
     table(day).to_parquet(parquet, index=False)
     atomic.write(before, csv)
     atomic.write(folder / PARQUET, parquet.getvalue())
-    if trades is not None:
+    if trades is None:
+        (folder / TRADES).unlink(missing_ok=True)  # of other holdings, which the page has not
+    else:
         atomic.write(folder / TRADES, trades.to_csv(index=False).encode())
     return page.write(folder / PAGE)
 
@@ -61,7 +64,8 @@ def table(day: DayForecast) -> pd.DataFrame:
     return rows.astype({"rank": "Int64", "rank_before": "Int64"})
 
 
-def page(day: DayForecast, trades: pd.DataFrame | None) -> Page:
+def page(day: DayForecast, trades: pd.DataFrame | None, command: str) -> Page:
+    """command: what makes it again."""
     best = ", ".join(day.stocks["ticker"][:NAMED])
     return Page(
         kind="forecast",
@@ -73,7 +77,7 @@ def page(day: DayForecast, trades: pd.DataFrame | None) -> Page:
             ranking(day),
             *([] if trades is None else [portfolio(day, trades)]),
             without_forecast(day),
-            track_record(day),
+            track_record(day, command),
         ],
     )
 
@@ -81,7 +85,8 @@ def page(day: DayForecast, trades: pd.DataFrame | None) -> Page:
 def subtitle(day: DayForecast) -> str:
     first, last = day.targets[0][0], day.targets[-1][1]
     known = "known by now" if day.past else "not known yet"
-    return f"from the close of {first} to that of {last}, {known}; {runs(day)}"
+    days = "" if len(day.targets) == 1 else f", the mean of {len(day.targets)} days"
+    return f"{day.quantity} from the close of {first} to that of {last}{days}, {known}; {runs(day)}"
 
 
 def runs(day: DayForecast) -> str:
@@ -103,7 +108,7 @@ def ranking(day: DayForecast) -> Section:
 
 
 def stocks(day: DayForecast, frame: pd.DataFrame, title: str, board: str = "") -> Table:
-    header = ["stock", "rank", "change", "forecast return", "probability of up"]
+    header = ["stock", "rank", "change", f"forecast {day.quantity}", f"probability of {day.event}"]
     why = not board and bool(day.influence)
     columns = (frame[name] for name in ("ticker", "rank", "rank_before", "signal", "probability"))
     rows = [
@@ -134,10 +139,13 @@ def reasons(day: DayForecast, ticker: str) -> str:
 def portfolio(day: DayForecast, trades: pd.DataFrame) -> Section:
     settings = day.settings
     lead = (
-        f"TopK-dropout with the run's settings: {settings.top_k} stocks are held, at most "
-        f"{settings.n_drop} of them replaced. Prices are the closes of {day.asof}; the trade is "
-        f"{format_count(settings.delay, 'day')} later."
+        f"TopK-dropout, rebalanced now: {settings.top_k} stocks are held, at most "
+        f"{settings.n_drop} of them replaced. Prices are the data set's closes of {day.asof} with "
+        "slippage, which are not the market's where they are adjusted for later events; the trade "
+        f"is {format_count(settings.delay, 'day')} later."
     )
+    if settings.rebalance_days > 1:
+        lead += f" The run's backtest rebalances only every {settings.rebalance_days} signal dates."
     if trades.empty:
         return Section("Trades", lead=f"{lead} Nothing is to be traded.")
     columns = (trades[name] for name in ("ticker", "side", "shares", "price", "value", "cost"))
@@ -156,11 +164,11 @@ def without_forecast(day: DayForecast) -> Section:
     return Section("Without a forecast", tables=[Table(("stock", "why"), rows, words=(0, 1))])
 
 
-def track_record(day: DayForecast) -> Section:
+def track_record(day: DayForecast, command: str) -> Section:
     return Section(
         title="What this model has shown",
         remarks=[*verdicts(day.sources), *day.notes],
-        commands=[f"python predict.py {pasteable('run', *day.sources)} asof={day.asof}"],
+        commands=[command],
     )
 
 

@@ -15,6 +15,7 @@ from stockformer.data.panel import Panel
 from stockformer.evaluation.backtest import Market
 from stockformer.evaluation.day_forecast import DayForecast
 from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.trading import earned_steps
 from stockformer.experiment import backtest_spec, read_panel, samples_at_once
 from stockformer.runs.reopen import ReopenedRun, reopen
@@ -26,62 +27,98 @@ MAX_MISSING = 0.1
 
 
 def forecast(
-    runs: Sequence[Path], asof: str | None = None, overrides: Sequence[str] = (), explained: int = 5
+    runs: Sequence[Path], asof: str | None = None, overrides: Sequence[str] = (), explained: int = 3
 ) -> DayForecast:
     """The mean forecast of the runs, which may differ in anything but stocks and targets.
 
     asof: a date of the data, the newest by default; of a run's test days the forecast is that of
-    its evaluation to the bit. explained: so many of the best and of the worst stocks.
+    its evaluation to the bit. explained: number of stocks at each end whose forecast is attributed.
 
     Raises ValueError for a date that is not in the data, or that a run was fitted on or selected
     by, and for data that are not those of the training: factors, or many stocks.
     """
-    members = [_Member(reopen(path, overrides), asof) for path in runs]
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise ValueError("run=: one of the runs is named twice")
+    members = [Member(reopen(path, overrides), asof) for path in runs]
     first = members[0]
     for path, member in zip(runs[1:], members[1:]):
-        same = np.array_equal(member.tickers, first.tickers) and member.row == first.row
-        if not same or not np.array_equal(member.day.target_end, first.day.target_end):
-            raise ValueError(f"{path}: other stocks, dates or targets than {runs[0]}")
-    data, row = first.experiment.data, first.row
-    spec = backtest_spec(first.experiment.config, data)
+        require_same_subject(path, member, runs[0], first)
+    config, data, row = first.trained.config, first.experiment.data, first.row
+    spec = backtest_spec(config, data)
     earned = earned_steps(data.targets.start, spec.settings.delay)
     prediction, probability, before = (
         np.mean([getattr(m, name) for m in members], axis=0)
         for name in ("prediction", "probability", "prediction_before")
     )
-    masked = _masked(data.panel, spec.market, row, first.missing)
+    masked = reasons_without_forecast(data.panel, spec.market, row, first.missing)
     known = np.array([ticker not in masked for ticker in first.tickers])
+    if asof is None:
+        require_complete(spec.market, row)
     signal = np.where(known, prediction[earned].mean(axis=0), np.nan)
-    signal_before = before[earned].mean(axis=0)
-    signal_before = np.where(spec.market.choosable[row - 1], signal_before, np.nan)
+    signal_before = np.where(spec.market.choosable[row - 1], before[earned].mean(axis=0), np.nan)
     columns = {
         "ticker": first.tickers,
-        "rank": _ranks(signal),
+        "rank": ranks(signal),
         "signal": signal,
         "probability": probability[earned].mean(axis=0),
-        "rank_before": _ranks(signal_before),
+        "rank_before": ranks(signal_before),
     }
     for step in range(len(prediction)):
         columns[f"prediction_{step + 1}"] = prediction[step]
         columns[f"probability_{step + 1}"] = probability[step]
     stocks = pd.DataFrame(columns)[known].astype({"rank": int}).sort_values("rank")
-    ends = [*stocks.index[:explained], *stocks.index[explained:][-explained:]]
+    ends = [*stocks.index[:explained], *stocks.index[max(explained, len(stocks) - explained) :]]
+    notes = [*data.notes, *spec.notes]
+    if not (data.targets.start >= spec.settings.delay).any():
+        notes.append(
+            "the forecast return begins before the trade, which is "
+            f"{format_count(spec.settings.delay, 'day')} after the signal: the ranking must last "
+            "longer than its target"
+        )
     return DayForecast(
         asof=data.panel.dates[row],
+        quantity="excess return" if config.target.excess else "return",
+        event="being above the median" if config.target.median_class else "up",
         before=data.panel.dates[row - 1],
-        targets=tuple(zip(first.day.target_start[0], first.day.target_end[0])),
+        targets=tuple(zip(first.day.target_start[0][earned], first.day.target_end[0][earned])),
         stocks=stocks.reset_index(drop=True),
         masked=masked | dict.fromkeys(first.new, "new: the model was not trained on it"),
-        influence=_influence(members, ends, earned),
+        influence=influence(members, ends, earned),
         settings=spec.settings,
         market=spec.market,
-        past=bool(data.targets.valid[row].any()),
+        past=bool(row + data.targets.end[earned].max() < len(data.panel.dates)),
+        has_prices="close" in data.panel.prices,
         sources=tuple(runs),
-        notes=data.notes,
+        notes=tuple(notes),
     )
 
 
-class _Member:
+def require_same_subject(path: Path, member: Member, first: Path, of_first: Member) -> None:
+    """Raises ValueError for runs whose mean would be of different things."""
+    groups = [
+        name
+        for name in ("target", "backtest")
+        if member.trained.config[name] != of_first.trained.config[name]
+    ]
+    if groups:
+        raise ValueError(f"{path}: another {groups[0]} than {first}: they have no common mean")
+    same = np.array_equal(member.tickers, of_first.tickers) and member.row == of_first.row
+    ours, theirs = (m.experiment.data.panel for m in (of_first, member))
+    if not (same and np.array_equal(ours.returns, theirs.returns, equal_nan=True)):
+        raise ValueError(f"{path}: other data than {first}")
+
+
+def require_complete(market: Market, row: int) -> None:
+    """Raises ValueError where so few stocks have a price that the day is not over."""
+    traded, before = (int(market.choosable[each].sum()) for each in (row, row - 1))
+    if traded < (1 - MAX_MISSING) * before:
+        raise ValueError(
+            f"on {market.dates[row]}, the newest day, {traded} stocks have a price, on the day "
+            f"before {before}: the data are not complete. Name a day with asof="
+        )
+
+
+class Member:
     """A run on its own preparation of the data."""
 
     def __init__(self, trained: ReopenedRun, asof: str | None) -> None:
@@ -102,14 +139,16 @@ class _Member:
             absent = np.isin(tickers, self.missing)
             panel.factors[:, absent] = 0.0
         self.tickers = tickers
-        self.row = _row(panel, asof, trained)
+        self.row = row_of(panel, asof, trained)
         batch = EVALUATED_AT_ONCE * samples_at_once(trained.config)
         first = self.row - 1 - batch - trained.config.dataset.lookback
         rows = slice(max(0, first), min(len(panel.dates), self.row + batch))
         self.experiment = trained.experiment(panel, rows)
         self.day = self._predict(self.row)
         self.prediction, self.probability = self.day.prediction[0], self.day.probability[0]
-        self.prediction_before = self._predict(self.row - 1).prediction[0]
+        before = self._predict(self.row - 1).prediction[0]
+        in_sample = panel.dates[self.row - 1] < last_day_used(trained)
+        self.prediction_before = np.full_like(before, np.nan) if in_sample else before
 
     def _predict(self, row: int) -> Predictions:
         """The forecasts of a row, a test day's to the bit: in the same batch."""
@@ -134,7 +173,7 @@ class _Member:
         return rows[start : start + at_once]
 
 
-def _row(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
+def row_of(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
     """The row of the date. Raises ValueError where there is none, or the run has used it."""
     dates, lookback = panel.dates, trained.config.dataset.lookback
     if asof is None:
@@ -151,19 +190,31 @@ def _row(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
                 f"asof={asof}: not a day of the data, which end on {dates[-1]}; the day before is "
                 f"{near}"
             )
-    parts = trained.manifest["split"]
-    used = max(parts[name]["last_target_date"] for name in ("train", "validation"))
-    if dates[row] < np.datetime64(used):
+    used = last_day_used(trained)
+    if dates[row] < used:
         raise ValueError(
             f"asof={dates[row]}: the model was fitted on days up to {used}, so it is no forecast; "
             "name a later day"
         )
-    if row + 1 < lookback + 1:
-        raise ValueError(f"asof={dates[row]}: the window of {lookback} days starts before the data")
+    gaps = [gap for gap in panel.session_gaps if row - lookback + 1 < gap <= row]
+    if row < lookback or gaps:
+        start = dates[gaps[0] - 1] if gaps else dates[0]
+        raise ValueError(
+            f"asof={dates[row]}: its window of {lookback} days crosses the start of the data or a "
+            f"gap between sessions, after {start}"
+        )
     return row
 
 
-def _masked(panel: Panel, market: Market, row: int, missing: Sequence[str]) -> dict[str, str]:
+def last_day_used(trained: ReopenedRun) -> np.datetime64:
+    """The last day that the run was fitted on or selected by."""
+    parts = trained.manifest["split"]
+    return np.datetime64(max(parts[name]["last_target_date"] for name in ("train", "validation")))
+
+
+def reasons_without_forecast(
+    panel: Panel, market: Market, row: int, missing: Sequence[str]
+) -> dict[str, str]:
     """By ticker why a stock of the model cannot be forecast that day."""
     reasons = {}
     known = np.isfinite(market.close)
@@ -183,7 +234,7 @@ def _masked(panel: Panel, market: Market, row: int, missing: Sequence[str]) -> d
     return reasons
 
 
-def _ranks(signal: np.ndarray) -> np.ndarray:
+def ranks(signal: np.ndarray) -> np.ndarray:
     """1 for the best; ties go to the earlier stock, as when it is traded; NaN without a signal."""
     order = np.argsort(-signal, kind="stable")
     ranks = np.empty(len(signal))
@@ -191,8 +242,8 @@ def _ranks(signal: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(signal), ranks, np.nan)
 
 
-def _influence(
-    members: Sequence[_Member], stocks: Sequence[int], steps: np.ndarray
+def influence(
+    members: Sequence[Member], stocks: Sequence[int], steps: np.ndarray
 ) -> dict[str, list[tuple[str, float]]]:
     """The mean over the runs, for stocks of the model by position, largest part first."""
     parts: dict[str, dict[str, float]] = {str(members[0].tickers[s]): {} for s in stocks}

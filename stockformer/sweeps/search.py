@@ -78,7 +78,7 @@ class TrialReport:
         frozen = (t for t in study.get_trials(deepcopy=False) if t._trial_id == self.trial_id)
         known = set(next(frozen).intermediate_values)
 
-        def told(epoch: int, value: float) -> bool:
+        def is_hopeless(epoch: int, value: float) -> bool:
             trial.report(value, epoch)
             return epoch < max_epoch and trial.should_prune()
 
@@ -86,7 +86,7 @@ class TrialReport:
             value = metrics[self.objective]
             if epoch in known or math.isnan(value):  # reported before an interruption; undefined
                 return
-            if patiently(lambda: told(epoch, value)):
+            if patiently(lambda: is_hopeless(epoch, value)):
                 title = OBJECTIVES[self.objective].title
                 raise Pruned(
                     f"{self.pruner} pruner, after epoch {epoch} of {max_epoch}: validation "
@@ -232,6 +232,7 @@ class Search:
             yield False
             return
         try:
+            os.ftruncate(descriptor, 0)  # its jobs elsewhere end: the lock is no longer theirs
             now = self.study.get_trials(deepcopy=False)[trial.number]
             yield now.state == TrialState.RUNNING and now.user_attrs["sweep"] == str(sweep)
         finally:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.inspection import permutation_importance
-from sklearn.model_selection import KFold
 
 from stockformer.evaluation.statistics import newey_west_errors, paired_comparison
 
@@ -38,6 +35,11 @@ def importance(settings: pd.DataFrame, score: pd.Series) -> Importance | None:
 
     None below `MIN_TRIALS` with a score, or where neither settings nor scores vary.
     """
+    # A third of a second, which not every command that prints a table should take.
+    from sklearn.ensemble import RandomForestRegressor  # noqa: PLC0415
+    from sklearn.inspection import permutation_importance  # noqa: PLC0415
+    from sklearn.model_selection import KFold  # noqa: PLC0415
+
     known = np.isfinite(score)
     settings, score = settings[known], score[known]
     codes = settings.apply(levels).rank(method="dense")  # a tree asks for the order alone

@@ -35,11 +35,14 @@ def attribute(
     """
     model.eval()
     inputs = (batch.factors.detach().requires_grad_(), batch.returns.detach().requires_grad_())
-    forecast = model(replace(batch, factors=inputs[0], returns=inputs[1])).returns
+    with torch.backends.cudnn.flags(enabled=False):  # its RNNs have no backward in evaluation
+        forecast = model(replace(batch, factors=inputs[0], returns=inputs[1])).returns
     signal = forecast[0, torch.from_numpy(steps).to(forecast.device)].mean(dim=0)
     factors, past, others = [], [], []
     for stock in stocks:
-        gradients = torch.autograd.grad(signal[stock], inputs, retain_graph=True)
+        gradients = torch.autograd.grad(
+            signal[stock], inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
         by_factor, by_return = (
             (gradient * value).detach().sum(dim=(0, 1))
             for gradient, value in zip(gradients, inputs)

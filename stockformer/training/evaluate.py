@@ -76,7 +76,8 @@ class Evaluator:
     def predict(self, model: nn.Module, batch: Batch) -> Predictions:
         """The forecasts of a batch, also of signal dates that have no target yet."""
         model.eval()
-        forecast = model(batch.to(self.device))
+        with oom_advice(f"forecasting {len(batch.signal)} days"):
+            forecast = model(batch.to(self.device))
         returns, logits = (
             each.cpu().double().numpy() for each in (forecast.returns, forecast.logits)
         )

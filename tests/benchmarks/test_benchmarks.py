@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from sweeps import slurm
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
 # Arguments besides --quick, and how the last line printed begins.
+NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
     "cluster": ([], "Slurm, 2 nodes: 4 jobs"),
     "data": (["--data", DATA], "windows over"),
@@ -19,6 +21,7 @@ SCRIPTS = {
     "factors": ([], "80 x 5 x 158"),
     "nifty_wf": ([DATA], "ridge"),
     "noise": ([DATA, "2"], "mean, any"),
+    "prediction": (["--data", DATA], "stockformer_small: beyond"),
     "report": ([], "leaderboard"),
     "scaling": (["--data", DATA], "   512 machines: "),
     "sweeps": (["--data", DATA], "shared: 2 processes"),
@@ -39,6 +42,10 @@ def test_the_quick_form_finishes(
     request: pytest.FixtureRequest,
 ) -> None:
     arguments, last_line = SCRIPTS[script]
+    for module in NEEDED.get(script, ()):
+        pytest.importorskip(module)
+    if script == "cluster" and not slurm.programs_are_there():
+        pytest.skip("no Slurm (apt-get install slurmctld slurmd)")
     if DATA in arguments:
         data = request.getfixturevalue("shared") / "data"  # skips where there is none
         arguments = [str(data) if word == DATA else word for word in arguments]

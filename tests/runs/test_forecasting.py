@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from stockformer.data.calendar import with_following_days
 from stockformer.evaluation.day_forecast import DayForecast, trades
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
-from stockformer.runs import forecasting
 from stockformer.runs.folder import RunDir
-from stockformer.runs.forecasting import forecast
+from stockformer.runs.forecasting import Member, forecast
+from stockformer.runs.reopen import reopen
 from stockformer.training.attribution import attribute
 
 TICKERS = [f"S{i:02d}" for i in range(12)]
@@ -177,12 +178,61 @@ def test_a_date_that_cannot_be_forecast(original: Trained, asof: str, message: s
 
 
 def test_the_mean_of_runs(original: Trained, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(original.run, other)
-    data = f"paths.data_dir={original.files.data_dir}"
-    both = forecast([original.run, other], None, [data], explained=0)
-    one = forecast([original.run], None, [data], explained=0)
-    pd.testing.assert_frame_equal(both.stocks, one.stocks)
+    other = Trained(tmp_path, "seed=7")
+    one, two = original.forecast(), other.forecast()
+    data = f"paths.data_dir={other.files.data_dir}"
+    both = forecast([original.run, other.run], None, [data], explained=0)
+    assert both.influence == {}
+    order = sorted(TICKERS)
+    for name in ("signal", "probability"):
+        mean = sum(each.stocks.set_index("ticker")[name][order] for each in (one, two)) / 2
+        np.testing.assert_allclose(both.stocks.set_index("ticker")[name][order], mean, rtol=1e-12)
+
+
+def test_runs_that_have_no_common_mean(original: Trained, tmp_path: Path) -> None:
+    other = Trained(tmp_path, "target.excess=true")
+    data = f"paths.data_dir={other.files.data_dir}"
+    with pytest.raises(ValueError, match="another target than"):
+        forecast([original.run, other.run], None, [data])
+    with pytest.raises(ValueError, match="named twice"):
+        forecast([original.run, original.run], None, [data])
+
+
+def test_trades_at_the_close_are_those_of_the_ledger(tmp_path: Path) -> None:
+    """Where the backtest trades at once, its prices, shares and costs are known here too."""
+    trained = Trained(tmp_path, "backtest.delay=0", "backtest.fill=close")
+    run = RunDir(trained.run)
+    ledger, positions, equity = (
+        pd.read_csv(file) for file in (run.trades_file, run.positions_file, run.equity_file)
+    )
+    days = sorted(equity["date"])
+    for before, signal in pairwise(days[:-1]):
+        held = positions[positions["date"] == before].set_index("ticker")["shares"]
+        cash = equity.set_index("date")["cash"][before]
+        ours = trades(trained.forecast(signal), held.to_dict(), cash).set_index("ticker")
+        theirs = ledger[ledger["date"] == signal].set_index("ticker").loc[ours.index]
+        for name in ("shares", "price", "value", "cost"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-9)
+
+
+def test_a_day_that_is_not_over_is_refused(trained: Trained) -> None:
+    trained.append_a_day(*TICKERS[2:])
+    with pytest.raises(ValueError, match="2 stocks have a price, on the day before 12"):
+        trained.forecast()
+
+
+def test_data_without_prices_have_no_trades(original: Trained) -> None:
+    day = replace(original.forecast(), has_prices=False)
+    with pytest.raises(ValueError, match="returns only, no prices"):
+        trades(day, {}, 1000)
+
+
+class OfFactors(nn.Module):
+    """A model that does not read past returns."""
+
+    def forward(self, batch: Batch) -> Forecast:
+        returns = batch.factors[:, -1].sum(dim=-1)
+        return Forecast(returns[:, None], torch.zeros(*returns[:, None].shape, 2))
 
 
 class Linear(nn.Module):
@@ -206,13 +256,15 @@ def test_a_linear_model_is_attributed_exactly() -> None:
     known = (factors[0, -1] * Linear.weights)[[4, 1]]
     np.testing.assert_allclose(found.factors, known, rtol=1e-6)
     np.testing.assert_allclose(found.past_returns, returns[0].sum(0)[[4, 1]] / 20, rtol=1e-5)
+    unread = attribute(OfFactors(), batch, [4], np.array([True]))
+    assert unread.past_returns == [0.0]
     whole = returns.sum() / 20
     np.testing.assert_allclose(found.past_returns + found.other_stocks, whole, rtol=1e-5)
 
 
 def test_a_models_slope_is_that_of_small_changes(original: Trained) -> None:
     """The gradient of the model's own kernels, against differences."""
-    day = forecasting._Member(forecasting.reopen(original.run), None)
+    day = Member(reopen(original.run), None)
     batch = day.experiment.data.windows.part(np.array([day.row]))[[0]]
     model = day.experiment.model.double()
     batch = Batch(
@@ -236,6 +288,8 @@ def test_a_models_slope_is_that_of_small_changes(original: Trained) -> None:
 def test_trading_days_to_come() -> None:
     days = pd.bdate_range("2024-01-01", "2024-03-01").to_numpy("datetime64[D]")
     assert [str(d) for d in with_following_days(days, 2)[-2:]] == ["2024-03-04", "2024-03-05"]
+    special = np.append(days, np.datetime64("2024-03-02"))  # a Saturday
+    assert str(with_following_days(special, 1)[-1]) == "2024-03-04"
     every_day = np.arange("2024-01-01", "2024-03-02", dtype="datetime64[D]")
     assert [str(d) for d in with_following_days(every_day, 2)[-2:]] == ["2024-03-02", "2024-03-03"]
 
@@ -261,6 +315,7 @@ def test_the_command_writes_a_dated_forecast_once(trained: Trained) -> None:
     )
     assert set(pd.read_csv(folder / "trades.csv")["side"]) >= {"buy"}
     page = (folder / "forecast.html").read_text()
+    assert f"paths.data_dir={trained.files.data_dir}" in page  # of the command that makes it again
     assert "What this model has shown" in page
     call(*words)  # the same again
     before = (folder / "forecast.csv").read_bytes()

@@ -1,0 +1,62 @@
+"""How long predict.py takes: python -m benchmarks.prediction --data FOLDER [--quick]
+
+Whole processes on NIFTY-200 with 158 factors, less one that imports torch alone: with the prepared
+data in the cache, and with an empty cache, as on a new day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[1]
+MODELS = ("stockformer_small", "stockformer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of reference data")
+    parser.add_argument("--quick", action="store_true", help="small model, once")
+    arguments = parser.parse_args()
+    repeats = 1 if arguments.quick else 5
+    for model in MODELS[: 1 if arguments.quick else None]:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(model, arguments.data, Path(folder), repeats)
+
+
+def measure(model: str, data: Path, folder: Path, repeats: int) -> None:
+    place = [f"paths.data_dir={data}", f"paths.cache_dir={folder}/cache"]
+    words = ["experiment=nifty_wf", "split.fold=5", f"model={model}", "trainer.max_epoch=1"]
+    run(str(ROOT / "train.py"), *words, *place, "report=false", f"hydra.run.dir={folder}/run")
+    torch, cached, new = [], [], []
+    for _ in range(repeats):
+        torch.append(run("-c", "import torch"))
+        cached.append(predicted(folder, place))
+        shutil.rmtree(folder / "cache")
+        new.append(predicted(folder, place))
+    known, unknown = (median(seconds) - median(torch) for seconds in (cached, new))
+    print(
+        f"{model}: beyond importing torch ({median(torch):.2f} s) {known:.2f} s with prepared "
+        f"data, {unknown:.2f} s with new data"
+    )
+
+
+def predicted(folder: Path, place: list[str]) -> float:
+    return run(str(ROOT / "predict.py"), f"run={folder}/run", *place)
+
+
+def run(*arguments: str) -> float:
+    """Seconds of a Python process."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
