@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from stockformer.commands.plain_command import Words
-from stockformer.config.quoting import as_path, split_paths
+from stockformer.config.quoting import as_path, pasteable, split_paths
 from stockformer.evaluation.day_forecast import DayForecast, read_holdings, trades
 from stockformer.reporting import forecast_page, terminal
 from stockformer.reporting.page import Page
@@ -39,13 +39,13 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     held = read_holdings(as_path(words["holdings"])) if "holdings" in words else None
     cash = amount(words["cash"]) if "cash" in words else None
     day = forecast(members(named), words.get("asof"), overrides)
+    folder = as_path(words["into"]) if "into" in words else named[0] / "forecasts" / str(day.asof)
     orders = None
     if held is not None or cash is not None:
         orders = trades(day, held or {}, cash or 0.0)
-    folder = as_path(words["into"]) if "into" in words else named[0] / "forecasts" / str(day.asof)
-    command = ["python", "predict.py", *(f"{key}={value}" for key, value in words.items())]
-    command = [word for word in command if not word.startswith("asof=")]
-    command += [f"asof={day.asof}", *overrides]
+    command = ["python", "predict.py", pasteable("run", *(path.resolve() for path in day.sources))]
+    command += [f"{key}={words[key]}" for key in ("holdings", "cash") if key in words]
+    command += [f"asof={day.asof}", f"into={folder}", *overrides]
     page = forecast_page.page(day, orders, shlex.join(command))
     path = forecast_page.write(folder, day, orders, page)
     yield from shown(day, page)
@@ -59,6 +59,10 @@ def members(named: Sequence[Path]) -> list[Path]:
     if is_run(named[0]):
         return _latest_fold([Path(path) for path in _manifest(named[0])["ensemble_of"]])
     trials = read_trials(named[0])
+    if len(trials.groups) > 1:
+        raise ValueError(
+            f"{named[0]}: its runs are of different data or targets, so none is the best; name one"
+        )
     best = trials.best(trials.groups[0]) if trials.groups else None
     if best is None:
         raise ValueError(f"{named[0]}: no completed run to choose; name one with run=FOLDER")
@@ -73,15 +77,17 @@ def shown(day: DayForecast, page: Page) -> Iterator[RenderableType]:
     """The page's headline, ranking and trades for the terminal."""
     yield Text(page.headline, style="bold")
     yield Text(page.subtitle)
+    for line in (*forecast_page.verdicts(day.sources), *day.notes):
+        yield Text(f"- {line}")
     for section in page.sections[:-2]:
         yield Text()
+        if not section.tables:
+            yield Text(section.lead)
         for table in section.tables:
             rows = [row[:NARROW] for row in table.rows]
             yield terminal.laid_out(replace(table, header=table.header[:NARROW], rows=rows))
     if day.masked:
         yield Text(f"without a forecast: {', '.join(sorted(day.masked))}")
-    for line in forecast_page.verdicts(day.sources):
-        yield Text(line)
 
 
 def amount(text: str) -> float:

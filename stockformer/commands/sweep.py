@@ -240,7 +240,7 @@ def run_all(
     try:
         outcomes = run_jobs(jobs, launcher)
     except (KeyboardInterrupt, Stopped, OSError):
-        log.warning("stopped; continue with %s", again)  # a database may not answer any more
+        log.warning("stopped, the state of the jobs is kept; continue with %s", again)
         raise
     every = jobs.outcomes(outcomes)
     good = (*DONE, RUNNING)

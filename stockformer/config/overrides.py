@@ -179,7 +179,8 @@ def _check_form(override: Override, multirun: bool) -> None:
     if key == "hydra/launcher" and override.value() not in LAUNCHERS:
         raise ValueError(
             f"{line}: not a launcher of this project; hydra/launcher=processes runs several jobs "
-            "at once, ray and slurm on several machines, basic one after another"
+            "at once, ray and slurm on several machines (slurm_local to try it on this one), basic "
+            "one after another"
         )
     if key == "hydra/sweeper" and override.value() == "optuna":
         raise ValueError(f"{line}: write search=optuna, a search that can be resumed")
@@ -318,7 +319,7 @@ def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
         if type(known.get(key)) is int and not all(type(end) is int for end in ends):
             whole = ", ".join(f"{end:.0f}" for end in ends)
             raise ValueError(f"{override.input_line}: whole numbers are int(interval({whole}))")
-        if override.is_delete() and key in known:
+        if override.is_delete() and (key in known or key.startswith("hydra.")):
             raise ValueError(f"{override.input_line}: a key cannot be removed; give it a value")
 
 
@@ -547,6 +548,9 @@ def _type_name(default: Any) -> str:
 def _plain(error: BaseException) -> str:
     """The innermost cause of a Hydra or OmegaConf error as one line that names the key."""
     outer = str(error).strip().splitlines()[0]
+    unknown = re.match(r"Could not override '(hydra\.launcher\.\w+)'", outer)
+    if unknown:
+        return f"{unknown[1]}: the chosen hydra/launcher has no such setting (docs/scaling.md)"
     while error.__cause__ is not None:
         error = error.__cause__
     message = str(error).strip()

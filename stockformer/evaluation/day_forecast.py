@@ -93,21 +93,28 @@ def read_holdings(path: Path) -> dict[str, float]:
     Raises ValueError naming the file and what is wrong with it.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"holdings={path}: cannot be read: {error}") from error
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except OSError as error:
+        raise ValueError(f"holdings={path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"holdings={path}: not a CSV file with the columns {', '.join(HOLDINGS)}: {error}"
+        ) from error
     if not set(HOLDINGS) <= set(frame.columns):
-        raise ValueError(f"holdings={path}: needs the columns {', '.join(HOLDINGS)}")
+        raise ValueError(
+            f"holdings={path}: needs the columns {', '.join(HOLDINGS)}; it has "
+            f"{', '.join(map(str, frame.columns))}"
+        )
     held: dict[str, float] = {}
     for line, (ticker, text) in enumerate(zip(frame["ticker"], frame["shares"]), start=2):
         try:
             shares = float(text)
         except ValueError:
             shares = np.nan
-        if not ticker or ticker in held or not 0 <= shares < np.inf:
-            raise ValueError(
-                f"holdings={path}, line {line}: ticker {ticker!r}, shares {text!r}: each ticker "
-                "once, with a number of at least 0"
-            )
+        where = f"holdings={path}, line {line}"
+        if not ticker or ticker in held:
+            raise ValueError(f"{where}: ticker {ticker!r} {'occurs twice' if ticker else 'empty'}")
+        if not 0 <= shares < np.inf:
+            raise ValueError(f"{where}: shares {text!r} of {ticker}: not a number of at least 0")
         held[ticker] = shares
     return held

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from stockformer.evaluation.day_forecast import DayForecast
-from stockformer.evaluation.quantities import format_count
+from stockformer.evaluation.quantities import MISSING, format_count
 from stockformer.reporting.page import Page, Section
 from stockformer.reporting.tables import Table
 from stockformer.runs import atomic
@@ -20,6 +20,10 @@ NAMED = 3
 SHOWN = 10
 """Stocks at each end of the ranking."""
 CSV, PARQUET, TRADES, PAGE = "forecast.csv", "forecast.parquet", "trades.csv", "forecast.html"
+OUTPUTS = (
+    "Return and probability are two outputs of the model, trained separately: they may disagree, "
+    "and only the return ranks."
+)
 METHOD = (
     "Moved most by, where it is computed: gradient x input, the part of the forecast return in "
     "percentage points that the model's slope at this day's inputs gives to each input, compared "
@@ -41,6 +45,8 @@ def write(folder: Path, day: DayForecast, trades: pd.DataFrame | None, page: Pag
             f"{before}: differs from this forecast: the data of that day, the model or the code "
             "have changed since; nothing was changed. Name another folder with into=FOLDER"
         )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"into={folder}: a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     parquet = io.BytesIO()
     table(day).to_parquet(parquet, index=False)
@@ -102,7 +108,7 @@ def ranking(day: DayForecast) -> Section:
         lead=f"Ranks are of the {len(day.stocks)} stocks with a forecast. Change: since the "
         f"forecast of {day.before}.",
         tables=[stocks(day, best, "Best"), stocks(day, worst, "Worst")],
-        remarks=[METHOD] if day.influence else [],
+        remarks=[OUTPUTS, *([METHOD] if day.influence else [])],
         details=[stocks(day, day.stocks, "All", board="forecast")],
     )
 
@@ -128,7 +134,7 @@ def stocks(day: DayForecast, frame: pd.DataFrame, title: str, board: str = "") -
 
 def change(rank: int, before: float) -> str:
     """Places gained since the day before."""
-    return "new" if pd.isna(before) else f"{int(before - rank):+d}"
+    return MISSING if pd.isna(before) else f"{int(before - rank):+d}"
 
 
 def reasons(day: DayForecast, ticker: str) -> str:
@@ -139,8 +145,9 @@ def reasons(day: DayForecast, ticker: str) -> str:
 def portfolio(day: DayForecast, trades: pd.DataFrame) -> Section:
     settings = day.settings
     lead = (
-        f"TopK-dropout, rebalanced now: {settings.top_k} stocks are held, at most "
-        f"{settings.n_drop} of them replaced. Prices are the data set's closes of {day.asof} with "
+        f"TopK-dropout, rebalanced now: {settings.top_k} stocks are to be held, at most "
+        f"{settings.n_drop} of those held are replaced, and {settings.risk_degree:.0%} of the cash "
+        "is spent. Shares are not rounded. Prices are the data set's closes of {day.asof} with "
         "slippage, which are not the market's where they are adjusted for later events; the trade "
         f"is {format_count(settings.delay, 'day')} later."
     )

@@ -5,6 +5,7 @@ N stocks, H steps of the horizon. Nothing is fitted.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stockformer.data.panel import Panel
+from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.backtest import Market
 from stockformer.evaluation.day_forecast import DayForecast
 from stockformer.evaluation.predictions import Predictions
@@ -22,6 +24,8 @@ from stockformer.runs.reopen import ReopenedRun, reopen
 from stockformer.training.attribution import attribute
 from stockformer.training.loader import EVALUATED_AT_ONCE
 
+MAX_AGE_DAYS = 100
+"""Calendar days since the last one a model was selected on, above which a note says so."""
 MAX_MISSING = 0.1
 """Share of the stocks a model was trained on that may be missing from the data."""
 
@@ -69,6 +73,9 @@ def forecast(
     stocks = pd.DataFrame(columns)[known].astype({"rank": int}).sort_values("rank")
     ends = [*stocks.index[:explained], *stocks.index[max(explained, len(stocks) - explained) :]]
     notes = [*data.notes, *spec.notes]
+    age = (data.panel.dates[row] - max(last_day_used(m.trained) for m in members)).astype(int)
+    if age > MAX_AGE_DAYS:
+        notes.insert(0, f"the model was fitted and selected on days that end {age} days before")
     if not (data.targets.start >= spec.settings.delay).any():
         notes.append(
             "the forecast return begins before the trade, which is "
@@ -145,6 +152,7 @@ class Member:
         rows = slice(max(0, first), min(len(panel.dates), self.row + batch))
         self.experiment = trained.experiment(panel, rows)
         self.day = self._predict(self.row)
+        require_as_evaluated(trained, self.day)
         self.prediction, self.probability = self.day.prediction[0], self.day.probability[0]
         before = self._predict(self.row - 1).prediction[0]
         in_sample = panel.dates[self.row - 1] < last_day_used(trained)
@@ -180,7 +188,7 @@ def row_of(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
         row = len(dates) - 1
     else:
         try:
-            date = np.datetime64(asof, "D")
+            date = np.datetime64(datetime.date.fromisoformat(asof))
         except ValueError as error:
             raise ValueError(f"asof={asof}: not a date, such as {dates[-1]}") from error
         row = int(np.searchsorted(dates, date))
@@ -193,8 +201,8 @@ def row_of(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
     used = last_day_used(trained)
     if dates[row] < used:
         raise ValueError(
-            f"asof={dates[row]}: the model was fitted on days up to {used}, so it is no forecast; "
-            "name a later day"
+            f"asof={dates[row]}: the model was fitted and selected on days before {used}, so it is "
+            f"no forecast; the first possible is {used}"
         )
     gaps = [gap for gap in panel.session_gaps if row - lookback + 1 < gap <= row]
     if row < lookback or gaps:
@@ -204,6 +212,20 @@ def row_of(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
             f"gap between sessions, after {start}"
         )
     return row
+
+
+def require_as_evaluated(trained: ReopenedRun, day: Predictions) -> None:
+    """Raises ValueError where a test day's forecast is not the one that the run was judged by."""
+    run = trained.run
+    recorded = read_parquet(run.read(run.predictions_file), str(run.predictions_file))
+    recorded = recorded[recorded["signal_date"] == day.signal_dates[0]]
+    ours = day.frame()
+    both = recorded.merge(ours, on=["ticker", "step"], suffixes=("", "_now"))
+    if not np.allclose(both["prediction"], both["prediction_now"], rtol=1e-4, atol=1e-9):
+        raise ValueError(
+            f"{run.path}: its evaluation has another forecast of {day.signal_dates[0]}: the data "
+            "of that day or before it have changed"
+        )
 
 
 def last_day_used(trained: ReopenedRun) -> np.datetime64:

@@ -169,12 +169,21 @@ def test_other_data_are_refused(trained: Trained) -> None:
     [
         ("yesterday", "asof=yesterday: not a date, such as 2023-04-21"),
         ("2023-04-22", "asof=2023-04-22: not a day of the data, which end on 2023-04-21"),
-        ("2023-01-20", "asof=2023-01-20: the model was fitted on days up to"),
+        ("2023-01-20", "asof=2023-01-20: the model was fitted and selected on days before"),
     ],
 )
 def test_a_date_that_cannot_be_forecast(original: Trained, asof: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         original.forecast(asof)
+
+
+def test_a_test_day_whose_data_have_changed_is_refused(trained: Trained) -> None:
+    date = str(trained.predictions["signal_date"].max())[:10]
+    frame = trained.files.frames["S02"]
+    frame.loc[frame["Date"] == date, "Close"] *= 1.005
+    trained.files.write()
+    with pytest.raises(ValueError, match=f"another forecast of {date}"):
+        trained.forecast(date)
 
 
 def test_the_mean_of_runs(original: Trained, tmp_path: Path) -> None:
@@ -330,8 +339,8 @@ def test_the_command_writes_a_dated_forecast_once(trained: Trained) -> None:
     ("content", "message"),
     [
         ("ticker,amount\nS01,1\n", "needs the columns ticker, shares"),
-        ("ticker,shares\nS01,many\n", "line 2: ticker 'S01', shares 'many'"),
-        ("ticker,shares\nS01,1\nS01,2\n", "line 3: ticker 'S01'"),
+        ("ticker,shares\nS01,many\n", "line 2: shares 'many' of S01"),
+        ("ticker,shares\nS01,1\nS01,2\n", "line 3: ticker 'S01' occurs twice"),
         ("ticker,shares\nS01,-1\n", "line 2"),
         ("ticker,shares\nXX,1\n", "XX is not a stock of the model"),
     ],
