@@ -50,6 +50,7 @@ from stockformer.interface import Batch
 from stockformer.reporting import quality_page
 from stockformer.runs.description import log_description, manifest, require_same_data
 from stockformer.runs.folder import AfterEpoch, RunDir
+from stockformer.runs.warm_start import start_from
 from stockformer.training import devices
 from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.checkpoint import load_checkpoint
@@ -326,8 +327,11 @@ class Experiment:
 
         Returns the best validation value of the monitored metric.
         """
+        initial: dict[str, Any] = {}
+        if self.config.init_from is not None and not run.trained():
+            initial = {"init_from": start_from(Path(self.config.init_from), self)}
         if self.processes.is_main:
-            self.record_start(run, overrides)
+            self.record_start(run, overrides, initial)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
             trainer = self.trainer(run, tensorboard, after_epoch)
             if self.processes.is_main:
@@ -345,12 +349,13 @@ class Experiment:
                 log.info("run folder: %s", run.path)
         return best
 
-    def record_start(self, run: RunDir, overrides: list[str]) -> None:
+    def record_start(self, run: RunDir, overrides: list[str], initial: dict[str, Any]) -> None:
         """Write the description of the run to its folder and to the log.
 
-        Raises ValueError if a run is resumed with other data than it started with.
+        initial: facts on the run whose weights it starts from. Raises ValueError if a run is
+        resumed with other data than it started with.
         """
-        facts = manifest(self) | {"run": run.id}
+        facts = manifest(self) | {"run": run.id} | initial
         if self.manifest_stands(run):
             before = run.read_manifest()
             require_same_data(before, facts)

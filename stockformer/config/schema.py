@@ -138,6 +138,7 @@ class Config:
     """A whole experiment; the nodes typed `Any` name a class by `_target_` and its parameters."""
 
     resume: str | None
+    init_from: str | None
     seed: int
     report: bool
     tags: list[str]

@@ -24,7 +24,12 @@ from stockformer.data.panel import Panel
 from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.runs.folder import RunDir
 from stockformer.runs.typed_json import require
-from stockformer.training.checkpoint import FITTED, load_checkpoint, read_checkpoint
+from stockformer.training.checkpoint import (
+    FITTED,
+    load_checkpoint,
+    read_checkpoint,
+    require_same_stocks,
+)
 
 MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device")
 FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
@@ -112,22 +117,6 @@ def configuration(run: RunDir, overrides: Sequence[str] = ()) -> DictConfig:
         raise ValueError(f"{run.config_file}: not a run's configuration: {reason}") from error
     check_config(config)
     return config
-
-
-def require_same_stocks(trained_on: Sequence[str], here: Sequence[str]) -> None:
-    """Raises ValueError for other stocks or another order: the model's graph has a row for each."""
-    if list(trained_on) == list(here):
-        return
-    missing, unknown = (
-        sorted(set(a) - set(b)) for a, b in ((trained_on, here), (here, trained_on))
-    )
-    difference = f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
-    if not missing and not unknown:
-        difference = "the same in another order"
-    raise ValueError(
-        f"the model's graph has {len(trained_on)} rows, one for each stock it was trained on; here "
-        f"are {len(here)} stocks: {difference}. Evaluate it on the same stocks, or train another"
-    )
 
 
 def _remembered(run: RunDir, chosen: set[str]) -> list[str]:

@@ -7,7 +7,7 @@ it, the rest of the training state under names that begin with `training/`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,22 @@ def load_checkpoint(path: Path, model: nn.Module, factor_names: tuple[str, ...])
     except RuntimeError as error:
         raise ValueError(f"{path}: does not fit the model: {error}") from error
     return facts
+
+
+def require_same_stocks(trained_on: Sequence[str], here: Sequence[str]) -> None:
+    """Raises ValueError for other stocks or another order: the model's graph has a row for each."""
+    if list(trained_on) == list(here):
+        return
+    missing, unknown = (
+        sorted(set(a) - set(b)) for a, b in ((trained_on, here), (here, trained_on))
+    )
+    difference = f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
+    if not missing and not unknown:
+        difference = "the same in another order"
+    raise ValueError(
+        f"the model's graph has {len(trained_on)} rows, one for each stock it was trained on; here "
+        f"are {len(here)} stocks: {difference}. Use the same stocks, or train another"
+    )
 
 
 def weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

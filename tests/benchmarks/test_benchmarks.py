@@ -12,6 +12,7 @@ from sweeps import slurm
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
 # Arguments besides --quick, and how the last line printed begins.
+SLOW = {"cluster", "prediction", "scaling"}
 NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
     "cluster": ([], "Slurm, 2 nodes: 4 jobs"),
@@ -33,7 +34,9 @@ def test_every_benchmark_is_tested() -> None:
     assert scripts == {*SCRIPTS, "speed"}  # speed: test_speed.py
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=pytest.mark.full) if s in SLOW else s for s in SCRIPTS]
+)
 def test_the_quick_form_finishes(
     script: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -50,6 +50,7 @@ def test_onnx(run: Path) -> None:
     assert [each.name for each in session.get_outputs()] == ["forecast", "probability"]
 
 
+@pytest.mark.full
 def test_a_file_that_gives_other_numbers_is_not_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
