@@ -23,7 +23,8 @@ def start_from(path: Path, experiment: Experiment) -> dict[str, Any]:
     days that this run validates or tests on: its result would not be out of sample.
     """
     run = RunDir(path)
-    run.status()  # raises if it is no run's folder
+    if not run.checkpoint("best").exists():
+        raise ValueError(f"init_from={path}: not the folder of a run with a best epoch")
     parts = run.read_manifest("split")["split"]
     used = max(parts[name]["last_target_date"] for name in ("train", "validation"))
     data = experiment.data
