@@ -31,7 +31,7 @@ real_queue = pytest.mark.skipif(
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[slurm.Cluster]:
     with slurm.cluster() as made:
         yield made
@@ -200,7 +200,7 @@ def test_a_pre_empted_job_continues(tmp_path: Path, cluster: slurm.Cluster, star
 def test_a_node_that_dies_and_comes_back_costs_no_job(
     tmp_path: Path, cluster: slurm.Cluster, start: Start
 ) -> None:
-    process = start("seed=1,2,3,4", SLURM, seconds=8)
+    process = start("seed=1,2,3,4", SLURM, seconds=25)
     wait_for(lambda: running(tmp_path) == 4)
     cluster.kill("slurmd.n2")
     time.sleep(1)
@@ -217,7 +217,7 @@ def test_a_node_that_dies_and_comes_back_costs_no_job(
 def test_slurms_own_controller_may_be_away(
     tmp_path: Path, cluster: slurm.Cluster, start: Start
 ) -> None:
-    process = start("seed=range(0,6)", SLURM, "hydra.launcher.n_jobs=4", seconds=3)
+    process = start("seed=range(0,6)", SLURM, "hydra.launcher.n_jobs=4", seconds=8)
     wait_for(lambda: running(tmp_path) >= 2)
     cluster.kill("slurmctld")
     time.sleep(12)
@@ -233,7 +233,7 @@ def test_slurms_own_controller_may_be_away(
 def test_a_job_that_the_user_cancels_stays_cancelled(
     tmp_path: Path, cluster: slurm.Cluster, start: Start
 ) -> None:
-    process = start("seed=1,2", SLURM, seconds=6)
+    process = start("seed=1,2", SLURM, seconds=20)
     wait_for(lambda: running(tmp_path) == 2)
     first = cluster.call("squeue", "--noheader", "--format=%A").split()[-1]
     cluster.call("scancel", first)
@@ -250,7 +250,7 @@ def test_a_stopped_sweep_is_resumed_at_once(
 ) -> None:
     """Four run, two wait. Those that ran keep their state; what waits does not run beside its
     successor."""
-    process = start("seed=range(0,6)", SLURM, seconds=6)
+    process = start("seed=range(0,6)", SLURM, seconds=30)
     wait_for(lambda: running(tmp_path) == 4)
     process.send_signal(number)
     process.communicate(timeout=60)
