@@ -109,7 +109,10 @@ def ray_jobs(jobs: int) -> None:
 
 
 def slurm_jobs(jobs: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, slurm.cluster():
+    with tempfile.TemporaryDirectory() as folder, slurm.cluster() as queue:
+        if not queue.runs_jobs():
+            print(f"Slurm, {SLOTS} nodes: {jobs} jobs not measured: none runs on this machine")
+            return
         # Each takes a whole node of two CPUs.
         grid("Slurm", jobs, ["hydra/launcher=slurm", "hydra.launcher.threads=2"], folder)
 

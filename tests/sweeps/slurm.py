@@ -86,6 +86,17 @@ class Cluster:
                     os.kill(process_id, number)
         file.unlink()
 
+    def runs_jobs(self) -> bool:
+        """Whether a job's step gets to a node: not where the host's name leads elsewhere."""
+        command = ["sbatch", "--wait", "--output=/dev/null", "--time=1", "--wrap=srun true"]
+        try:
+            return (
+                subprocess.run(command, capture_output=True, timeout=90, check=False).returncode
+                == 0
+            )
+        except subprocess.TimeoutExpired:
+            return False
+
     def wait_until_idle(self) -> None:
         end = time.monotonic() + 60
         while self.call("sinfo", "--noheader", "--format=%T", "--partition=low").split() != [

@@ -34,6 +34,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def cluster() -> Iterator[slurm.Cluster]:
     with slurm.cluster() as made:
+        if not made.runs_jobs():
+            pytest.skip("the Slurm that was started here cannot run a job on this machine")
         yield made
 
 
