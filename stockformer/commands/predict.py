@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -21,7 +20,7 @@ from stockformer.reporting.page import Page
 from stockformer.runs.folder import RunDir
 from stockformer.runs.forecasting import forecast
 from stockformer.runs.logs import start_log
-from stockformer.runs.recorded_run import is_run, newest_run, read_run
+from stockformer.runs.recorded_run import is_run, newest_run
 from stockformer.sweeps.trials import read_trials
 
 log = logging.getLogger(__name__)
@@ -54,10 +53,11 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
 
 def members(named: Sequence[Path]) -> list[Path]:
     """The trained runs of what is named: runs, an ensemble, or the best of a sweep's."""
-    if len(named) > 1 or (is_run(named[0]) and "ensemble_of" not in _manifest(named[0])):
+    if len(named) > 1:
         return list(named)
     if is_run(named[0]):
-        return _latest_fold([Path(path) for path in _manifest(named[0])["ensemble_of"]])
+        runs = RunDir(named[0]).read_manifest().get("ensemble_of")
+        return list(named) if runs is None else _latest_fold([Path(path) for path in runs])
     trials = read_trials(named[0])
     if len(trials.groups) > 1:
         raise ValueError(
@@ -77,7 +77,7 @@ def shown(day: DayForecast, page: Page) -> Iterator[RenderableType]:
     """The page's headline, ranking and trades for the terminal."""
     yield Text(page.headline, style="bold")
     yield Text(page.subtitle)
-    for line in (*forecast_page.verdicts(day.sources), *day.notes):
+    for line in page.sections[-1].remarks:  # what the model has shown
         yield Text(f"- {line}")
     for section in page.sections[:-2]:
         yield Text()
@@ -100,17 +100,9 @@ def amount(text: str) -> float:
     return value
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    return RunDir(folder).read_manifest()
-
-
 def _latest_fold(runs: Sequence[Path]) -> list[Path]:
     """Of the folds of a walk-forward split, the one trained on the latest days."""
-    last = {run: _last_test_date(run) for run in runs}
+    last = {
+        run: RunDir(run).read_manifest("split")["split"]["test"]["last_signal_date"] for run in runs
+    }
     return [run for run in runs if last[run] == max(last.values())]
-
-
-def _last_test_date(run: Path) -> str:
-    manifest = read_run(run, large_files=False).manifest
-    assert manifest is not None
-    return str(manifest.split.loc["test", "last_signal_date"])

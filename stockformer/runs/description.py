@@ -112,6 +112,11 @@ def require_same_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> No
             )
 
 
+def last_day_used(parts: Mapping[str, Mapping[str, str]]) -> str:
+    """The last day that a run was fitted on or selected by, of the split in its manifest."""
+    return max(parts[name]["last_target_date"] for name in ("train", "validation"))
+
+
 def same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two manifests have the same files or, for simulated markets, the same settings.
 

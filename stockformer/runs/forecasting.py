@@ -20,6 +20,7 @@ from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.trading import earned_steps
 from stockformer.experiment import backtest_spec, read_panel, samples_at_once
+from stockformer.runs.description import last_day_used
 from stockformer.runs.reopen import ReopenedRun, reopen
 from stockformer.training.attribution import attribute
 from stockformer.training.loader import EVALUATED_AT_ONCE
@@ -73,7 +74,7 @@ def forecast(
     stocks = pd.DataFrame(columns)[known].astype({"rank": int}).sort_values("rank")
     ends = [*stocks.index[:explained], *stocks.index[max(explained, len(stocks) - explained) :]]
     notes = [*data.notes, *spec.notes]
-    age = (data.panel.dates[row] - max(last_day_used(m.trained) for m in members)).astype(int)
+    age = (data.panel.dates[row] - max(member.last_day_used for member in members)).astype(int)
     if age > MAX_AGE_DAYS:
         notes.insert(0, f"the model was fitted and selected on days that end {age} days before")
     if not (data.targets.start >= spec.settings.delay).any():
@@ -146,7 +147,8 @@ class Member:
             absent = np.isin(tickers, self.missing)
             panel.factors[:, absent] = 0.0
         self.tickers = tickers
-        self.row = row_of(panel, asof, trained)
+        self.last_day_used = np.datetime64(last_day_used(trained.manifest["split"]))
+        self.row = row_of(panel, asof, trained.config.dataset.lookback, self.last_day_used)
         batch = EVALUATED_AT_ONCE * samples_at_once(trained.config)
         first = self.row - 1 - batch - trained.config.dataset.lookback
         rows = slice(max(0, first), min(len(panel.dates), self.row + batch))
@@ -155,7 +157,7 @@ class Member:
         require_as_evaluated(trained, self.day)
         self.prediction, self.probability = self.day.prediction[0], self.day.probability[0]
         before = self._predict(self.row - 1).prediction[0]
-        in_sample = panel.dates[self.row - 1] < last_day_used(trained)
+        in_sample = panel.dates[self.row - 1] < self.last_day_used
         self.prediction_before = np.full_like(before, np.nan) if in_sample else before
 
     def _predict(self, row: int) -> Predictions:
@@ -181,9 +183,10 @@ class Member:
         return rows[start : start + at_once]
 
 
-def row_of(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
-    """The row of the date. Raises ValueError where there is none, or the run has used it."""
-    dates, lookback = panel.dates, trained.config.dataset.lookback
+def row_of(panel: Panel, asof: str | None, lookback: int, used: np.datetime64) -> int:
+    """The row of the date. Raises ValueError where there is none, or it is before `used`, the last
+    day that the run was fitted on or selected by."""
+    dates = panel.dates
     if asof is None:
         row = len(dates) - 1
     else:
@@ -198,7 +201,6 @@ def row_of(panel: Panel, asof: str | None, trained: ReopenedRun) -> int:
                 f"asof={asof}: not a day of the data, which end on {dates[-1]}; the day before is "
                 f"{near}"
             )
-    used = last_day_used(trained)
     if dates[row] < used:
         raise ValueError(
             f"asof={dates[row]}: the model was fitted and selected on days before {used}, so it is "
@@ -226,12 +228,6 @@ def require_as_evaluated(trained: ReopenedRun, day: Predictions) -> None:
             f"{run.path}: its evaluation has another forecast of {day.signal_dates[0]}: the data "
             "of that day or before it have changed"
         )
-
-
-def last_day_used(trained: ReopenedRun) -> np.datetime64:
-    """The last day that the run was fitted on or selected by."""
-    parts = trained.manifest["split"]
-    return np.datetime64(max(parts[name]["last_target_date"] for name in ("train", "validation")))
 
 
 def reasons_without_forecast(

@@ -18,7 +18,7 @@ from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import plain
 from stockformer.experiment import evaluate, record_evaluation
-from stockformer.runs.description import manifest, same_data
+from stockformer.runs.description import last_day_used, manifest, same_data
 from stockformer.runs.folder import RunDir
 from stockformer.runs.logs import start_log
 from stockformer.runs.reopen import reopen
@@ -98,7 +98,7 @@ def require_reproduced(
 
 def overlap(parts: Mapping[str, Mapping[str, str]], predictions: Predictions) -> str:
     """A warning if test dates are before the end of the days a run was fitted on; else empty."""
-    last = max(parts[name]["last_target_date"] for name in ("train", "validation"))
+    last = last_day_used(parts)
     dates = predictions.signal_dates
     known = dates[dates < np.datetime64(last)]
     if not len(known):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stockformer.runs.description import last_day_used
 from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import load_checkpoint, require_same_stocks
 
@@ -25,8 +26,7 @@ def start_from(path: Path, experiment: Experiment) -> dict[str, Any]:
     run = RunDir(path)
     if not run.checkpoint("best").exists():
         raise ValueError(f"init_from={path}: not the folder of a run with a best epoch")
-    parts = run.read_manifest("split")["split"]
-    used = max(parts[name]["last_target_date"] for name in ("train", "validation"))
+    used = last_day_used(run.read_manifest("split")["split"])
     data = experiment.data
     first = str(data.panel.dates[data.split.validation[0]])
     if used > first:

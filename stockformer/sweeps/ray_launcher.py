@@ -65,10 +65,8 @@ class RayTasks:
                 f"hydra.launcher.address={address}: no Ray cluster there: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        for number, handler in handlers.items():
-            signal.signal(
-                number, handler
-            )  # Ray's would exit before the jobs have saved their state
+        for number, handler in handlers.items():  # Ray's would exit before the jobs have saved
+            signal.signal(number, handler)
         processors = int(ray.cluster_resources().get("CPU", 1))
         self.slots = slots or max(1, processors // threads)
         self._task = ray.remote(num_cpus=threads, max_retries=ATTEMPTS - 1)(run_remotely)

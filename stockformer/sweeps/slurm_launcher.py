@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -62,9 +61,6 @@ class Submission:
 
     @property
     def has_result(self) -> bool:
-        folder: Path = self.handle.paths.folder
-        with contextlib.suppress(OSError):  # a network disk then looks again
-            folder.chmod(folder.stat().st_mode)
         return bool(self.handle.paths.result_pickle.exists())
 
     @property
@@ -232,6 +228,9 @@ class SlurmJobs:
     def _query(self) -> None:
         """Note which jobs have ended."""
         self._queried = time.monotonic()
+        folder = self._controller.folder / FOLDER
+        with contextlib.suppress(OSError):  # a network disk then looks for results again
+            folder.chmod(folder.stat().st_mode)
         if self._local:
             for each in self._queue:
                 if each.handle.done() and not each.has_result:
