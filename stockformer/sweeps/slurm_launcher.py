@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from types import FrameType
 from typing import Any
 
@@ -30,8 +32,10 @@ QUERY_SECONDS = 5.0
 WARN_SECONDS = 60.0
 RESULT_SECONDS = 60.0
 """Time that a completed job's result may take to be seen on a network disk."""
+REFUSED_SECONDS = 60.0
+"""Time in which Slurm may still count a job that has ended."""
 FOLDER = "slurm"
-"""In the sweep's folder: the batch scripts and what the jobs print."""
+"""In the sweep's folder: by job and submission, the batch script and what the job prints."""
 SLURM_ONLY = ("partition", "account", "qos", "constraint", "signal_delay_s")
 """Settings that local processes have no use for."""
 FORGOTTEN = "no longer known to Slurm"
@@ -102,29 +106,28 @@ class SlurmJobs:
                 f"hydra/launcher={name}: submitit is not installed: "
                 "pip install 'stockformer[slurm]'"
             ) from error
+        if not local and not (shutil.which("srun") and shutil.which("sbatch")):
+            raise ValueError(
+                "hydra/launcher=slurm: this machine has no srun and sbatch; start the sweep where "
+                "Slurm's commands are, or try hydra/launcher=slurm_local"
+            )
         self._submitit, self._local, self._controller = submitit, local, controller
         self._task = partial(run_submitted, run_job, controller, os.getcwd(), local)
         self.slots, self.max_num_timeout = slots, max_num_timeout
         os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(threads)}
-        try:
-            self._executor = submitit.AutoExecutor(controller.folder / FOLDER, cluster=cluster)
-        except RuntimeError as error:
-            raise ValueError(
-                "hydra/launcher=slurm: this machine has no srun and sbatch; start the sweep where "
-                "Slurm's commands are, or try hydra/launcher=slurm_local"
-            ) from error
-        self._executor.update_parameters(
-            name="stockformer",
-            cpus_per_task=threads,
-            stderr_to_stdout=True,
-            slurm_additional_parameters={"requeue": True},
-            slurm_srun_args=[f"--cpus-per-task={threads}"],  # srun does not take sbatch's
+        self._cluster = cluster
+        self._parameters = {
+            "name": "stockformer",
+            "cpus_per_task": threads,
+            "stderr_to_stdout": True,
+            "slurm_additional_parameters": {"requeue": True},
+            "slurm_srun_args": [f"--cpus-per-task={threads}"],  # srun does not take sbatch's
             **{f"slurm_{key}" if key in SLURM_ONLY else key: settings[key] for key in settings},
-        )
+        }
         self._waiting: list[Job] = []
         self._queue: list[Submission] = []
         self._final_states: defaultdict[int, list[str]] = defaultdict(list)  # by job
-        self._queried = self._warned = -math.inf
+        self._queried = self._warned = self._last_end = -math.inf
 
     def start(self, job: Job) -> None:
         self._waiting.append(job)
@@ -137,6 +140,7 @@ class SlurmJobs:
                 error = self._error_of(each)
                 if error is not None:
                     self._queue.remove(each)
+                    self._last_end = time.monotonic()
                     ended.append((each.job, error))
             if ended:
                 return ended
@@ -184,23 +188,33 @@ class SlurmJobs:
     def _submit_waiting(self) -> None:
         """Submit what waits, until Slurm refuses one.
 
-        Raises ValueError if it refuses one while none is in the queue, so that waiting is no use.
+        Raises ValueError if it refuses one while none is in the queue, nor was for a while (Slurm
+        counts a job for some time after its end), so that waiting is no use.
         """
         utils = self._submitit.core.utils
         while self._waiting:
             job = self._waiting[0]
             try:
                 with self._environment():
-                    handle = self._executor.submit(self._task, job)
+                    handle = self._executor(job).submit(self._task, job)
             except (utils.FailedJobError, utils.FailedSubmissionError) as failure:
                 error = printable(" ".join(str(failure).split()))[-MAX_ERROR:]
                 reachable = not any(part in error for part in UNREACHABLE)
-                if not self._queue and (reachable or self._queried < 0):
+                idle = not self._queue and time.monotonic() >= self._last_end + REFUSED_SECONDS
+                if idle and (reachable or self._queried < 0):
                     raise ValueError(f"hydra/launcher=slurm: {error}") from failure
                 self._warn("%s waits: %s", job.label, error)
                 return
             self._waiting.pop(0)
             self._queue.append(Submission(job, handle, status_of(job)))
+
+    def _executor(self, job: Job) -> Any:
+        """Each submission has a folder of its own: a queue may give an id a second time."""
+        folders = (self._controller.folder / FOLDER / f"{job.number}.{i}" for i in count(1))
+        folder = next(folder for folder in folders if not folder.exists())
+        executor = self._submitit.AutoExecutor(folder, cluster=self._cluster)
+        executor.update_parameters(**self._parameters)
+        return executor
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
@@ -228,9 +242,10 @@ class SlurmJobs:
     def _query(self) -> None:
         """Note which jobs have ended."""
         self._queried = time.monotonic()
-        folder = self._controller.folder / FOLDER
-        with contextlib.suppress(OSError):  # a network disk then looks for results again
-            folder.chmod(folder.stat().st_mode)
+        for each in self._queue:
+            folder = each.handle.paths.folder
+            with contextlib.suppress(OSError):  # a network disk then looks for results again
+                folder.chmod(folder.stat().st_mode)
         if self._local:
             for each in self._queue:
                 if each.handle.done() and not each.has_result:

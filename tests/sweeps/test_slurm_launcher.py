@@ -114,7 +114,7 @@ def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start
     }
     (command,) = (shlex.split(line) for line in script if line.startswith("srun"))
     assert sys.executable in command
-    assert command[-1] == str(tmp_path / "sweep" / "slurm")
+    assert command[-1] == str(tmp_path / "sweep" / "slurm" / "0.1")
 
 
 def test_a_name_is_a_word() -> None:
@@ -278,7 +278,8 @@ def test_a_stop_does_not_wait_for_what_has_ended(tmp_path: Path, start: Start) -
 def test_a_refused_job_waits_until_another_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start
 ) -> None:
-    """A queue that takes one job at a time: sbatch and squeue of the test's own."""
+    """A queue that takes one job at a time and gives each the same id, as Slurm may after a crash
+    of its controller: sbatch and squeue of the test's own."""
     scripts = {
         "srun": "exit 1",
         "scancel": "exit 0",
@@ -287,15 +288,14 @@ def test_a_refused_job_waits_until_another_has_ended(
 if grep -q RUNNING {tmp_path}/jobs 2>/dev/null; then
   echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1
 fi
-id=$(( $(cat {tmp_path}/jobs 2>/dev/null | wc -l) + 1 ))
-echo "$id RUNNING" >> {tmp_path}/jobs
+echo "7 RUNNING" > {tmp_path}/jobs
 (
   sleep 0.5  # submitit names the files by the number that this prints
-  SLURM_JOB_ID=$id SUBMITIT_EXECUTOR=slurm {sys.executable} -m submitit.core._submit \\
-    {tmp_path}/sweep/slurm >/dev/null 2>&1
-  sed -i "s/^$id RUNNING/$id COMPLETED/" {tmp_path}/jobs
+  SLURM_JOB_ID=7 SUBMITIT_EXECUTOR=slurm {sys.executable} -m submitit.core._submit \\
+    "$(grep ^srun "$1" | sed 's/.* //')" >/dev/null 2>&1
+  echo "7 COMPLETED" > {tmp_path}/jobs
 ) >/dev/null 2>&1 &
-echo "Submitted batch job $id"
+echo "Submitted batch job 7"
 """,
     }
     (tmp_path / "bin").mkdir()
