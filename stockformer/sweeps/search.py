@@ -161,14 +161,15 @@ class Search:
             job = self._job_of(trial, reporter=None)
             if job.number in recent:
                 continue
-            state = STATES.get(trial.state, "")
-            if not state:
-                state = "interrupted" if self._is_abandoned(trial) else RUNNING
-            values = dict(zip(self.objectives, trial.values or ()))
+            abandoned = not trial.state.is_finished() and self._is_abandoned(trial)
+            # Read once more: its controller may have finished it just now, and ended.
+            now = self._now(trial) if abandoned else trial
+            state = STATES.get(now.state, "interrupted" if abandoned else RUNNING)
+            values = dict(zip(self.objectives, now.values or ()))
             seconds = outcome_of(job, "", ()).seconds
             found[job.number] = (
                 job,
-                Outcome(state, trial.user_attrs.get("reason", ""), seconds, values),
+                Outcome(state, now.user_attrs.get("reason", ""), seconds, values),
             )
         return dict(sorted((found | dict(recent)).items()))
 
@@ -233,10 +234,13 @@ class Search:
             return
         try:
             os.ftruncate(descriptor, 0)  # its jobs elsewhere end: the lock is no longer theirs
-            now = self.study.get_trials(deepcopy=False)[trial.number]
+            now = self._now(trial)
             yield now.state == TrialState.RUNNING and now.user_attrs["sweep"] == str(sweep)
         finally:
             os.close(descriptor)
+
+    def _now(self, trial: FrozenTrial) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
         """Whether its controller is this sweep's former one, or another whose lock is free."""
@@ -261,7 +265,9 @@ class Search:
             self._interrupted.append(trial)
         elif attributes.get("attempts", 1) < ATTEMPTS:
             self._fail(trial, "killed; tried once more", replaced=True)
-            enqueue(self.study, trial.params, {**attributes, "attempts": ATTEMPTS})
+            own = str(self.folder.path.resolve())
+            again = {**attributes, "attempts": ATTEMPTS, "sweep": own}
+            enqueue(self.study, trial.params, again)
         else:
             self._fail(trial, f"killed {ATTEMPTS} times")
 

@@ -200,6 +200,24 @@ def test_at_the_end_the_trials_of_a_dead_controller_are_taken_up(
     assert (taken.number, taken.folder) == (0, tmp_path / "first/0")
 
 
+def test_a_trial_that_ends_while_the_outcomes_are_read_has_not_been_interrupted(
+    search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its controller reports it and ends between the reading of its state and that of the lock."""
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    one, other = (search(name, storage=storage, n_trials=1) for name in ("one", "other"))
+    job = one.next()
+    assert job is not None
+
+    def ended_just_now(trial: object) -> bool:
+        one.ended(job, Outcome("finished", "", 1.0, {"rank_ic": 0.1}))
+        return True
+
+    monkeypatch.setattr(other, "_is_abandoned", ended_just_now)
+    ((_, outcome),) = other.outcomes({}).values()
+    assert (outcome.state, outcome.values) == ("finished", {"rank_ic": 0.1})
+
+
 def test_two_controllers_that_ask_at_once_do_not_run_more_than_n_trials(
     search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
