@@ -114,6 +114,7 @@ class Search:
     ) -> None:
         silence_optuna()
         self.folder, self.settings, self.fixed = folder, settings, tuple(fixed)
+        self._own_path = folder.path.resolve()
         self.space = {}
         for key, override in space.items():
             try:
@@ -145,7 +146,7 @@ class Search:
             words = [f"{key}={value}" for key, value in trial.params.items()]
             trial.set_user_attr("folder", str(self.folder.job_folder(trial.number).resolve()))
             trial.set_user_attr("words", words)
-        trial.set_user_attr("sweep", str(self.folder.path.resolve()))
+        trial.set_user_attr("sweep", str(self._own_path))
         return self._job(trial)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -181,7 +182,7 @@ class Search:
         # those of another controller that starts at the same moment.
         moved = len(study.get_trials(deepcopy=False))
         if settings.storage != study_url(self.folder):
-            moved += zlib.crc32(str(self.folder.path.resolve()).encode())
+            moved += zlib.crc32(str(self._own_path).encode())
         study.sampler = make_sampler(settings.sampler, moved)
         return study
 
@@ -224,8 +225,8 @@ class Search:
     @contextmanager
     def _taken_over(self, trial: FrozenTrial) -> Iterator[bool]:
         """Whether this controller takes the trial; of several that want it, one does."""
-        sweep, own = Path(trial.user_attrs.get("sweep", "")), self.folder.path.resolve()
-        if "sweep" not in trial.user_attrs or sweep == own:
+        sweep = Path(trial.user_attrs.get("sweep", ""))
+        if "sweep" not in trial.user_attrs or sweep == self._own_path:
             yield True
             return
         descriptor = atomic.lock(sweep / "lock")  # the dead controller's
@@ -240,6 +241,7 @@ class Search:
             os.close(descriptor)
 
     def _now(self, trial: FrozenTrial) -> FrozenTrial:
+        """The trial as the study has it at this moment."""
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
@@ -247,7 +249,7 @@ class Search:
         if "sweep" not in trial.user_attrs:  # killed before it could be said whose it is
             return self.settings.storage == study_url(self.folder)
         sweep = Path(trial.user_attrs["sweep"])
-        if sweep == self.folder.path.resolve():
+        if sweep == self._own_path:
             return True
         return sweep.is_dir() and not atomic.is_locked(sweep / "lock")
 
@@ -261,13 +263,12 @@ class Search:
         if state in ("finished", "failed", "pruned"):
             self._tell(trial, outcome_of(job, "", self.objectives))
         elif state != "killed":  # interrupted with its state saved, or not started
-            trial.set_user_attr("sweep", str(self.folder.path.resolve()))
+            trial.set_user_attr("sweep", str(self._own_path))
             self._interrupted.append(trial)
         elif attributes.get("attempts", 1) < ATTEMPTS:
             self._fail(trial, "killed; tried once more", replaced=True)
-            own = str(self.folder.path.resolve())
-            again = {**attributes, "attempts": ATTEMPTS, "sweep": own}
-            enqueue(self.study, trial.params, again)
+            ours = {"attempts": ATTEMPTS, "sweep": str(self._own_path)}
+            enqueue(self.study, trial.params, attributes | ours)
         else:
             self._fail(trial, f"killed {ATTEMPTS} times")
 

@@ -124,13 +124,13 @@ class SlurmJobs:
             "slurm_srun_args": [f"--cpus-per-task={threads}"],  # srun does not take sbatch's
             **{f"slurm_{key}" if key in SLURM_ONLY else key: settings[key] for key in settings},
         }
-        self._waiting: list[Job] = []
+        self._waiting: list[tuple[Job, Any]] = []  # with the executor
         self._queue: list[Submission] = []
         self._final_states: defaultdict[int, list[str]] = defaultdict(list)  # by job
         self._queried = self._warned = self._last_end = -math.inf
 
     def start(self, job: Job) -> None:
-        self._waiting.append(job)
+        self._waiting.append((job, self._executor(job)))
         self._submit_waiting()
 
     def wait(self) -> list[tuple[Job, str]]:
@@ -181,8 +181,7 @@ class SlurmJobs:
         log.info("job %d: %s, submitted again (%d)", each.job.number, each.state, len(states))
         self._cancel([each])  # should it not have ended, there would be two
         self._queue.remove(each)
-        self._waiting.append(each.job)
-        self._submit_waiting()
+        self.start(each.job)
         return None
 
     def _submit_waiting(self) -> None:
@@ -193,10 +192,10 @@ class SlurmJobs:
         """
         utils = self._submitit.core.utils
         while self._waiting:
-            job = self._waiting[0]
+            job, executor = self._waiting[0]
             try:
                 with self._environment():
-                    handle = self._executor(job).submit(self._task, job)
+                    handle = executor.submit(self._task, job)
             except (utils.FailedJobError, utils.FailedSubmissionError) as failure:
                 error = printable(" ".join(str(failure).split()))[-MAX_ERROR:]
                 reachable = not any(part in error for part in UNREACHABLE)
@@ -209,7 +208,7 @@ class SlurmJobs:
             self._queue.append(Submission(job, handle, status_of(job)))
 
     def _executor(self, job: Job) -> Any:
-        """Each submission has a folder of its own: a queue may give an id a second time."""
+        """For one submission, with a folder of its own: a queue may give an id a second time."""
         folders = (self._controller.folder / FOLDER / f"{job.number}.{i}" for i in count(1))
         folder = next(folder for folder in folders if not folder.exists())
         executor = self._submitit.AutoExecutor(folder, cluster=self._cluster)
@@ -242,15 +241,15 @@ class SlurmJobs:
     def _query(self) -> None:
         """Note which jobs have ended."""
         self._queried = time.monotonic()
-        for each in self._queue:
-            folder = each.handle.paths.folder
-            with contextlib.suppress(OSError):  # a network disk then looks for results again
-                folder.chmod(folder.stat().st_mode)
         if self._local:
             for each in self._queue:
                 if each.handle.done() and not each.has_result:
                     each.state = "KILLED"  # submitit does not know how
             return
+        for each in self._queue:
+            folder = each.handle.paths.folder
+            with contextlib.suppress(OSError):  # a network disk then looks for results again
+                folder.chmod(folder.stat().st_mode)
         states = self._states([each.handle.job_id for each in self._queue])
         if states is None:
             return
