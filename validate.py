@@ -1,25 +1,7 @@
-"""The checks before an expensive run, with train.py's overrides: python validate.py model.width=64
+"""Check settings and data before an expensive run: python validate.py model.width=64"""
 
-Ends with "ALL CHECKS PASSED - Ready to train"; with "CHECKS PASSED with N warnings about the data",
-each shown above it; or with the check that failed and what to do.
-"""
-
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from stockformer.commands.command import command, log_config
-
-
-def validate(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    log_config(config)
-    from stockformer.audit.preflight import Preflight  # noqa: PLC0415 (torch, after checks)
-
-    Preflight(config).run()
-
+from stockformer.programs.validate import main
 
 # Hydra's completion, from 1.4 on, wants to read @hydra.main in the file.
-main = command(validate, run_folder=False)
-
 if __name__ == "__main__":
     main()

@@ -45,6 +45,7 @@ MAY: dict[str, set[str]] = {
     "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"},
     "runs.export": {"runs", "config", "experiment", "interface"},
     "export": {"commands", "runs"},
+    "programs": {"commands", "config", "audit", "experiment", "reporting", "runs"},
     "commands": {"__version__", "commands", "config", "evaluation", "reporting", "runs", "sweeps"},
     "audit": {"audit", "commands", "config", "data", "models", "training", "evaluation", "runs"}
     | {"interface", "experiment"},
@@ -52,7 +53,7 @@ MAY: dict[str, set[str]] = {
 HEAVY = {"torch", "numpy", "pandas"}
 MUST_NOT: dict[str, set[str]] = {
     **dict.fromkeys((*BASE, "runs.interruption", "runs.folder"), HEAVY | {"hydra", "omegaconf"}),
-    **dict.fromkeys(("runs.resume", "config", "commands"), HEAVY),
+    **dict.fromkeys(("runs.resume", "config", "commands", "programs"), HEAVY),
     "evaluation.metrics": {"pandas", "torch"},  # read by every command
     "evaluation.quantities": HEAVY,
     "interface": {"hydra", "omegaconf", "pandas"},

@@ -32,6 +32,7 @@ from stockformer.audit.files import source_faults
 from stockformer.audit.trading import trading_faults
 from stockformer.config.build import build
 from stockformer.config.recorded import read_config
+from stockformer.config.trust import trust, trusted
 from stockformer.data.dataset import Dataset, training_days
 from stockformer.data.panel import Panel
 from stockformer.data.splits import Split
@@ -111,7 +112,7 @@ def _in_new_process(start_method: str, function: Callable[..., Any], *arguments:
     start_server(start_method)
     context = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, function, arguments))  # type: ignore[attr-defined]
+    process = context.Process(target=_answer, args=(theirs, trusted(), function, arguments))  # type: ignore[attr-defined]
     process.start()
     theirs.close()
     try:
@@ -138,8 +139,12 @@ def _source_faults(config: str, row: int) -> list[str]:
 
 
 def _answer(
-    connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
+    connection: Connection,
+    packages: frozenset[str],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
+    trust(packages)
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)  # the first preparation has already logged the messages
     with open(os.devnull, "w") as nothing:

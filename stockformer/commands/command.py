@@ -27,10 +27,12 @@ from stockformer import __version__
 from stockformer.commands.single import single_run
 from stockformer.commands.sweep import Stopped, requested_sweep, sweep
 from stockformer.config.build import check_config
+from stockformer.config.composition import names_config_dir, options_of
 from stockformer.config.hydra_lines import VERSION_BASE, only_building
 from stockformer.config.overrides import check_sources
-from stockformer.config.quoting import quoted
+from stockformer.config.quoting import as_path, quoted
 from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.config.trust import trust_named
 from stockformer.runs.console import make_console, make_streams_resilient, printable
 from stockformer.runs.logs import start_log
 from stockformer.runs.resume import continued, names_a_run, requested_run
@@ -40,7 +42,8 @@ log = logging.getLogger(__name__)
 # A user's mistake is one line; anything else is ours and shows its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 # They would compose another configuration than the one that is checked, or unpickle one.
-REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path", "config_dir")
+REFUSED_OPTIONS = ("experimental_rerun", "config_name", "config_path")
+CONFIG_DIR = ("--config-dir", "-cd")
 DEFAULT_EXPERIMENT = "experiment=demo"
 MAX_WIDTH = 110  # characters of a line of the configuration's tree
 TERMINAL_FORMATTER = "stockformer.runs.logs.PrintableFormatter"  # of hydra_logging/plain.yaml
@@ -76,14 +79,15 @@ def command(
             if "--version" in sys.argv[1:]:
                 sys.stdout.write(version())
                 return
-            words = sys.argv[1:]
+            words = sys.argv[1:] = with_config_dir(sys.argv[1:])
+            trust_named(words)
             if any(map(names_a_run, words)):
                 start_log()
             several = bool(MULTIRUN & set(words))
             folder = requested_sweep(words) if several else requested_run(words)
             arguments = parsed_arguments(run_folder)
             if is_shown_by_hydra(arguments) and folder is None:
-                with only_building([TERMINAL_FORMATTER]):
+                with only_building([TERMINAL_FORMATTER]), options_of(arguments.overrides):
                     hydra.main(
                         config_path=str(config_folder()), config_name=CONFIG_NAME, **VERSION_BASE
                     )(nothing)()
@@ -154,6 +158,26 @@ def resumed_run(
         sys.stdout.write(OmegaConf.to_yaml(config, resolve=arguments.resolve))
         return None
     return config, folder.absolute(), overrides
+
+
+def with_config_dir(words: Sequence[str]) -> list[str]:
+    """The words with --config-dir FOLDER as config_dir=FOLDER, its path absolute: so it is recorded
+    with the run, and holds where the run is continued."""
+    rest = list(words)
+    kept: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        option, equals, value = word.partition("=")
+        if option in CONFIG_DIR:
+            if not equals and rest:
+                value = rest.pop(0)
+            if not value:
+                raise ValueError(f"{option}: has no value; write {option} FOLDER")
+            word = f"config_dir={value}"
+        if names_config_dir(word) and not word.endswith(("=", "=null")):
+            word = f"config_dir={quoted(str(as_path(word.partition('=')[2]).absolute()))}"
+        kept.append(word)
+    return kept
 
 
 def needs_default_experiment(words: Sequence[str]) -> bool:

@@ -7,7 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from stockformer.runs.console import is_interactive, make_console, make_streams_resilient, printable
+from stockformer.runs.console import (
+    as_started,
+    is_interactive,
+    make_console,
+    make_streams_resilient,
+    printable,
+)
 
 MOVED = {
     "evaluate": "a model is evaluated again by python evaluate.py run=FOLDER",
@@ -31,7 +37,7 @@ def plain_command(
     def main() -> None:
         make_streams_resilient()
         if {"-h", "--help"} & set(sys.argv[1:]):
-            sys.stdout.write(usage)
+            sys.stdout.write(as_started(usage))
             return
         if "--version" in sys.argv[1:]:
             from stockformer.commands.command import version  # noqa: PLC0415 (Hydra)
@@ -40,6 +46,11 @@ def plain_command(
             return
         try:
             words, others = parse(sys.argv[1:], valid, overrides)
+            if others:
+                from stockformer.config.trust import names_packages, trust_named  # noqa: PLC0415
+
+                trust_named(others)
+                others = [word for word in others if not names_packages(word)]
             console = make_console()
             for piece in function(words, others):
                 console.print(piece, soft_wrap=not is_interactive())
@@ -66,7 +77,7 @@ def parse(
             others.append(word)
         else:
             if name in MOVED:
-                raise ValueError(f"{word}: {MOVED[name]}")
+                raise ValueError(as_started(f"{word}: {MOVED[name]}"))
             near = difflib.get_close_matches(name, valid, n=1)
             hint = f". Did you mean {near[0]!r}?" if near and near[0] != name else ""
             forms = ", ".join(f"{key}={kind}" for key, kind in valid.items())

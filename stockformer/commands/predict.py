@@ -17,6 +17,7 @@ from stockformer.config.quoting import as_path, pasteable, split_paths
 from stockformer.evaluation.day_forecast import DayForecast, read_holdings, trades
 from stockformer.reporting import forecast_page, terminal
 from stockformer.reporting.page import Page
+from stockformer.runs.console import program
 from stockformer.runs.folder import RunDir
 from stockformer.runs.forecasting import forecast
 from stockformer.runs.logs import start_log
@@ -42,10 +43,11 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     orders = None
     if held is not None or cash is not None:
         orders = trades(day, held or {}, cash or 0.0)
-    command = ["python", "predict.py", pasteable("run", *(path.resolve() for path in day.sources))]
-    command += [f"{key}={words[key]}" for key in ("holdings", "cash") if key in words]
-    command += [f"asof={day.asof}", f"into={folder}", *overrides]
-    page = forecast_page.page(day, orders, shlex.join(command))
+    runs = pasteable("run", *(path.resolve() for path in day.sources))
+    others = [f"{key}={words[key]}" for key in ("holdings", "cash") if key in words]
+    others += [f"asof={day.asof}", f"into={folder}", *overrides]
+    command = f"{program('predict')} {runs} {shlex.join(others)}"
+    page = forecast_page.page(day, orders, command)
     path = forecast_page.write(folder, day, orders, page)
     yield from shown(day, page)
     yield Text(f"forecast: {path}")

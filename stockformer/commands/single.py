@@ -10,6 +10,7 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
 from stockformer.config.overrides import check_command_line, is_search, without_hydra
+from stockformer.runs.console import program
 
 SWEEP_SETTINGS = (
     "hydra/launcher",
@@ -33,7 +34,7 @@ def single_run(
             raise ValueError(f"{word}: needs -m, it is a setting of sweeps")
     config = check_command_line(overrides, multirun=False)
     if is_search(config) and not in_sweep:
-        raise ValueError("a search needs -m, e.g. python train.py -m search=optuna")
+        raise ValueError(f"a search needs -m, e.g. {program('train')} -m search=optuna")
     HydraConfig.instance().set_config(config)
     node = config.hydra
     configure_log(node.job_logging, node.verbose)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import runpy
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.commands.single import single_run
 from stockformer.config.overrides import check_command_line, grid, is_search, search_space
 from stockformer.config.quoting import as_path, pasteable, quoted
+from stockformer.config.trust import names_packages, trust_named
+from stockformer.runs.console import program
 from stockformer.runs.folder import LONGER, MAY_CHANGE, REPEATED, TREES
 from stockformer.runs.interruption import SIGNALS
 from stockformer.runs.logs import start_log
@@ -65,7 +65,7 @@ def sweep(function: Train, words: Sequence[str], resume: Path | None) -> int:
         raise ValueError("-m: torchrun starts the processes of one run, not of a sweep")
     changes: list[str] = []
     if resume is not None:
-        recorded = SweepDir(resume).read().overrides
+        recorded = [w for w in SweepDir(resume).read().overrides if not names_packages(w)]
         changes = [word for word in words if not word.lstrip("+~").startswith(HYDRA_MAY_CHANGE)]
         require_may_change(changes)
         if any(word.startswith("hydra/launcher=") for word in words):  # the other's do not fit
@@ -172,7 +172,7 @@ def make_launcher(
         from stockformer.sweeps.ray_launcher import RayTasks  # noqa: PLC0415 (an extra)
 
         return RayTasks(
-            of_program(run_job),
+            run_job,
             controller=controller,
             address=node["address"],
             slots=node["n_jobs"],
@@ -182,7 +182,7 @@ def make_launcher(
         from stockformer.sweeps.slurm_launcher import SlurmJobs  # noqa: PLC0415 (an extra)
 
         return SlurmJobs(
-            of_program(run_job),
+            run_job,
             controller=controller,
             local=name == "slurm_local",
             slots=node.pop("n_jobs"),
@@ -198,24 +198,11 @@ def make_launcher(
     return Processes(run_job, slots=slots, threads=threads)
 
 
-def of_program(run_job: partial[None]) -> partial[None]:
-    """The same for another machine, where the program is not what was started."""
-    function, changes = run_job.args
-    if function.__module__ != "__main__":
-        return run_job
-    program = Path(str(sys.modules["__main__"].__file__)).absolute()
-    return partial(run_of_program, program, function.__name__, changes)
-
-
-def run_of_program(program: Path, name: str, changes: Sequence[str], job: Job) -> None:
-    function: Train = runpy.run_path(str(program), run_name="__mp_main__")[name]
-    run_one(function, changes, job)
-
-
 def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
     """A job, from its beginning or from its last checkpoint."""
     from stockformer.sweeps.jobs import require_same_settings  # noqa: PLC0415 (pandas)
 
+    trust_named(job.words)  # this may be another process than the command's
     require_same_settings(job)
     if job.run.status_file.exists() and job.run.begun():
         again = continued(job.folder, changes)
@@ -235,7 +222,7 @@ def run_all(
     """Run the jobs, and show what came of all of them."""
     from stockformer.sweeps.jobs import DONE, RUNNING, run_jobs  # noqa: PLC0415 (pandas, after the checks)
 
-    again = f"python train.py -m {pasteable('resume', folder.path)}"
+    again = f"{program('train')} -m {pasteable('resume', folder.path)}"
     log.info("sweep of %d jobs in %s", jobs.total, folder.path)
     try:
         outcomes = run_jobs(jobs, launcher)

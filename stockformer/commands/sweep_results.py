@@ -18,7 +18,7 @@ from stockformer.config.rules import flat
 from stockformer.evaluation.metrics import METRICS, OBJECTIVES
 from stockformer.reporting.leaderboard import write_leaderboard
 from stockformer.reporting.terminal import configurations
-from stockformer.runs.console import human_time, make_console
+from stockformer.runs.console import human_time, make_console, program
 from stockformer.runs.ensemble import ensemble
 from stockformer.runs.folder import REPEATED, RunDir
 from stockformer.runs.recorded_run import is_run
@@ -97,20 +97,20 @@ def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
         folder = jobs[0].folder
         epochs = read_config(jobs[0].run.read_config()[0]).trainer.max_epoch
         longer = f"{pasteable('resume', folder)} trainer.max_epoch={2 * epochs}"
-        log.info("    longer:     python train.py %s", longer)
-        log.info("    again:      python evaluate.py %s", pasteable("run", folder))
+        log.info("    longer:     %s %s", program("train"), longer)
+        log.info("    again:      %s %s", program("evaluate"), pasteable("run", folder))
     else:
         whole = len(jobs) == len(trials.completed) - sum(
             each.is_ensemble for each in trials.configurations.values()
         )
         folders = pasteable("run", *([trials.folder] if whole else (job.folder for job in jobs)))
-        log.info("    as one:     python evaluate.py %s", folders)
+        log.info("    as one:     %s %s", program("evaluate"), folders)
     seeds = [int(trials.seeds[run]) for run in best.runs if trials.seeds[run].isdecimal()]
     more = ",".join(str(max(seeds, default=0) + number) for number in (1, 2, 3))
     folds = dict.fromkeys(word for job in jobs for word in job.varied if word.startswith(FOLD))
     fold = [FOLD + ",".join(word.removeprefix(FOLD) for word in folds)] * bool(folds)
     words = shlex.join([*words_of(jobs[0]), *fold, f"seed={more}"])
-    log.info("    more seeds: python train.py -m %s", words)
+    log.info("    more seeds: %s -m %s", program("train"), words)
 
 
 def words_of(job: Job) -> list[str]:

@@ -12,14 +12,15 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer.config.hydra_lines import only_building
-from stockformer.config.rules import allowed_target, check_values, targets
+from stockformer.config.rules import allowed_target, check_values, refusal, targets
+from stockformer.config.trust import trusted_code
 
 
 def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
     """The files and folders a source reads, from the function `input_paths` of its module."""
     name = source._target_
     if not allowed_target(name):
-        raise ValueError(f"_target_={name!r}: not a class this project builds")
+        raise ValueError(f"_target_={refusal(name)}")
     module = name.rpartition(".")[0]
     try:
         paths: list[Path] = get_object(f"{module}.input_paths")(settings)
@@ -28,7 +29,7 @@ def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
             f"{module}: a source must declare the files it reads: a function input_paths(settings) "
             "in the module of its load function"
         ) from error
-    return paths
+    return [*paths, *trusted_code()]  # if that changes, the data are prepared again
 
 
 def check_config(config: DictConfig) -> None:
@@ -50,18 +51,18 @@ def build(node: DictConfig, **facts: Any) -> Any:
     Raises ValueError if the target is not allowed, or its constructor raises one.
     """
     name = node._target_
-    refusal = f"_target_={name!r}: not a class this project builds"
+    refused = f"_target_={refusal(name)}"
     if not allowed_target(name):
-        raise ValueError(refusal)
+        raise ValueError(refused)
     try:
         target = get_object(name)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"{refusal}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{refused}: {' '.join(str(error).split())}") from error
     module = name.rpartition(".")[0]
     # Refuses what the module only imports, e.g. pathlib.Path; torch.optim has submodules.
     home = getattr(target, "__module__", None) or ""
     if home != module and not (name.startswith("torch.optim.") and home.startswith("torch.optim.")):
-        raise ValueError(refusal)
+        raise ValueError(refused)
     signature = inspect.signature(target)
     wanted = {key: fact for key, fact in facts.items() if key in signature.parameters}
     try:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 from hydra.errors import HydraException
@@ -26,11 +26,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from stockformer.config.build import check_config
-from stockformer.config.composition import require_option, require_own_defaults, require_own_files
-from stockformer.config.hydra_lines import VERSION_BASE
+from stockformer.config.composition import (
+    composing,
+    config_files,
+    groups,
+    is_group,
+    require_option,
+    require_own_defaults,
+)
 from stockformer.config.plain_yaml import require_references
 from stockformer.config.rules import DERIVED_KEYS, RENAMED_KEYS, flat, targets
-from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.config.schema import CONFIG_NAME
 from stockformer.evaluation.metrics import OBJECTIVES
 
 # The part of Hydra's own configuration that may be set: logging and callbacks could run any code.
@@ -71,7 +77,7 @@ def check_command_line(overrides: Sequence[str], multirun: bool) -> DictConfig:
     """
     first: DictConfig | None = None
     named: list[DictConfig] = []
-    with _composing():
+    with _composing(overrides):
         parsed = _parsed(overrides, multirun)
         for single in _single_runs(parsed):
             reference = _reference(single)
@@ -135,7 +141,7 @@ def check_sources(overrides: Sequence[str]) -> None:
 
     Names and values are not checked: for words that are only shown, or were checked before.
     """
-    with _composing():
+    with _composing(overrides):
         for single in _single_runs(_parsed(overrides, multirun=True)):
             _reference(single)
             _whole(single)
@@ -193,19 +199,18 @@ def _check_form(override: Override, multirun: bool) -> None:
 
 
 @contextmanager
-def _composing() -> Iterator[None]:
-    """Hydra ready to compose from conf/; its errors become a ValueError of one line."""
+def _composing(words: Sequence[str]) -> Iterator[None]:
+    """Hydra ready to compose; its errors become a ValueError of one line."""
     try:
-        require_own_files()
-        with initialize_config_dir(str(config_folder()), **VERSION_BASE):
+        with composing(words):
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_plain(error)) from error
 
 
 def _state_of_files() -> tuple[tuple[str, int, int], ...]:
-    """Name, time and size of each file of conf/: what a composition is cached by."""
-    files = [(str(path), path.stat()) for path in sorted(config_folder().rglob("*.yaml"))]
+    """Name, time and size of each file: what a composition is cached by."""
+    files = [(str(path), path.stat()) for path in config_files()]
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
 
 
@@ -312,8 +317,7 @@ def _check_names(overrides: Sequence[Override], reference: DictConfig) -> None:
     for override in overrides:
         key = override.key_or_group
         if not (_selects_a_group(override) or key.startswith("hydra.") or key in known):
-            groups = sorted(p.name for p in config_folder().iterdir() if p.is_dir())
-            raise ValueError(unknown_key(key, [*known, *groups]))
+            raise ValueError(unknown_key(key, [*known, *groups()]))
         value = override.value()
         ends = (value.start, value.end) if isinstance(value, IntervalSweep) else ()
         if type(known.get(key)) is int and not all(type(end) is int for end in ends):
@@ -531,7 +535,7 @@ def _selects_a_group(override: Override) -> bool:
         return True
     value = override.value()
     chooses = value is None or isinstance(value, (str, list)) or override.is_sweep_override()
-    return chooses and (config_folder() / key).is_dir()
+    return chooses and is_group(key)
 
 
 def _same_type(value: Any, default: Any) -> bool:

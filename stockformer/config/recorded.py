@@ -15,6 +15,8 @@ from stockformer.config.schema import Config
 
 # For runs recorded by version 0.1: keys it did not have, and its names of optional columns.
 ADDED_KEYS: dict[str, Any] = {"waived_factors": [], "project_targets": {}}
+ADDED_LATER: dict[str, Any] = {"init_from": None, "config_dir": None, "trust": []}
+"""Keys outside the groups that older runs do not have."""
 OPTIONAL_BEFORE = {"vwap": "vwap", "adjusted": "adj close", "amount": "amount"}
 MOVED = {"stockformer.data.processors.": "stockformer.data.factors.processors."}
 """Old and new names of modules in `_target_`."""
@@ -80,6 +82,9 @@ def _bring_up_to_date(nodes: DictConfig) -> None:
             value = node.pop(key)
             if OmegaConf.select(nodes, now) is None:
                 OmegaConf.update(nodes, now, value)
+    for key, value in ADDED_LATER.items():
+        if key not in nodes:
+            nodes[key] = value
     dataset = nodes.get("dataset")
     if not isinstance(dataset, DictConfig):
         return  # the schema check reports the error

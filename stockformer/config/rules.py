@@ -11,6 +11,7 @@ import pywt
 from omegaconf import DictConfig, OmegaConf
 
 from stockformer.config.schema import Fill
+from stockformer.config.trust import is_trusted, trusted
 from stockformer.data.factors import alpha158
 from stockformer.evaluation.metrics import METRICS, MONITORS
 
@@ -20,6 +21,7 @@ OUR_TARGETS = re.compile(
     r"stockformer\.(data\.(sources\.\w+|splits|factors\.processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
 OTHER_TARGETS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w+")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 MISSING = "???"  # OmegaConf's mark of a value that must be given
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -154,9 +156,14 @@ def check_values(config: DictConfig) -> None:
     for key, (obeyed, rule) in RULES.items():
         if key in values and not _obeys(values[key], obeyed):
             raise ValueError(f"{key}={values[key]!r}: {rule}")
+    if unknown := sorted({*config.trust} - trusted()):
+        raise ValueError(
+            f"trust=[{unknown[0]}]: in a file, but only the command line can trust a package; if "
+            f"you know what it runs, add trust=[{','.join(config.trust)}]"
+        )
     for key, target in targets(OmegaConf.to_container(config, resolve=True)):
         if not allowed_target(target):
-            raise ValueError(f"{key}={target!r}: not a class this project builds")
+            raise ValueError(f"{key}={refusal(target)}")
     _check_together(values)
     alpha158.resolve(alpha158.expand(config.dataset.factors))  # an unknown name is an error
     unknown = [name for name in config.dataset.project_targets if name not in METRICS]
@@ -211,7 +218,17 @@ def _check_backtest(values: Mapping[str, Any]) -> None:
 def allowed_target(name: Any) -> bool:
     """Whether a `_target_` may be built; nothing else is imported or called."""
     return isinstance(name, str) and (
-        OTHER_TARGETS.fullmatch(name) is not None or OUR_TARGETS.fullmatch(name) is not None
+        OTHER_TARGETS.fullmatch(name) is not None
+        or OUR_TARGETS.fullmatch(name) is not None
+        or (DOTTED.fullmatch(name) is not None and is_trusted(name))
+    )
+
+
+def refusal(target: Any) -> str:
+    """The target and why it is not built."""
+    return (
+        f"{target!r}: not a class this project builds; one of your own package needs "
+        "trust=[PACKAGE] on the command line"
     )
 
 

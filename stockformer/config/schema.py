@@ -139,6 +139,8 @@ class Config:
 
     resume: str | None
     init_from: str | None
+    config_dir: str | None
+    trust: list[str]
     seed: int
     report: bool
     tags: list[str]
@@ -160,8 +162,9 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 
 def config_folder() -> Path:
-    """The folder `conf/`: next to the package, in a checkout."""
-    folder = Path(__file__).resolve().parents[2] / "conf"
-    if not folder.is_dir():
-        raise ValueError(f"configuration folder not found: {folder}")
-    return folder
+    """The folder `conf/`: in the package if that is installed, next to it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise ValueError(f"configuration folder not found: {package / 'conf'}")

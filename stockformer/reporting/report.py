@@ -16,6 +16,7 @@ from stockformer.evaluation.statistics import FEW_DATES
 from stockformer.reporting import figures, tables
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
 from stockformer.reporting.trading_section import backtest
+from stockformer.runs.console import program
 from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import RecordedRun, read_run
 
@@ -43,7 +44,9 @@ def try_report(folder: Path) -> None:
     try:
         path = write_report(read_run(folder), None)
     except Exception as error:
-        log.warning("no report (%s: %s); python analyze.py writes it", type(error).__name__, error)
+        log.warning(
+            "no report (%s: %s); %s writes it", type(error).__name__, error, program("analyze")
+        )
     else:
         log.info("report: %s", path)
 
@@ -213,7 +216,7 @@ def provenance(run: RecordedRun) -> Section:
     if manifest is None:
         lead = "The run has no record of its provenance."
         return Section(title, lead, texts=configuration)
-    train = shlex.join(["python", "train.py", *(run.overrides or ())])
+    train = f"{program('train')} {shlex.join(run.overrides or ())}".rstrip()
     return Section(
         title,
         tables=[tables.facts(manifest)],

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,20 @@ def printable(text: str) -> str:
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join("?" if c not in KEPT and unicodedata.category(c) in HARMFUL else c for c in text)
+
+
+def program(name: str) -> str:
+    """How a program is started, in the way that this one was: `python train.py` in a checkout,
+    `stockformer-train` of the installed package."""
+    started = os.path.basename(sys.argv[0])
+    return f"stockformer-{name}" if started.startswith("stockformer-") else f"python {name}.py"
+
+
+def as_started(text: str) -> str:
+    """A text with the programs' names of a checkout, with those that are there."""
+    return re.sub(
+        r"python (train|validate|evaluate|analyze|predict)\.py", lambda m: program(m[1]), text
+    )
 
 
 def human_time(seconds: float) -> str:

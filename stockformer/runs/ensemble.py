@@ -26,6 +26,7 @@ from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions, join
 from stockformer.experiment import evaluate, read_dataset, record_evaluation
+from stockformer.runs.console import program
 from stockformer.runs.description import git_commit, same_data
 from stockformer.runs.folder import MAY_CHANGE, REPEATED, RunDir, runs_under
 from stockformer.runs.logs import start_log
@@ -200,7 +201,7 @@ def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str
         "runs": len(runs),
         "git_commit": git_commit(),
         "split": {"test": test},
-        "command": f"python evaluate.py {pasteable('run', *paths)}",
+        "command": f"{program('evaluate')} {pasteable('run', *paths)}",
     }
 
 

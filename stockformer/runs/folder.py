@@ -35,7 +35,7 @@ SWEEP_FILE = "sweep.json"
 
 LONGER = {"trainer.max_epoch", "trainer.early_stopping.patience"}
 MAY_CHANGE = {
-    *("resume", "report", "tags", "paths.data_dir", "paths.cache_dir"),
+    *("resume", "report", "tags", "config_dir", "trust", "paths.data_dir", "paths.cache_dir"),
     *LONGER,
     *("trainer.micro_batch_size", "trainer.num_workers", "trainer.device", "trainer.oom"),
     *("trainer.on_nonfinite", "trainer.skip_limit", "trainer.keep_every", "trainer.keep"),

@@ -19,6 +19,7 @@ from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.predictions import Predictions, calibration, score
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.runs import atomic
+from stockformer.runs.console import program
 from stockformer.runs.folder import TREES, RunDir, runs_under
 from stockformer.runs.typed_json import parse_json, require
 
@@ -119,7 +120,7 @@ class RecordedRun:
             return self.status.reason
         if RunDir(self.path).killed():
             again = RunDir(self.path).resume_words
-            return f"ended without recording it (killed?): python train.py {again}"
+            return f"ended without recording it (killed?): {program('train')} {again}"
         return f"process {self.status.process} is running"
 
     @property
@@ -141,7 +142,7 @@ def newest_run(folder: Path) -> Path:
     if not runs:
         raise ValueError(
             f"no run found under {' or '.join(str(folder / tree) for tree in TREES)}; train one "
-            "with python train.py, or name a run folder with run=FOLDER"
+            f"with {program('train')}, or name a run folder with run=FOLDER"
         )
     return max(runs, key=lambda run: (RunDir(run).status_file.lstat().st_mtime_ns, run))
 

@@ -18,6 +18,7 @@ from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import plain
 from stockformer.experiment import evaluate, record_evaluation
+from stockformer.runs.console import program
 from stockformer.runs.description import last_day_used, manifest, same_data
 from stockformer.runs.folder import RunDir
 from stockformer.runs.logs import start_log
@@ -58,7 +59,7 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
         place.write_manifest(  # first: a folder with settings but no manifest is a training
             now
             | {"kind": "evaluation", "graph_last_date": facts["graph_last_date"]}
-            | {"command": f"python evaluate.py {command}"}
+            | {"command": f"{program('evaluate')} {command}"}
         )
         place.write_config(OmegaConf.to_yaml(trained.config), overrides)
         record = evaluate(trained.config, experiment.data, predictions, epoch=facts["epoch"])

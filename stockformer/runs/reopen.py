@@ -31,7 +31,7 @@ from stockformer.training.checkpoint import (
     require_same_stocks,
 )
 
-MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device")
+MAY_CHANGE = ("dataset", "split", "paths", "backtest", "trainer.device", "config_dir")
 FIXED = ("dataset.lookback", "dataset.calendar", "dataset.factors")
 """Keys of a data set that define the model's inputs: they stay as the model was trained."""
 

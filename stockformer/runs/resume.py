@@ -6,18 +6,19 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stockformer.config.hydra_lines import VERSION_BASE
+from stockformer.config.composition import composing, names_config_dir
 from stockformer.config.overrides import check_sources
 from stockformer.config.quoting import as_path, pasteable
 from stockformer.config.recorded import current_overrides, read_config
 from stockformer.config.rules import flat
-from stockformer.config.schema import CONFIG_NAME, config_folder
+from stockformer.config.schema import CONFIG_NAME
 from stockformer.runs import atomic
+from stockformer.runs.console import program
 from stockformer.runs.folder import LONGER, MAY_CHANGE, TREES, RunDir, runs_under
 
 log = logging.getLogger(__name__)
@@ -89,11 +90,11 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
         raise ValueError(f"{run.overrides_file}: damaged: not a list of overrides")
     words = [word for word in words if not (word.startswith("hydra.") or names_a_run(word))]
     try:
-        check_sources(before)
+        check_sources([*before, *filter(names_config_dir, words)])
     except ValueError as error:
         raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     try:
-        with initialize_config_dir(str(config_folder()), **VERSION_BASE):
+        with composing([*before, *words]):
             then = compose(CONFIG_NAME, before)
             now = compose(CONFIG_NAME, [*before, *words]) if words else then
         old, new = flat(then), flat(now)
@@ -110,7 +111,7 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
     if finished and not changed & LONGER:
         log.info("%s has finished: nothing to do. To train on, raise trainer.max_epoch", folder)
         if config.report and not run.report_file.exists():
-            log.info("its report is written by python analyze.py %s", pasteable("run", folder))
+            log.info("its report is written by %s %s", program("analyze"), pasteable("run", folder))
         return None
     done = run.epochs_done()
     if now.trainer.max_epoch < done:

@@ -15,11 +15,10 @@ from omegaconf import OmegaConf, open_dict
 from runs.small_run import captured, train_main
 
 from stockformer.commands import command as cli
-from stockformer.config import composition, overrides
+from stockformer.config import composition
 from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.overrides import check_command_line
 from stockformer.config.schema import config_folder
-from stockformer.runs import resume
 
 # What a file may not set, whoever chose it: contents of one that any of the words below would load.
 ENVIRONMENT = "hydra:\n  job:\n    env_set:\n      PATH: TMP/bin\n"
@@ -156,7 +155,7 @@ class Site:
         (folder / "payload").mkdir()
         (folder / "payload/__init__.py").write_text(f"import os; os.mkdir('{folder}/canary')")
         (folder / "victim").write_text("precious")
-        for module in (cli, composition, overrides, resume):
+        for module in (cli, composition):
             patch.setattr(module, "config_folder", lambda: self.conf)
         patch.syspath_prepend(str(folder))
         patch.chdir(folder)
@@ -211,6 +210,16 @@ def test_a_file_of_conf_cannot_set_what_could_run(site: Site, name: str) -> None
         site.refuses(["experiment=evil"], multirun=True)
     finally:
         file.unlink()
+
+
+@pytest.mark.parametrize("name", some(CONTENTS))
+def test_nor_can_a_file_of_the_users_own_folder(
+    site: Site, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "evil.yaml"
+    file.write_text("# @package _global_\n" + site.filled(CONTENTS[name]))
+    site.refuses([f"config_dir={tmp_path}", "experiment=evil"], multirun=True)
 
 
 @pytest.mark.parametrize("name", some(WITHOUT_EFFECT))
