@@ -213,9 +213,7 @@ def test_a_file_of_conf_cannot_set_what_could_run(site: Site, name: str) -> None
 
 
 @pytest.mark.parametrize("name", some(CONTENTS))
-def test_nor_can_a_file_of_the_users_own_folder(
-    site: Site, tmp_path: Path, name: str
-) -> None:
+def test_nor_can_a_file_of_the_users_own_folder(site: Site, tmp_path: Path, name: str) -> None:
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "evil.yaml"
     file.write_text("# @package _global_\n" + site.filled(CONTENTS[name]))

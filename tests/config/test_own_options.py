@@ -91,7 +91,7 @@ def test_the_jobs_of_a_sweep_know_the_folder(command: Command, own: Path) -> Non
         ("experiment/bad.yaml", "trust: [mypackage]\n", "ConfigKeyError"),  # no @package
         ("experiment/bad.yaml", "# @package _global_\ntrust: [mypackage]\n", "only the command"),
         ("experiment/bad.yaml", "# @package _global_\nmodel: {_target_: os.mkdir}\n", "os.mkdir"),
-        ("experiment/bad.yaml", "# @package _global_\nhydra: {callbacks: {x: 1}}\n", "hydra.callbacks"),
+        ("experiment/bad.yaml", "# @package _global_\nhydra: {callbacks: {x: 1}}\n", "callbacks"),
         ("experiment/bad.yaml", "a: !!python/name:os.system\n", "a tag"),
         ("experiment/bad.yaml", "# @package _global_\ntags: ['${oc.env:HOME}']\n", "resolver"),
     ],
