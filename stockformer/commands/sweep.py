@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import runpy
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -172,7 +174,7 @@ def make_launcher(
         from stockformer.sweeps.ray_launcher import RayTasks  # noqa: PLC0415 (an extra)
 
         return RayTasks(
-            run_job,
+            of_program(run_job),
             controller=controller,
             address=node["address"],
             slots=node["n_jobs"],
@@ -182,7 +184,7 @@ def make_launcher(
         from stockformer.sweeps.slurm_launcher import SlurmJobs  # noqa: PLC0415 (an extra)
 
         return SlurmJobs(
-            run_job,
+            of_program(run_job),
             controller=controller,
             local=name == "slurm_local",
             slots=node.pop("n_jobs"),
@@ -196,6 +198,20 @@ def make_launcher(
     slots = min(node["n_jobs"] or max(1, (cores or 1) // 2), max(1, missing))
     threads = node["threads"] or max(1, (cores or 1) // slots)
     return Processes(run_job, slots=slots, threads=threads)
+
+
+def of_program(run_job: partial[None]) -> partial[None]:
+    """The same for another machine, where the program is not what was started."""
+    function, changes = run_job.args
+    if function.__module__ != "__main__":
+        return run_job
+    program = Path(str(sys.modules["__main__"].__file__)).absolute()
+    return partial(run_of_program, program, function.__name__, changes)
+
+
+def run_of_program(program: Path, name: str, changes: Sequence[str], job: Job) -> None:
+    function: Train = runpy.run_path(str(program), run_name="__mp_main__")[name]
+    run_one(function, changes, job)
 
 
 def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
