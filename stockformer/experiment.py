@@ -30,6 +30,7 @@ from stockformer.data.dataset import (
     training_days,
 )
 from stockformer.data.factors import alpha158
+from stockformer.data.factors.earlier import extended
 from stockformer.data.factors.processors import State
 from stockformer.data.graph import Embedding
 from stockformer.data.panel import Panel
@@ -90,9 +91,10 @@ def read_panel(config: DictConfig) -> Panel:
         panel: Panel = build(source)
         return panel
 
-    def fill(panel: Panel, out: np.ndarray) -> None:
+    def fill(panel: Panel, out: np.ndarray, earlier: Panel | None) -> None:
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
-            alpha158.compute(panel.prices, names, out=out)
+            if earlier is None or not extended(panel, names, out, earlier):
+                alpha158.compute(panel.prices, names, out=out)
 
     panel = prepare(
         lambda: build(source),

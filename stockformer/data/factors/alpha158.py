@@ -162,10 +162,12 @@ class Pairs:
 class Stocks:
     """The prices of a block of stocks, and intermediates of several factors, computed lazily.
 
-    open, high, low, close, volume, vwap (T, N) float64, NaN where unknown.
+    open, high, low, close, volume, vwap (T, N) float64, NaN where unknown. listed (N,): the row of
+    the first trade, negative if it was before the first row.
     """
 
-    def __init__(self, prices: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, prices: Mapping[str, np.ndarray], listed: np.ndarray) -> None:
+        self.listed = listed
         self.open, self.high, self.low = prices["open"], prices["high"], prices["low"]
         self.close, self.volume = prices["close"], prices["volume"]
         typical = (self.high + self.low + self.close) / 3
@@ -237,7 +239,7 @@ class Stocks:
         """Position in the window at which the extreme was first reached, as a share of days: 1 /
         days at the window's first row or, if later, at the listing."""
         highest, lags = extremes.over(days)
-        age = self.rows - self.traded.argmax(axis=0) + 1
+        age = self.rows - self.listed + 1
         return np.where(np.isfinite(highest), (np.minimum(age, days) - lags) / days, np.nan)
 
     def rank(self, days: int) -> np.ndarray:
@@ -381,10 +383,53 @@ def compute(
     Raises ValueError for an unknown name, a missing price or arrays whose shapes disagree.
     """
     names = ALPHA158 if names is None else expand(names)
+    result = _checked_out(prices, names, out)
+    everything = slice(0, len(result))
+    _fill(result, prices, np.arange(result.shape[1]), everything, resolve(names))
+    return result, names
+
+
+def extend(
+    prices: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    out: np.ndarray,
+    known: np.ndarray,
+    columns: np.ndarray,
+) -> bool:
+    """Write what `compute` does into `out`, the same bits, without computing the first rows again.
+
+    known: (K, M, F) float32, the factors of the first K rows of M stocks. columns: (N,) the
+    position in it of each stock of `prices` whose first K rows of prices are those it was computed
+    from, -1 for the others, which are computed whole.
+
+    The last known row is computed again. False, and nothing is of use in `out`, if it differs (it
+    was computed by other versions of libraries), or if factors of `EXTRA`, which may look further
+    back than their days, are among `names`.
+    """
+    _checked_out(prices, names, out)
+    if any(name.rstrip("0123456789") in EXTRA for name in names):
+        return False
     factors = resolve(names)
+    stocks, others = np.flatnonzero(columns >= 0), np.flatnonzero(columns < 0)
+    last = len(known) - 1
+    _fill(out, prices, stocks, slice(last, len(out)), factors)
+    if not np.array_equal(out[last, stocks], known[last, columns[stocks]], equal_nan=True):
+        return False
+    rows = max(1, BLOCK_CELLS // max(1, len(stocks)))
+    for first in range(0, last, rows):
+        block = slice(first, min(first + rows, last))
+        out[block, stocks] = known[block, columns[stocks]]
+    _fill(out, prices, others, slice(0, len(out)), factors)
+    return True
+
+
+def _checked_out(
+    prices: Mapping[str, np.ndarray], names: Sequence[str], out: np.ndarray | None
+) -> np.ndarray:
+    """`out`, or a new array for the factors. Raises ValueError for arrays that do not fit."""
     if missing := [name for name in REQUIRED if name not in prices]:
         raise ValueError(f"factors: prices lack {missing}")
-    dates, stocks = shape = prices["close"].shape
+    shape = prices["close"].shape
     for name, array in prices.items():
         if array.shape != shape:
             raise ValueError(f"factors: {name} has shape {array.shape}, close has {shape}")
@@ -392,22 +437,39 @@ def compute(
     if result.shape != (*shape, len(names)) or result.dtype != np.float32:
         expected = f"{(*shape, len(names))} float32"
         raise ValueError(f"factors: out is {result.shape} {result.dtype}, expected {expected}")
+    return result
 
-    width = max(1, BLOCK_CELLS // max(1, dates))
-    for first in range(0, stocks, width):
-        block = slice(first, first + width)
-        own = {name: np.array(array[:, block], float, order="C") for name, array in prices.items()}
-        result[:, block] = _block_factors(own, factors)
-    return result, names
+
+def _fill(
+    out: np.ndarray,
+    prices: Mapping[str, np.ndarray],
+    stocks: np.ndarray,
+    rows: slice,
+    factors: Sequence[tuple[Factor, int]],
+) -> None:
+    """Write the factors of some stocks, by position, on the last rows, from `rows.start`."""
+    # A window needs the day before its first, for the change over it.
+    start = max(0, rows.start - max(days for _, days in factors))
+    traded = np.isfinite(prices["close"])
+    listed = traded.argmax(axis=0) - start
+    width = max(1, BLOCK_CELLS // max(1, rows.stop - start))
+    for first in range(0, len(stocks), width):
+        block = stocks[first : first + width]
+        own = {
+            name: np.array(array[start : rows.stop, block], float, order="C")
+            for name, array in prices.items()
+        }
+        made = _block_factors(own, listed[block], factors)
+        out[rows, block] = made[rows.start - start :]
 
 
 def _block_factors(
-    prices: dict[str, np.ndarray], factors: Sequence[tuple[Factor, int]]
+    prices: dict[str, np.ndarray], listed: np.ndarray, factors: Sequence[tuple[Factor, int]]
 ) -> np.ndarray:
-    """The factors (T, N, F) of a few stocks."""
+    """The factors (T, N, F) of a few stocks, of which `listed` is the row of the first trade."""
     for array in prices.values():
         array[np.isinf(array)] = np.nan
-    block = Stocks(prices)
+    block = Stocks(prices, listed)
     result = np.empty((*block.close.shape, len(factors)), np.float32)
     # A window extends the next shorter one, so all factors of a window are computed together.
     by_days = sorted(range(len(factors)), key=lambda i: factors[i][1])

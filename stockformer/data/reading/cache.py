@@ -2,7 +2,8 @@
 
 A prepared panel is a folder of arrays and one JSON file, named by the SHA-256 of the settings, of
 the content of every input file, and of the code that makes it; if one changes, it is prepared
-again. It may be deleted at any time.
+again, from the one prepared last with the same settings and code as far as its prices are the same.
+It may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ DOCUMENTS = {".md", ".rst", ".html", ".pdf", ".doc", ".docx", ".xlsx", ".png", "
 ABOUT = ("readme", "license", "licence", "notes")  # names of files that hold no data
 ARRAYS = ("dates", "tickers", "returns", "factors", "oracle", "sectors", "member")
 ARRAY_FILE = re.compile(rf"({'|'.join(ARRAYS)}|prices-\w+)\.npy", re.ASCII)
+KEY = re.compile("[0-9a-f]{32}")
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, LookupError)  # of a damaged folder
 STATE = "state-"
 PROCESSED_FILE = re.compile(rf"(factors|{STATE}\d+-\w+)\.npy", re.ASCII)
 KINDS = {"dates": "M", "tickers": "U", "sectors": "U", "member": "b"}  # the others are numbers
@@ -61,6 +64,7 @@ STORED: Form = {
 
 PROCESSED: Form = {"factor_names": [str], "states": [str], "files": {str: [(int, str)]}}
 T = TypeVar("T")
+FillFactors = Callable[[Panel, np.ndarray, Panel | None], None]
 
 
 def prepare(
@@ -70,20 +74,26 @@ def prepare(
     inputs: Sequence[Path],
     cache: Path,
     factor_names: Sequence[str] = (),
-    fill_factors: Callable[[Panel, np.ndarray], None] | None = None,
+    fill_factors: FillFactors | None = None,
 ) -> Panel:
     """The panel that `load` reads, from `cache` if the same was prepared before.
 
     settings: everything the panel depends on besides the files, as plain values. inputs: files and
-    folders it is read from. fill_factors(panel, out): computes the factors `factor_names` into out
-    (T, N, F) float32, a memory map; without it they are the source's own.
+    folders it is read from. fill_factors(panel, out, earlier): computes the factors `factor_names`
+    into out (T, N, F) float32, a memory map; without it they are the source's own. earlier: the
+    panel prepared last from other content of the files, if it is still there.
 
     Arrays are memory-mapped: what is never looked at is never read. Two processes that ask at once
     prepare once. Raises whatever `load` raises, and then leaves nothing behind.
     """
     with _naming_the_cache(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    key = _key({**settings, "factor_names": list(factor_names)}, inputs, cache)
+    recipe = [
+        json.dumps({**settings, "factor_names": list(factor_names)}, sort_keys=True, default=str)
+    ]
+    recipe += _digests(CODE, cache)
+    key = _name([*recipe, *_digests(inputs, cache)])
+    newest = cache / f"{_name(recipe)}.newest"
 
     def write(folder: Path) -> None:
         log.info(
@@ -92,7 +102,9 @@ def prepare(
         )
         panel = load()
         with _naming_the_cache(cache), _new_folder(folder) as unfinished:
-            _store(panel, unfinished, factor_names, fill_factors)
+            _store(panel, unfinished, factor_names, fill_factors, _newest(newest))
+        with _naming_the_cache(cache):
+            atomic.write(newest, key.encode())
 
     panel = _prepared(cache / key, _checked, write)
     object.__setattr__(panel, "stored_in", cache / key)  # of no copy with other content
@@ -166,11 +178,16 @@ def _prepared(folder: Path, read: Callable[[Path], T], write: Callable[[Path], N
     return found
 
 
-def _key(settings: Mapping[str, Any], inputs: Sequence[Path], cache: Path) -> str:
-    """What names the prepared panel."""
-    parts = [json.dumps(settings, sort_keys=True, default=str)]
+def _name(parts: Sequence[str]) -> str:
+    """What names a folder of the cache."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _digests(paths: Sequence[Path], cache: Path) -> list[str]:
+    """Name and SHA-256 of everything at or below `paths`."""
+    parts: list[str] = []
     stamps, used = _read_json(cache / STAMPS), {}
-    for file in _files([*inputs, *CODE]):
+    for file in _files(paths):
         if not file.is_file():
             parts.append(str(file))
             continue
@@ -187,7 +204,16 @@ def _key(settings: Mapping[str, Any], inputs: Sequence[Path], cache: Path) -> st
         parts.append(f"{file} {digest}")
     if any(stamps.get(name) != stamp for name, stamp in used.items()):
         _write_json(cache / STAMPS, stamps | used)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return parts
+
+
+def _newest(pointer: Path) -> Panel | None:
+    """The panel prepared last by the same recipe; None if there is none, or it is damaged."""
+    try:
+        key = atomic.read(pointer).decode()
+        return _checked(pointer.parent / key) if KEY.fullmatch(key) else None
+    except UNREADABLE:
+        return None
 
 
 def _files(inputs: Sequence[Path]) -> Iterator[Path]:
@@ -221,7 +247,8 @@ def _store(
     panel: Panel,
     folder: Path,
     factor_names: Sequence[str],
-    fill_factors: Callable[[Panel, np.ndarray], None] | None,
+    fill_factors: FillFactors | None,
+    earlier: Panel | None,
 ) -> None:
     """Write the panel, with its factors if there are any to fill, and last what describes it."""
     arrays = {name: getattr(panel, name) for name in ARRAYS}
@@ -230,7 +257,7 @@ def _store(
         shape = (*panel.returns.shape, len(factor_names))
         out = np.lib.format.open_memmap(folder / "factors.npy", "w+", np.float32, shape)
         _reserve(folder / "factors.npy")
-        fill_factors(panel, out)
+        fill_factors(panel, out, earlier)
         out.flush()
         del arrays["factors"], out
     facts = {
@@ -281,7 +308,7 @@ def _stored(folder: Path, read: Callable[[Path], T]) -> T | None:
         return None
     try:
         return read(folder)
-    except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
+    except UNREADABLE as error:
         log.warning("the prepared data set %s is damaged (%s): preparing it again", folder, error)
         return None
 

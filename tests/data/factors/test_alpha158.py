@@ -447,3 +447,34 @@ def test_a_factor_of_ones_own_is_one_function(monkeypatch):
     monkeypatch.setitem(alpha158.EXTRA, "RANGE", range_share)
     table = column(market(80, 1), ("RANGE20", "MAX20", "MIN20"))
     np.testing.assert_allclose(table["RANGE20"], table["MAX20"] - table["MIN20"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("alpha158",), ("alpha360",), ("KMID",)])
+@pytest.mark.parametrize("known_days", [1, 2, 59, 60, 61, 62, 150, 199, 200])
+def test_extended_to_the_bit(names, known_days):
+    """Suspended, delisted and newly listed stocks too: IMAX counts the days from the listing."""
+    prices = market(200, 7)
+    for field in FIELDS:
+        prices[field][:140, 1] = np.nan  # listed late
+        prices[field][20:150, 2] = np.nan  # long suspended
+        prices[field][100:, 3] = np.nan  # delisted
+        prices[field][:, 4] = np.nan  # never traded
+        prices[field][np.random.default_rng(1).random(200) < 0.3, 5] = np.nan
+    names = alpha158.expand(names)
+    whole, _ = compute(prices, names)
+    order = np.array([5, 4, 3, 2, 1, 0])  # the seventh stock is new
+    known = whole[:known_days, order].copy()
+    columns = np.array([5, 4, 3, 2, 1, 0, -1])
+    out = np.full_like(whole, 7)
+    assert alpha158.extend(prices, names, out, known, columns)
+    np.testing.assert_array_equal(out.view(np.int32), whole.view(np.int32))
+
+
+def test_own_factors_and_other_values_are_not_extended(monkeypatch):
+    prices = market(80, 3)
+    monkeypatch.setitem(alpha158.EXTRA, "AGE", lambda s, _: s.rows + 0.0)
+    for names, change in ((("ROC5", "AGE5"), 0), (("ROC5",), 1)):
+        known = compute(prices, names)[0][:70].copy()
+        known[-1, 2] += change
+        out = np.empty((80, 3, len(names)), np.float32)
+        assert not alpha158.extend(prices, names, out, known, np.arange(3))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -20,6 +22,7 @@ from small_data import PriceFiles, source_settings
 from stockformer.config.build import input_paths
 from stockformer.data.dataset import apply_processors
 from stockformer.data.factors import alpha158
+from stockformer.data.factors.earlier import extended
 from stockformer.data.factors.processors import Fill, Neutralise, RobustZScore, Select, State
 from stockformer.data.panel import Panel
 from stockformer.data.reading import cache as prepare
@@ -77,8 +80,10 @@ class Prepared:
         return folder
 
 
-def fill(panel: Panel, out: np.ndarray) -> None:
-    alpha158.compute(panel.prices, NAMES[: out.shape[2]], out=out)
+def fill(panel: Panel, out: np.ndarray, earlier: Panel | None) -> None:
+    names = NAMES[: out.shape[2]]
+    if earlier is None or not extended(panel, names, out, earlier):
+        alpha158.compute(panel.prices, names, out=out)
 
 
 @pytest.fixture
@@ -201,11 +206,10 @@ def test_large_files_are_known_by_size_and_time(
     monkeypatch.setattr(prepare, "LARGE", 0)
     prepared.panel()
     monkeypatch.setattr(prepare.hashlib, "file_digest", None)  # it would fail if it read them
-    key = prepare._key({}, [prepared.files.root], prepared.cache)
+    prepare._digests([prepared.files.root], prepared.cache)
     os.utime(prepared.files.path("AAA"))
     with pytest.raises(TypeError):
-        prepare._key({}, [prepared.files.root], prepared.cache)
-    assert len(key) == 32
+        prepare._digests([prepared.files.root], prepared.cache)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -255,7 +259,7 @@ def test_what_cannot_be_read_leaves_nothing_behind(prepared: Prepared) -> None:
             inputs=[],
             cache=prepared.cache,
             factor_names=("X",),
-            fill_factors=lambda _, __: alpha158.resolve(["X"]),
+            fill_factors=lambda *_: alpha158.resolve(["X"]),
         )
     assert [path for path in prepared.cache.iterdir() if path.suffix != ".lock"] == []
 
@@ -267,6 +271,103 @@ PriceFilesPanel = Panel(
     factors=np.zeros((1, 1, 0), np.float32),
     factor_names=(),
 )
+
+
+def computed_cells(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Days x stocks of each block whose factors are computed from here on."""
+    cells: list[int] = []
+    compute = alpha158._block_factors
+
+    def counted(prices: dict[str, np.ndarray], *arguments: object) -> np.ndarray:
+        cells.append(prices["close"].size)
+        return compute(prices, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alpha158, "_block_factors", counted)
+    return cells
+
+
+def without_last_days(prepared: Prepared, days: int) -> None:
+    for ticker, frame in prepared.files.frames.items():
+        prepared.files.frames[ticker] = frame.iloc[:-days]
+    prepared.files.write()
+
+
+def test_new_days_extend_what_is_prepared(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same panel as one that is prepared at once, without computing its days again."""
+    whole = {ticker: frame.copy() for ticker, frame in prepared.files.frames.items()}
+    without_last_days(prepared, 3)
+    prepared.panel()
+    prepared.files.frames = whole
+    prepared.files.write()
+    cells = computed_cells(monkeypatch)
+    extended_panel = prepared.panel()
+    assert sum(cells) == 6 * (3 + 1 + 5)  # new days, the last one checked, and what ROC5 needs
+    shutil.rmtree(prepared.cache)
+    same(extended_panel, prepared.panel())
+
+
+def test_a_stock_whose_history_changed_is_computed_whole(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a dividend, which lowers all earlier adjusted prices."""
+    whole = {ticker: frame.copy() for ticker, frame in prepared.files.frames.items()}
+    without_last_days(prepared, 3)
+    del prepared.files.frames["AAA"]  # listed later
+    prepared.files.path("AAA").unlink()
+    prepared.panel()
+    changed = prepared.files.tickers[1]
+    whole[changed][["Open", "High", "Low", "Close"]] *= 0.99
+    prepared.files.frames = whole
+    prepared.files.write()
+    cells = computed_cells(monkeypatch)
+    extended_panel = prepared.panel()
+    assert sorted(cells)[-1] == 2 * 80
+    assert sum(cells) == 2 * 80 + 4 * 9
+    shutil.rmtree(prepared.cache)
+    same(extended_panel, prepared.panel())
+
+
+def flip_last_factor(folder: Path) -> None:
+    """Another value, with a right checksum: as if an earlier library had computed it."""
+    factors = np.load(folder / "factors.npy")
+    factors[-1, 0, 1] += 1
+    np.save(folder / "factors.npy", factors)
+    text = (folder / "panel.json").read_text()
+    facts = json.loads(text)
+    facts["files"]["factors.npy"] = prepare._sum(folder / "factors.npy")
+    (folder / "panel.json").write_text(json.dumps(facts))
+    digest = hashlib.sha256((folder / "panel.json").read_bytes()).hexdigest()
+    (folder / "panel.sha256").write_text(digest)
+
+
+@pytest.mark.parametrize("damage", ["other factors", "array", "pointer", "a path", "gone"])
+def test_a_damaged_earlier_panel_is_not_extended(
+    damage: str, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {ticker: frame.copy() for ticker, frame in prepared.files.frames.items()}
+    without_last_days(prepared, 3)
+    prepared.panel()
+    (pointer,) = prepared.cache.glob("*.newest")
+    match damage:
+        case "other factors":
+            flip_last_factor(prepared.folder())
+        case "array":
+            DAMAGES["flip"](prepared.folder() / "factors.npy")
+        case "pointer":
+            pointer.write_bytes(b"\xff")
+        case "a path":
+            pointer.write_text("../" + prepared.folder().name)
+        case "gone":
+            shutil.rmtree(prepared.folder())
+    prepared.files.frames = whole
+    prepared.files.write()
+    cells = computed_cells(monkeypatch)
+    panel = prepared.panel()
+    assert 6 * 80 in cells
+    shutil.rmtree(prepared.cache)
+    same(panel, prepared.panel())
 
 
 def test_processes_that_ask_at_once_prepare_once(prepared: Prepared) -> None:
@@ -338,7 +439,7 @@ def test_a_cache_that_cannot_be_kept_says_where_and_what_to_do(
             inputs=[prepared.files.root],
             cache=prepared.cache,
             factor_names=["KMID"],
-            fill_factors=lambda panel, out: None,
+            fill_factors=lambda *_: None,
         )
     assert str(caught.value).startswith(str(prepared.cache))
     if prepared.cache.is_dir():
