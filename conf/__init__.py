@@ -1,0 +1,1 @@
+# In a wheel, Hydra reads pkg://stockformer.conf only from a package.
