@@ -5,7 +5,7 @@ VENV_NEXT ?= .venv-next
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help train test test-full test-next clean
+.PHONY: help train test test-full test-next audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,6 +24,10 @@ test-full: $(VENV)/.installed-dev ## the long forms of the reliability tests
 
 test-next: $(VENV_NEXT)/.installed ## the whole test suite on the next Hydra, OmegaConf and Optuna
 	$(VENV_NEXT)/bin/python -m pytest -n auto --dist worksteal
+
+audit: $(VENV)/.installed ## known advisories on the pinned versions; needs pypi.org itself
+	$(INSTALL) pip-audit
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean: ## remove the virtual environments (runs stay)
 	rm -rf $(VENV) $(VENV_NEXT)
