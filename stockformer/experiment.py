@@ -25,6 +25,7 @@ from stockformer.data.calendar import CALENDARS, with_following_days
 from stockformer.data.dataset import (
     Dataset,
     FittedPreprocessing,
+    NewArray,
     apply_processors,
     require_known,
     training_days,
@@ -161,8 +162,8 @@ def prepare_dataset(
     processors = {str(name): build(node) for name, node in config.processors.items()}
     fit_rows = training_days(split, targets)
 
-    def process() -> tuple[Panel, dict[str, State]]:
-        return apply_processors(unprocessed, processors, targets, fit_rows, fitted, rows)
+    def process(new_array: NewArray = np.empty) -> tuple[Panel, dict[str, State]]:
+        return apply_processors(unprocessed, processors, targets, fit_rows, fitted, rows, new_array)
 
     settings = OmegaConf.to_container(config.processors, resolve=True)
     if not (cached and processors and fitted is None):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from stockformer.data.targets import Targets
 from stockformer.data.windows import Windows
 
 log = logging.getLogger(__name__)
+
+BLOCK_CELLS = 8 << 20  # days x stocks x factors processed at a time
+NewArray = Callable[[tuple[int, ...], type[np.float32]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -83,27 +87,63 @@ def apply_processors(
     fit_rows: slice,
     fitted: FittedPreprocessing | None = None,
     rows: slice | None = None,
+    new_array: NewArray = np.empty,
 ) -> tuple[Panel, dict[str, State]]:
     """The panel after each processor, fitted on `fit_rows` of what the one before made of it, and
     the fitted states; with `fitted` those of a run instead.
 
     rows: the only ones that are wanted; where nothing is fitted, the others are left at 0.
+    new_array: makes an array for the factors, such as a map of a file. They are processed by blocks
+    of days, so that no other array of their size is made.
     """
     states: dict[str, State] = {}
     whole, first = panel, 0
     if rows is not None and all(processor.stateless for processor in processors.values()):
         first = max(0, rows.start - sum(each.earlier_rows for each in processors.values()))
         panel = panel.between(first, rows.stop)
+    work: np.ndarray | None = None
     for name, processor in processors.items():
         states[name] = processor.fit(panel, targets, fit_rows)
         if fitted is not None:
             states[name] = fitted.state(name, states[name], panel.factor_names)
-        panel = processor.apply(panel, states[name])
+        panel = _by_blocks(panel, processor, states[name], work, new_array)
+        work = panel.factors
     if len(panel.dates) < len(whole.dates):
         factors = np.zeros((*whole.returns.shape, len(panel.factor_names)), np.float32)
         factors[first : first + len(panel.dates)] = panel.factors
         panel = whole.with_factors(factors, panel.factor_names)
     return panel, states
+
+
+def _by_blocks(
+    panel: Panel,
+    processor: Processor,
+    state: State,
+    work: np.ndarray | None,
+    new_array: NewArray,
+) -> Panel:
+    """The panel after one processor, by blocks of days.
+
+    work: the panel's own array of factors, where it may be overwritten.
+    """
+    days, *others = panel.factors.shape
+    context = 1 if processor.recursive else processor.earlier_rows
+    in_place = work is not None and (processor.recursive or not context)
+    out, names = work if in_place else None, panel.factor_names
+    size = max(1, BLOCK_CELLS // max(1, math.prod(others)))
+    for first in range(0, days, size):
+        stop, start = min(first + size, days), max(0, first - context)
+        block = panel.between(start, stop)
+        if processor.recursive and out is not None and start < first:
+            earlier = out[start:first]
+            factors = np.concatenate([earlier, panel.factors[first:stop]])
+            block = block.with_factors(factors, names)
+        made = processor.apply(block, state)
+        if out is None or out.shape[-1] != len(made.factor_names):
+            out = new_array((days, others[0], len(made.factor_names)), np.float32)
+            names = made.factor_names
+        out[first:stop] = made.factors[first - start :]
+    return panel.with_factors(panel.factors if out is None else out, names)
 
 
 def training_days(split: Split, targets: Targets) -> slice:
@@ -113,7 +153,9 @@ def training_days(split: Split, targets: Targets) -> slice:
 
 def require_known(panel: Panel) -> None:
     """Raise ValueError unless all factors are finite: a model has no input for "unknown"."""
-    unknown = ~np.isfinite(panel.factors).all(axis=(0, 1))
+    unknown = np.zeros(len(panel.factor_names), bool)
+    for day in panel.factors:
+        unknown |= ~np.isfinite(day).all(axis=0)
     if unknown.any():
         names = [name for name, some in zip(panel.factor_names, unknown) if some]
         raise ValueError(

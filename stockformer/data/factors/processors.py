@@ -27,11 +27,13 @@ SIZE_DAYS = 20  # traded value is averaged over a month
 class Processor(Protocol):
     """stateless: whether nothing is fitted, so that the result does not depend on the split.
 
-    earlier_rows: how many rows before a row its result depends on.
+    earlier_rows: how many rows before a row its result depends on. recursive: whether all that it
+    needs of them is its own result for the row before.
     """
 
     stateless: ClassVar[bool]
     earlier_rows: int
+    recursive: bool
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State: ...
 
@@ -47,6 +49,7 @@ class CrossSectional:
 
     stateless = True
     earlier_rows = 0
+    recursive = False
 
     def __init__(self, *, kind: str, clip: float = math.inf) -> None:
         if kind not in KINDS:
@@ -67,6 +70,7 @@ class Winsorise:
 
     stateless = False
     earlier_rows = 0
+    recursive = False
 
     def __init__(self, *, share: float) -> None:
         if not 0 < share < 0.5:
@@ -90,14 +94,16 @@ class RobustZScore:
 
     stateless = False
     earlier_rows = 0
+    recursive = False
 
     def __init__(self, *, clip: float) -> None:
         _require_positive_clip(clip)
         self.clip = clip
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
-        (median,) = _quantiles(panel.factors[fit_rows], (0.5,))
-        (deviation,) = _quantiles(np.abs(panel.factors[fit_rows] - median), (0.5,))
+        factors = panel.factors[fit_rows]
+        (median,) = _quantiles(factors, (0.5,))
+        (deviation,) = _quantiles(factors, (0.5,), around=median)
         return {"median": median, "deviation": NORMAL_MAD * deviation}
 
     def apply(self, panel: Panel, state: State) -> Panel:
@@ -116,6 +122,7 @@ class Neutralise:
 
     stateless = True
     earlier_rows = SIZE_DAYS - 1
+    recursive = False
 
     def __init__(self, *, sector: bool, size: bool) -> None:
         self.sector, self.size = sector, size
@@ -148,6 +155,7 @@ class Select:
 
     stateless = False
     earlier_rows = 0
+    recursive = False
 
     def __init__(self, *, names: Sequence[str], count: int) -> None:
         if count < 1:
@@ -181,6 +189,7 @@ class Fill:
     def __init__(self, *, forward: bool) -> None:
         self.forward = forward
         self.earlier_rows = sys.maxsize if forward else 0
+        self.recursive = forward
 
     def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> State:
         return {}
@@ -209,11 +218,22 @@ def _zero_filled(factors: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(factors), np.float32(0), factors)
 
 
-def _quantiles(factors: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """(shares, F) quantiles of the known cells of each factor; NaN without any."""
+def _quantiles(
+    factors: np.ndarray, shares: Sequence[float], around: np.ndarray | None = None
+) -> np.ndarray:
+    """(shares, F) quantiles of the known cells of each factor (T, N, F); NaN without any.
+
+    around: (F,) of the absolute deviations from these values instead.
+    """
+    found = np.empty((len(shares), factors.shape[-1]), np.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return np.nanquantile(factors, shares, axis=(0, 1)).astype(np.float32)
+        for f in range(factors.shape[-1]):
+            values = factors[..., f]
+            if around is not None:
+                values = np.abs(values - around[f])
+            found[:, f] = np.nanquantile(values, shares)
+    return found
 
 
 def residuals(exposures: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock
 
+from stockformer.data.dataset import NewArray
 from stockformer.data.factors.processors import State
 from stockformer.data.panel import Panel
 from stockformer.data.reading.findings import LEVELS, Finding
@@ -112,7 +113,7 @@ def prepare(
 
 
 def processed(
-    make: Callable[[], tuple[Panel, dict[str, State]]],
+    make: Callable[[NewArray], tuple[Panel, dict[str, State]]],
     panel: Panel,
     *,
     settings: Any,
@@ -121,32 +122,30 @@ def processed(
     """The factors of `panel` after the processors, and their states, as `make` returns them; where
     the panel is in the cache they are kept and mapped too, so that runs share one copy.
 
+    make(new_array): its factors must be the last array that it has let `new_array` make.
     settings, arrays: everything they depend on besides the panel, as plain values and arrays.
     """
     if panel.stored_in is None:
-        return make()
+        return make(np.empty)
     digest = hashlib.sha256(f"{panel.stored_in.name} {json.dumps(settings)}".encode())
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).data)
 
     def write(folder: Path) -> None:
-        made, states = make()
-        of_states = {
-            f"{STATE}{place}-{key}": array
-            for place, state in enumerate(states.values())
-            for key, array in state.items()
-        }
-        facts = {"factor_names": list(made.factor_names), "states": list(states)}
         with _new_folder(folder) as unfinished:
-            _write(unfinished, {"factors": made.factors, **of_states}, facts)
+            new_array = _MappedArrays(unfinished)
+            made, states = make(new_array)
+            new_array.flush()
+            facts = {"factor_names": list(made.factor_names), "states": list(states)}
+            _write(unfinished, _arrays_of(states), facts)
 
     folder = panel.stored_in.parent / digest.hexdigest()[:32]
     try:
         found, facts = _prepared(folder, lambda f: _read(f, PROCESSED, PROCESSED_FILE), write)
     except OSError as error:
         log.warning("the processed factors are not kept, each run makes its own: %s", error)
-        return make()
+        return make(np.empty)
     states: dict[str, State] = {
         name: {
             key.removeprefix(f"{STATE}{place}-"): array
@@ -156,6 +155,34 @@ def processed(
         for place, name in enumerate(facts["states"])
     }
     return panel.with_factors(found["factors"], tuple(facts["factor_names"])), states
+
+
+def _arrays_of(states: Mapping[str, State]) -> dict[str, np.ndarray]:
+    """The arrays of the processors' states by the names of their files."""
+    return {
+        f"{STATE}{place}-{key}": array
+        for place, state in enumerate(states.values())
+        for key, array in state.items()
+    }
+
+
+class _MappedArrays:
+    """Makes arrays of factors that are maps of a file in `folder`; only the last one is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "factors.npy"
+        self.last: np.memmap | None = None
+
+    def __call__(self, shape: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray:
+        self.path.unlink(missing_ok=True)  # the array before it stays readable until it is dropped
+        self.last = np.lib.format.open_memmap(self.path, "w+", dtype, shape)
+        _reserve(self.path)
+        return self.last
+
+    def flush(self) -> None:
+        """Writes everything: only then does the file keep its time of change."""
+        if self.last is not None:
+            self.last.flush()
 
 
 def _prepared(folder: Path, read: Callable[[Path], T], write: Callable[[Path], None]) -> T:
@@ -255,11 +282,10 @@ def _store(
     arrays |= {f"prices-{name}": array for name, array in panel.prices.items()}
     if fill_factors is not None:
         shape = (*panel.returns.shape, len(factor_names))
-        out = np.lib.format.open_memmap(folder / "factors.npy", "w+", np.float32, shape)
-        _reserve(folder / "factors.npy")
-        fill_factors(panel, out, earlier)
-        out.flush()
-        del arrays["factors"], out
+        new_array = _MappedArrays(folder)
+        fill_factors(panel, new_array(shape, np.float32), earlier)
+        new_array.flush()
+        del arrays["factors"]
     facts = {
         "factor_names": list(factor_names if fill_factors is not None else panel.factor_names),
         "sources": dict(panel.sources),

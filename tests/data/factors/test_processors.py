@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from stockformer.data import dataset
 from stockformer.data.dataset import apply_processors
 from stockformer.data.factors.processors import (
     KINDS,
@@ -165,3 +168,65 @@ def test_some_rows_alone_are_processed_as_all_of_them(processors: list[Processor
     part, _ = apply_processors(panel, named, targets, SEEN, rows=rows)
     np.testing.assert_array_equal(part.factors[rows], whole.factors[rows])
     assert part.factors.shape == whole.factors.shape
+
+
+PIPELINES: dict[str, list[Processor]] = {
+    "rank": [CrossSectional(kind="rank"), Fill(forward=False)],
+    "robust": [Winsorise(share=0.05), RobustZScore(clip=3.0), Fill(forward=True)],
+    "neutral": [Neutralise(sector=True, size=True), Select(names=[], count=2), Fill(forward=True)],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_blocks_of_days_are_processed_as_all_of_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = market()
+    named = {str(place): processor for place, processor in enumerate(PIPELINES[name])}
+    targets, before = targets_of(panel), panel.factors.copy()
+    whole, states = apply_processors(panel, named, targets, SEEN)
+    made: list[np.ndarray] = []
+
+    def new_array(shape: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray:
+        made.append(np.full(shape, 7, dtype))
+        return made[-1]
+
+    monkeypatch.setattr(dataset, "BLOCK_CELLS", 7 * STOCKS * 4)
+    parts, of_parts = apply_processors(panel, named, targets, SEEN, new_array=new_array)
+    np.testing.assert_array_equal(parts.factors, whole.factors)
+    assert parts.factor_names == whole.factor_names
+    for key, state in states.items():
+        for array in state:
+            np.testing.assert_array_equal(of_parts[key][array], state[array])
+    np.testing.assert_array_equal(panel.factors, before)  # the source's are never written to
+    assert len(made) == {"neutral": 2, "none": 0}.get(name, 1)
+
+
+def test_the_memory_that_processing_takes_is_that_of_blocks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With maps of files, whatever the number of days."""
+    panel = market()
+    large = np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.float32, (800, STOCKS, 200))
+    large[:] = np.random.default_rng(0).normal(size=large.shape)
+    panel = Panel(
+        dates=np.arange(800).astype("datetime64[D]"),
+        tickers=panel.tickers,
+        returns=np.zeros((800, STOCKS)),
+        factors=large,
+        factor_names=tuple(map(str, range(200))),
+    )
+    monkeypatch.setattr(dataset, "BLOCK_CELLS", 20 * STOCKS * 200)
+    targets = targets_of(panel)
+
+    def mapped(shape: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray:
+        return np.lib.format.open_memmap(tmp_path / "out.npy", "w+", dtype, shape)
+
+    for name in ("rank", "robust"):
+        named = {str(place): processor for place, processor in enumerate(PIPELINES[name])}
+        tracemalloc.start()
+        apply_processors(panel, named, targets, slice(0, 400), new_array=mapped)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < large.nbytes / 2, f"{name}: {peak / large.nbytes:.2f} copies"

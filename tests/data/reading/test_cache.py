@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ from omegaconf import OmegaConf
 from small_data import PriceFiles, source_settings
 
 from stockformer.config.build import input_paths
-from stockformer.data.dataset import apply_processors
+from stockformer.data.dataset import NewArray, apply_processors
 from stockformer.data.factors import alpha158
 from stockformer.data.factors.earlier import extended
 from stockformer.data.factors.processors import Fill, Neutralise, RobustZScore, Select, State
 from stockformer.data.panel import Panel
 from stockformer.data.reading import cache as prepare
 from stockformer.data.sources import ohlcv
-from stockformer.data.targets import next_returns
+from stockformer.data.targets import Targets, next_returns
 
 NAMES = ("KMID", "ROC5")
 
@@ -446,6 +447,12 @@ def test_a_cache_that_cannot_be_kept_says_where_and_what_to_do(
         assert [path.suffix for path in prepared.cache.iterdir()] == [".lock"]
 
 
+def targets_of(panel: Panel) -> Targets:
+    return next_returns(
+        panel, horizon=1, offset=0, excess=False, median_class=False, limit_threshold=0.04
+    )
+
+
 PIPELINES = {
     "stateless": {"neutral": Neutralise(sector=True, size=False), "fill": Fill(forward=True)},
     "fitted": {"robust": RobustZScore(clip=3.0), "fill": Fill(forward=False)},
@@ -458,19 +465,18 @@ def test_processed_factors_are_made_once_and_are_the_same_to_the_bit(
     prepared: Prepared, name: str, tmp_path: Path
 ) -> None:
     panel = prepared.panel(NAMES)
-    targets = next_returns(
-        panel, horizon=1, offset=0, excess=False, median_class=False, limit_threshold=0.04
-    )
+    targets = targets_of(panel)
     made = []
 
-    def process(rows: int = 20) -> tuple[Panel, dict[str, State]]:
+    def process(new_array: NewArray = np.empty, rows: int = 20) -> tuple[Panel, dict[str, State]]:
         made.append(rows)
-        return apply_processors(panel, PIPELINES[name], targets, slice(0, rows))
+        pipeline = PIPELINES[name]
+        return apply_processors(panel, pipeline, targets, slice(0, rows), new_array=new_array)
 
     def cached(rows: int = 20) -> tuple[Panel, dict[str, State]]:
         settings = {"name": name, "rows": rows}
         return prepare.processed(
-            lambda: process(rows), panel, settings=settings, arrays=targets.arrays()
+            partial(process, rows=rows), panel, settings=settings, arrays=targets.arrays()
         )
 
     expected, states = process()
@@ -496,9 +502,10 @@ def test_damaged_processed_factors_are_made_anew(prepared: Prepared) -> None:
     panel = prepared.panel(NAMES)
     made = []
 
-    def process() -> tuple[Panel, dict[str, State]]:
+    def process(new_array: NewArray) -> tuple[Panel, dict[str, State]]:
         made.append(1)
-        return Fill(forward=False).apply(panel, {}), {"fill": {}}
+        fill = {"fill": Fill(forward=False)}
+        return apply_processors(panel, fill, targets_of(panel), slice(0, 20), new_array=new_array)
 
     expected, _ = prepare.processed(process, panel, settings=[])
     folders = {path.parent for path in prepared.cache.glob("*/factors.npy")} - {panel.stored_in}
@@ -520,7 +527,7 @@ def test_runs_go_on_where_processed_factors_cannot_be_kept(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(prepare, "_write", full)
-    processed, _ = prepare.processed(lambda: (panel, {}), panel, settings=[])
+    processed, _ = prepare.processed(lambda _: (panel, {}), panel, settings=[])
     assert processed is panel
     assert "not kept, each run makes its own: [Errno 28] No space left" in caplog.text
     assert not list(prepared.cache.glob("*unfinished*"))
