@@ -5,8 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing import forkserver
+
+_changing = threading.Lock()
+"""Held while the environment is changed: several threads of an audit may start the server."""
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
@@ -17,12 +21,13 @@ def start_fork_server(preload: Sequence[str]) -> None:
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
     same = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
-    before = {name: os.environ.get(name) for name in same}
-    os.environ |= same
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+    with _changing:
+        before = {name: os.environ.get(name) for name in same}
+        os.environ |= same
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
