@@ -123,12 +123,12 @@ class PairedTest:
             "rankings": self.rankings,
             "alpha": self.level.alpha,
         }
-        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         return {
             "days": self.lead.n,
             "first_day": self.first_day,
             "last_day": self.last_day,
-        } | finite
+            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
+        }
 
 
 def paired_test(challenger: Predictions, champion: Predictions, level: Level) -> PairedTest:
