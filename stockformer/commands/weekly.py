@@ -73,9 +73,10 @@ def weekly(words: Words, overrides: Sequence[str]) -> Iterator[Text]:
     if "champion" not in words:
         raise ValueError("champion=FOLDER: missing; it names where runs and decisions are kept")
     rules, settings = Rules.of(words), run_settings(overrides)
+    download = _download_words(words)
     folder = ChampionFolder(as_path(words["champion"]).absolute())
     with folder.locked():
-        yield from WeeklyLoop(folder, rules, settings).run(words.get("download"))
+        yield from WeeklyLoop(folder, rules, settings).run(download)
 
 
 class WeeklyLoop:
@@ -85,11 +86,12 @@ class WeeklyLoop:
         self.folder, self.rules, self.settings = folder, rules, list(settings)
         self.history = folder.history()
 
-    def run(self, download: str | None) -> Iterator[Text]:
-        """All steps. Raises ValueError naming the one that fails."""
-        if download is not None:
+    def run(self, download: Sequence[str]) -> Iterator[Text]:
+        """All steps; a download only if there are words for it. Raises ValueError naming the step
+        that fails."""
+        if download:
             yield _heading("download")
-            self.require_done(run_python("-m", DOWNLOAD, *shlex.split(download)), "the download")
+            self.require_done(run_python("-m", DOWNLOAD, *download), "the download")
         config = without_hydra(check_command_line(as_hydra_reads(self.settings), multirun=False))
         rules = self.rules
         champion = self.champion()
@@ -241,6 +243,13 @@ def _heading(text: str) -> Text:
 def _trusted() -> list[str]:
     names = sorted(trusted())
     return [f"trust=[{','.join(names)}]"] if names else []
+
+
+def _download_words(words: Words) -> list[str]:
+    try:
+        return shlex.split(words.get("download", ""))
+    except ValueError as error:
+        raise ValueError(f"download={words['download']}: {error}") from error
 
 
 def _days(words: Words, name: str, default: int) -> int:
