@@ -38,7 +38,7 @@ from stockformer.data.panel import Panel
 from stockformer.data.reading import quality
 from stockformer.data.reading.cache import prepare, processed, unread_files
 from stockformer.data.splits import Split
-from stockformer.data.targets import next_returns, standardise
+from stockformer.data.targets import Targets, next_returns, standardise
 from stockformer.data.windows import Windows
 from stockformer.evaluation import inputs
 from stockformer.evaluation.backtest import Settings
@@ -130,7 +130,7 @@ def prepare_dataset(
     cached: the processed factors may come from the cache, and go there; not after `panel` was
     changed in place.
     """
-    dataset, target = config.dataset, config.target
+    dataset = config.dataset
     names = alpha158.expand(dataset.factors)
     if names and panel.factor_names != names:
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
@@ -143,20 +143,13 @@ def prepare_dataset(
     size = data_bytes(panel.factors.shape, processed=bool(config.processors))
     Estimate(data=size).require(machine_memory())
     unprocessed = panel
-    targets = next_returns(
-        panel,
-        horizon=target.horizon,
-        offset=target.offset,
-        excess=target.excess,
-        median_class=target.median_class,
-        limit_threshold=dataset.limit_threshold,
-    )
+    targets = targets_of(config, panel)
     split = split or build(
         config.split, dates=panel.dates, lookback=dataset.lookback, target_span=targets.span
     )
     assert split is not None
     split = split.without(panel.session_gaps, dataset.lookback, targets.span)
-    targets = standardise(targets, target.transform.value, split.train)
+    targets = standardise(targets, config.target.transform.value, split.train)
     if fitted is not None:
         targets = replace(targets, scale=fitted.target_scale)
     processors = {str(name): build(node) for name, node in config.processors.items()}
@@ -188,6 +181,19 @@ def prepare_dataset(
         unprocessed=unprocessed,
         prepared_factors=not names,
         notes=(*dataset.warnings, *trusted, *panel.notes),
+    )
+
+
+def targets_of(config: DictConfig, panel: Panel) -> Targets:
+    """The targets of every signal date as returns, before any transform."""
+    target = config.target
+    return next_returns(
+        panel,
+        horizon=target.horizon,
+        offset=target.offset,
+        excess=target.excess,
+        median_class=target.median_class,
+        limit_threshold=config.dataset.limit_threshold,
     )
 
 

@@ -45,6 +45,7 @@ MAY: dict[str, set[str]] = {
     "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"},
     "runs.export": {"runs", "config", "experiment", "interface"},
     "export": {"commands", "runs"},
+    "weekly": {"commands"},
     "programs": {"commands", "config", "audit", "experiment", "reporting", "runs"},
     "commands": {"__version__", "commands", "config", "evaluation", "reporting", "runs", "sweeps"},
     "audit": {"audit", "commands", "config", "data", "models", "training", "evaluation", "runs"}

@@ -49,7 +49,7 @@ TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ b
 ONE_DATE = 1e-4  # relative to the spread: a batch of one uses other kernels
 FEW_BATCHES = 2  # of each part of the small training
 CODE = (".py", ".pyc", ".so", ".yaml", ".pth", ".toml", ".json")
-PACKAGES = ("site-packages", "dist-packages")
+PACKAGES = ("site-packages", "dist-packages")  # names of the folders that pip installs into
 
 
 @dataclass(frozen=True)
@@ -449,7 +449,8 @@ def _undeclared(
     system = {
         *(Path(each) for each in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", os.devnull)),
         *(Path(each) for each in (sys.prefix, sys.base_prefix, sys.exec_prefix)),
-        *(path for path in map(Path, sys.path) if path.name in PACKAGES),  # of other environments
+        # Packages of `pip install --user`, or of another environment that a .pth file names.
+        *(Path(each) for each in sys.path if Path(each).name in PACKAGES),
     }
     found = []
     for text in sorted(opened):

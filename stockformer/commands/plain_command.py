@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -56,6 +57,9 @@ def plain_command(
                 console.print(piece, soft_wrap=not is_interactive())
         except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             sys.exit(printable(f"error: {error}"))
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(128 + signal.SIGINT)
 
     return main
 

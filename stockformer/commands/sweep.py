@@ -219,7 +219,7 @@ def run_one(function: Train, changes: Sequence[str], job: Job) -> None:
     from stockformer.sweeps.jobs import require_same_settings  # noqa: PLC0415 (pandas)
 
     trust_named(job.words)  # this may be another process than the command's
-    require_same_settings(job)
+    require_same_settings(job.run, job.words)
     if job.run.status_file.exists() and job.run.begun():
         again = continued(job.folder, changes)
         if again is None:

@@ -55,13 +55,7 @@ class Comparison:
 
     @property
     def n_rankings(self) -> float:
-        """Effective number of separate rankings: n (1 - r) / (1 + r).
-
-        The formula of a first-order autoregression of correlation r, the stability. Scores that
-        never change are one ranking, whatever the number of dates.
-        """
-        r = min(max(np.nan_to_num(self.stability), 0.0), 1.0)
-        return self.own.n * (1 - r) / (1 + r)
+        return effective_rankings(self.own.n, self.stability)
 
     def table(self) -> pd.DataFrame:
         """`values` with the leads.
@@ -81,6 +75,16 @@ class Comparison:
             for column, cells in rows.items():
                 columns[f"{metric}_{column}"] = pd.Series(cells, dtype=float)
         return pd.DataFrame(columns, index=self.values.index)
+
+
+def effective_rankings(n: int, stability: float) -> float:
+    """Effective number of separate rankings of n dates: n (1 - r) / (1 + r).
+
+    The formula of a first-order autoregression of correlation r, the stability (NaN: 0). Scores
+    that never change are one ranking, whatever the number of dates.
+    """
+    r = min(max(float(np.nan_to_num(stability)), 0.0), 1.0)
+    return n * (1 - r) / (1 + r)
 
 
 def compare(model: Predictions, baselines: Mapping[str, Predictions]) -> Comparison:

@@ -58,7 +58,7 @@ def forecast(
     masked = reasons_without_forecast(data.panel, spec.market, row, first.missing)
     known = np.array([ticker not in masked for ticker in first.tickers])
     if asof is None:
-        require_complete(spec.market, row)
+        require_complete(spec.market.dates, spec.market.choosable, row, "Name a day with asof=")
     signal = np.where(known, prediction[earned].mean(axis=0), np.nan)
     signal_before = np.where(spec.market.choosable[row - 1], before[earned].mean(axis=0), np.nan)
     columns = {
@@ -116,14 +116,39 @@ def require_same_subject(path: Path, member: Member, first: Path, of_first: Memb
         raise ValueError(f"{path}: other data than {first}")
 
 
-def require_complete(market: Market, row: int) -> None:
-    """Raises ValueError where so few stocks have a price that the day is not over."""
-    traded, before = (int(market.choosable[each].sum()) for each in (row, row - 1))
-    if traded < (1 - MAX_MISSING) * before:
+def require_complete(dates: np.ndarray, priced: np.ndarray, row: int, remedy: str) -> None:
+    """Raises ValueError where so few stocks have a price that the day is not over.
+
+    priced (T, N) bool.
+    """
+    today, before = (int(priced[each].sum()) for each in (row, row - 1))
+    if today < (1 - MAX_MISSING) * before:
         raise ValueError(
-            f"on {market.dates[row]}, the newest day, {traded} stocks have a price, on the day "
-            f"before {before}: the data are not complete. Name a day with asof="
+            f"on {dates[row]}, the newest day, {today} stocks have a price, on the day before "
+            f"{before}: the data are not complete. {remedy}"
         )
+
+
+def panel_of_run(trained: ReopenedRun) -> tuple[Panel, list[str], list[str]]:
+    """The data with the run's stocks in its order, those that they lack, and those that are new.
+
+    Raises ValueError where they lack too many.
+    """
+    panel = read_panel(trained.config)
+    tickers = np.array(trained.facts["tickers"])
+    missing = sorted(set(tickers) - set(panel.tickers))
+    new = sorted(set(panel.tickers) - set(tickers))
+    if len(missing) > MAX_MISSING * len(tickers):
+        raise ValueError(
+            f"{trained.run.path}: trained on {len(tickers)} stocks, of which the data lack "
+            f"{len(missing)}: {', '.join(missing[:5])}, ...; name their folder with "
+            "paths.data_dir="
+        )
+    if missing or new or not np.array_equal(panel.tickers, tickers):
+        panel = panel.with_tickers(tickers)
+    if missing and not trained.config.processors:  # nothing else fills unknown factors
+        panel.factors[:, np.isin(tickers, missing)] = 0.0
+    return panel, missing, new
 
 
 class Member:
@@ -131,22 +156,8 @@ class Member:
 
     def __init__(self, trained: ReopenedRun, asof: str | None) -> None:
         self.trained = trained
-        panel = read_panel(trained.config)
-        tickers = np.array(trained.facts["tickers"])
-        self.missing = sorted(set(tickers) - set(panel.tickers))
-        self.new = sorted(set(panel.tickers) - set(tickers))
-        if len(self.missing) > MAX_MISSING * len(tickers):
-            raise ValueError(
-                f"{trained.run.path}: trained on {len(tickers)} stocks, of which the data lack "
-                f"{len(self.missing)}: {', '.join(self.missing[:5])}, ...; name their folder with "
-                "paths.data_dir="
-            )
-        if self.missing or self.new or not np.array_equal(panel.tickers, tickers):
-            panel = panel.with_tickers(tickers)
-        if self.missing and not trained.config.processors:  # nothing else fills unknown factors
-            absent = np.isin(tickers, self.missing)
-            panel.factors[:, absent] = 0.0
-        self.tickers = tickers
+        panel, self.missing, self.new = panel_of_run(trained)
+        self.tickers = panel.tickers
         self.last_day_used = np.datetime64(last_day_used(trained.manifest["split"]))
         self.row = row_of(panel, asof, trained.config.dataset.lookback, self.last_day_used)
         batch = EVALUATED_AT_ONCE * samples_at_once(trained.config)

@@ -73,7 +73,7 @@ class Grid:
     def __init__(self, jobs: Sequence[Job], objectives: Sequence[str]) -> None:
         self.jobs, self.total, self.objectives = jobs, len(jobs), objectives
         for job in jobs:
-            require_same_settings(job)
+            require_same_settings(job.run, job.words)
         self._missing = [job for job in jobs if final_state(job.run) not in DONE]
         self._ended = self.total - len(self._missing)
 
@@ -121,22 +121,22 @@ def run_jobs(jobs: Jobs, launcher: Launcher) -> dict[int, tuple[Job, Outcome]]:
         raise
 
 
-def require_same_settings(job: Job) -> None:
-    """Raises ValueError if the job's folder holds a run with other settings: its results must not
-    be taken for the job's."""
-    if not job.run.overrides_file.exists():
+def require_same_settings(run: RunDir, words: Sequence[str]) -> None:
+    """Raises ValueError if the folder holds a run with other settings than these words of a command
+    line: its results must not be taken for theirs."""
+    if not run.overrides_file.exists():
         return
     before, ours = (
         {
             word.lstrip("+")
-            for word in words
+            for word in each
             if not word.lstrip("+~").startswith(("hydra", *MAY_CHANGE))
         }
-        for words in (job.run.read_config()[1], job.words)
+        for each in (run.read_config()[1], words)
     )
     if before != ours:
         other = ", ".join(sorted(before ^ ours)[:3])
-        raise ValueError(f"{job.folder}: holds a run with other settings ({other})")
+        raise ValueError(f"{run.path}: holds a run with other settings ({other})")
 
 
 def final_state(run: RunDir) -> str:

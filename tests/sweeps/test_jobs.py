@@ -8,6 +8,7 @@ import pytest
 from reporting.run_folder import finished_run
 
 from stockformer.runs import atomic
+from stockformer.runs.folder import RunDir
 from stockformer.sweeps.folder import Job, SweepDir, SweepRecord, newest_unfinished
 from stockformer.sweeps.jobs import Grid, require_same_settings
 
@@ -21,10 +22,11 @@ def job(folder: Path, *words: str) -> Job:
 def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     """Its results would be taken for those of the job."""
     folder = finished_run(tmp_path / "0", overrides=["optimizer.lr=1", "trainer.num_workers=2"])
-    require_same_settings(job(folder, "optimizer.lr=1", "hydra/launcher=processes"))
-    require_same_settings(job(tmp_path / "1", "optimizer.lr=2"))  # not started
+    run = RunDir(folder)
+    require_same_settings(run, ["optimizer.lr=1", "hydra/launcher=processes"])
+    require_same_settings(RunDir(tmp_path / "1"), ["optimizer.lr=2"])  # not started
     with pytest.raises(ValueError, match=r"0: holds a run with other settings \(optimizer\.lr=1"):
-        require_same_settings(job(folder, "optimizer.lr=2"))
+        require_same_settings(run, ["optimizer.lr=2"])
     with pytest.raises(ValueError, match="other settings"):
         Grid([job(folder, "optimizer.lr=1", "seed=3")], ["rank_ic"])
 
