@@ -51,7 +51,9 @@ def read_bytes(path: Path) -> bytes:
     if not content:
         raise ValueError(f"{path}: the file is empty")
     if content.startswith(LFS_POINTER):
-        raise ValueError(f"{path}: a Git LFS pointer, not the file: run `git lfs pull` there")
+        raise ValueError(
+            f"{path}: a Git LFS pointer instead of the data, which `git lfs pull` fetches"
+        )
     return content
 
 

@@ -84,13 +84,13 @@ class Membership:
 
 @dataclass(frozen=True)
 class Fields:
-    """Values of stocks: float32 (N, T) by field; found (N,): stocks that have a folder.
+    """Values of stocks: float32 (N, T) by field; folders (N,): the stocks' own, "" where none is.
 
     hashes: SHA-256 of what was read of each stock, by its folder.
     """
 
     values: dict[str, np.ndarray]
-    found: np.ndarray
+    folders: np.ndarray
     hashes: dict[str, str]
 
 
@@ -154,13 +154,14 @@ def read_calendar(folder: Folder, findings: Findings) -> np.ndarray | None:
     rows, texts = _lines(folder, CALENDAR, findings)
     dates = _dates(texts)
     latest = np.datetime64("today") + 1  # it may be tomorrow already in another time zone
-    step = np.diff(dates, prepend=dates[:1] - 1) // np.timedelta64(1, "D")
+    before = np.roll(dates, 1)
+    before[:1] = np.datetime64("NaT")
     checks = {
         "not a date": (np.isnat(dates), "is not a date in the form YYYY-MM-DD"),
         "future date": (dates > latest, "is in the future"),
         "absurd year": (dates < EARLIEST, f"is before {EARLIEST}"),
-        "duplicate date": (step == 0, "is there twice"),
-        "unsorted": (step < 0, "is before the line above: not in order"),
+        "duplicate date": (dates == before, "is there twice"),
+        "unsorted": (dates < before, "is before the line above: not in order"),
     }
     for check, (wrong, message) in checks.items():
 
@@ -249,15 +250,15 @@ def read_fields(
     shape = (len(tickers), len(calendar[sessions]))
     fields = names.all()
     values = {what: np.full(shape, np.nan, np.float32) for what in fields}
-    found, hashes = np.zeros(len(tickers), bool), {}
+    found, hashes = [""] * len(tickers), {}
     lacking: dict[str, list[str]] = {what: [] for what in names.optional}
     folders = stock_folders(root)
     for i, ticker in enumerate(tickers.tolist()):
         if not (stored := folders.get(_folder_name(ticker, folders), [])):
             continue
-        found[i] = True
         stock = _Stock(root, ticker, stored, calendar, findings)
-        for what, name in fields.items():
+        found[i] = stock.name
+        for what, name in fields.items() if stock.readable else ():
             if stock.has(name):
                 stock.read(name, values[what][i], sessions)
             elif what in names.optional:
@@ -265,9 +266,9 @@ def read_fields(
             else:
                 stock.lacks(name, what)
         stock.check_lengths()
-        hashes[f"{FEATURES}/{stored[0]}"] = stock.hash.hexdigest()
+        hashes[stock.name] = stock.hash.hexdigest()
     for what, without in lacking.items():
-        if len(without) == found.sum():
+        if len(without) == len(hashes):
             del values[what]
             continue
         message = f"no field {fields[what]}, which other stocks have"
@@ -276,7 +277,7 @@ def read_fields(
             return Finding(message, str(root), ticker=without[i])
 
         findings.each(WARNING, "value missing", range(len(without)), finding)
-    return Fields(values, found, hashes)
+    return Fields(values, np.array(found, dtype=str), hashes)
 
 
 class _Stock:
@@ -295,13 +296,17 @@ class _Stock:
         self.hash = hashlib.sha256()
         self.spans: dict[str, tuple[int, int]] = {}
         self.links: dict[str, bool] = {}  # whether a file of that name is a link
+        self.readable = False
         if len(stored) > 1:
             self._error("folder twice", f"{', '.join(stored)} differ only by case")
         try:
             with os.scandir(inside(root, self.name)) as entries:
                 self.links = {entry.name: entry.is_symlink() for entry in entries}
-        except (OSError, ValueError) as error:
-            self._error("file", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            self.readable = True
+        except OSError as error:
+            self._error("file", f"cannot be read: {error.strerror}")
+        except ValueError as error:  # a link that leads elsewhere
+            self._error("file", str(error).removeprefix(f"{root / self.name}: "))
 
     def has(self, field: str) -> bool:
         return field + SUFFIX in self.links
@@ -327,9 +332,11 @@ class _Stock:
             message = str(error).removeprefix(f"{self.root / name}: ")
             self._error("file", message, name)
             return
-        if np.isinf(values).any():
-            row = first + int(np.isinf(values).argmax())
-            self._error("infinite", "infinite value", name, str(self.calendar[row]))
+        infinite = np.isinf(values)
+        if infinite.any():
+            date = str(self.calendar[first + int(infinite.argmax())])
+            self._error("infinite", "infinite value", name, date)
+            values = np.where(infinite, np.nan, values)
         self.spans[field] = (first, first + len(values))
         start, stop = max(first, sessions.start), min(first + len(values), sessions.stop)
         if start < stop:

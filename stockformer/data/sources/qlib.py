@@ -79,10 +79,9 @@ def load(
     listed = np.unique(members.ticker)
     read = read_fields(root, listed, names, calendar, sessions, findings)
     hashes = folder.hashes | read.hashes
-    dates, tickers, values = _traded(members, listed, read, calendar[sessions], findings, path)
+    dates, kept = _traded(members, listed, read, calendar[sessions], findings, path)
+    tickers, records = listed[kept], _records(root, dates, listed, read, kept)
     del read
-    records = _records(root, dates, tickers, values)
-    del values
     check_prices(records, rules, findings)
     _, prices = records.pivot(dates)
     del records
@@ -166,21 +165,18 @@ def _traded(
     dates: np.ndarray,
     findings: Findings,
     path: str,
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Dates (T,), tickers (N,) and values (N, T): of the stocks that have a close, from the first
-    session on which a member has one.
-    """
+) -> tuple[np.ndarray, np.ndarray]:
+    """The dates from the first one on which a member has a close, and the stocks that have one."""
     known = np.isfinite(read.values["close"])
-    kept = read.found & known.any(axis=1)
-    without = listed[~kept].tolist()
+    kept = np.flatnonzero(known.any(axis=1))
+    without = np.delete(listed, kept).tolist()
     findings.each(
         WARNING,
         "membership",
         range(len(without)),
         lambda i: Finding("a member without prices", path, ticker=without[i]),
     )
-    tickers, known = listed[kept], known[kept]
-    traded = (known & members.on(dates, tickers).T).any(axis=0)
+    traded = (known[kept] & members.on(dates, listed[kept]).T).any(axis=0)
     if not traded.any():
         if not findings.any_error():
             message = f"no stock of {members.file} has a close while it is a member: other names?"
@@ -190,22 +186,22 @@ def _traded(
     if empty:
         message = f"no stock has a close on the last {empty} sessions: not updated? the first"
         findings.warning("no value", Finding(message, path, date=str(dates[-empty])))
-    first = int(traded.argmax())
-    return dates[first:], tickers, {n: v[kept, first:] for n, v in read.values.items()}
+    return dates[traded.argmax() :], kept
 
 
 def _records(
-    root: Path, dates: np.ndarray, tickers: np.ndarray, values: Mapping[str, np.ndarray]
+    root: Path, dates: np.ndarray, listed: np.ndarray, read: Fields, kept: np.ndarray
 ) -> Records:
-    """A row for each stock and session with a price, by stock and date."""
+    """A row for each kept stock and date with a price, by stock and date."""
+    values = {name: array[kept, -len(dates) :] for name, array in read.values.items()}
     there = np.any([np.isfinite(values[name]) for name in PRICES], axis=0)
     stock, session = np.nonzero(there)
     return Records(
-        files=(str(root),),
-        file=np.zeros(len(stock), int),
+        files=tuple(str(root / name) for name in read.folders[kept]),
+        file=stock,
         row=np.zeros(len(stock), int),
         date=dates[session],
-        tickers=tickers,
+        tickers=listed[kept],
         ticker=stock,
         values={name: array[there].astype(np.float64) for name, array in values.items()},
     )
