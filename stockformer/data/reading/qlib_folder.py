@@ -77,9 +77,9 @@ class Membership:
         return member
 
     def anyone_leaves(self, last: np.datetime64) -> bool:
-        """Whether a stock's last period ends before the list does, and before the day `last`."""
-        ends = pd.Series(self.end).groupby(self.ticker).max().to_numpy()
-        return bool((ends < min(last, ends.max())).any())
+        """Whether the last period of a stock ends before the day `last`."""
+        ends = pd.Series(self.end).groupby(self.ticker).max()
+        return bool((ends.to_numpy() < last).any())
 
 
 @dataclass(frozen=True)

@@ -242,8 +242,9 @@ def _survivorship(
 ) -> list[str]:
     """The notes on the choice of stocks that every report shows."""
     notes, name = [], Path(members.file).name
-    if not members.anyone_leaves(dates[-1]):
-        notes.append(f"{FIXED_LIST}, no stock leaves {name} before {dates[-1]}")
+    last = min(dates[-1], members.end.max())
+    if not members.anyone_leaves(last):
+        notes.append(f"{FIXED_LIST}, no stock leaves {name} before {last}")
     if lacking := len(listed) - len(tickers):
         notes.append(
             f"survivorship: {lacking} of the {len(listed)} stocks of {name} have no prices"
