@@ -110,7 +110,7 @@ class QlibFiles:
 
     def __init__(self, data_dir: Path, prices: PriceFiles) -> None:
         self.data_dir, self.root = data_dir, data_dir / "qlib"
-        self.days = prices.frames[prices.tickers[0]]["Date"].tolist()
+        self.days = sorted({day for frame in prices.frames.values() for day in frame["Date"]})
         for name in ("calendars", "instruments", "features"):
             (self.root / name).mkdir(parents=True)
         self.calendar.write_text("".join(f"{day}\n" for day in self.days))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing import forkserver
+
+STARTING = threading.Lock()  # the environment belongs to all threads
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
@@ -15,6 +18,11 @@ def start_fork_server(preload: Sequence[str]) -> None:
     It finds modules where this process does. Python 3.11 itself would have it import them from the
     working directory or the environment: of two checkouts, perhaps the other one.
     """
+    with STARTING:
+        _start(preload)
+
+
+def _start(preload: Sequence[str]) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
     same = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ.get(name) for name in same}

@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
+
+from stockformer.runs.fork_server import start_fork_server
 
 PROGRAM = """
 import multiprocessing
@@ -45,3 +52,14 @@ def test_modules_come_from_the_same_checkout(tmp_path: Path) -> None:
         check=True,
     )
     assert shown.stdout.strip() == str(tmp_path / "here/settings.py")
+
+
+def test_threads_that_start_it_at_once_leave_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: time.sleep(0.01))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start_fork_server, [[]] * 8))
+    assert not {"PYTHONPATH", "PYTHONSAFEPATH"} & set(os.environ)

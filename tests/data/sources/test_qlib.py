@@ -15,10 +15,15 @@ from stockformer.audit.files import source_faults
 from stockformer.data.panel import Panel
 from stockformer.data.reading import cache
 from stockformer.data.reading.quality import coverage
-from stockformer.data.sources import ohlcv, qlib
+from stockformer.data.sources import demo, ohlcv, qlib
 
 Command = Callable[..., tuple[int, str]]
-SMALL = ("dataset=qlib", "dataset.lookback=5", "dataset.factors=[KMID,ROC5,STD5]")
+SMALL = ("dataset.lookback=5", "dataset.factors=[KMID,ROC5,STD5]")
+RUN = (
+    *SMALL,
+    *("model=stockformer_small", "model.width=8", "trainer.max_epoch=1", "trainer.device=cpu"),
+    *("graph=none", "report=false"),
+)
 
 
 @pytest.fixture
@@ -239,7 +244,7 @@ def test_reading_does_not_look_ahead(files: QlibFiles, row: int) -> None:
     (files.root / "features/late").mkdir()
     for field in ("open", "high", "low", "close", "volume", "factor"):
         files.write("LATE", field, files.values("TRUE", field) * 3)
-    assert not list(source_faults(composed(*SMALL, data_dir=files.data_dir), row))
+    assert not list(source_faults(composed("dataset=qlib", *SMALL, data_dir=files.data_dir), row))
 
 
 def test_coverage_counts_the_days_of_membership() -> None:
@@ -249,35 +254,62 @@ def test_coverage_counts_the_days_of_membership() -> None:
     np.testing.assert_allclose(coverage(traded), [2 / 3, 0.5, 0.75])
 
 
-def test_a_run_and_its_forecast_on_a_simulated_market(command: Command, tmp_path: Path) -> None:
-    """Prices of the simulated market as CSV files and in qlib's layout: the same forecasts."""
-    from stockformer.data.sources import demo
-
-    market = demo.load(**source_settings("demo", stocks=12, days=160, listing_days=[40], sectors=3))
-    tables = PriceFiles(tmp_path / "csv", market.tickers.tolist())
+def simulated(folder: Path) -> tuple[PriceFiles, QlibFiles]:
+    """Prices of the simulated market as CSV files and in qlib's layout."""
+    settings = source_settings("demo", stocks=12, days=160, listing_days=[40], sectors=3)
+    market = demo.load(**settings)
+    tables = PriceFiles(folder / "csv", market.tickers.tolist())
     for i, ticker in enumerate(tables.tickers):
         columns = {name.title(): values[:, i] for name, values in market.prices.items()}
         frame = pd.DataFrame({"Date": market.dates.astype(str), **columns})
         tables.frames[ticker] = frame.dropna(subset=["Close"]).reset_index(drop=True)
     tables.write()
-    files = QlibFiles(tmp_path / "data", tables)
-    common = (
-        *SMALL[1:],
-        *("model=stockformer_small", "model.width=8", "trainer.max_epoch=1"),
-        *("trainer.device=cpu", "graph=none", "report=false"),
+    return tables, QlibFiles(folder / "data", tables)
+
+
+def trained(command: Command, dataset: str, data_dir: Path) -> None:
+    words = (f"dataset={dataset}", f"paths.data_dir={data_dir}", *RUN, f"hydra.run.dir={dataset}")
+    status, output = command("train", *words)
+    assert status == 0, output
+
+
+def test_a_run_and_its_forecast_of_the_newest_day(command: Command, tmp_path: Path) -> None:
+    _, files = simulated(tmp_path)
+    trained(command, "qlib", files.data_dir)
+    status, output = command("predict", "run=qlib")
+    assert status == 0, output
+    assert files.days[-1] in output
+
+
+@pytest.mark.full
+def test_a_run_forecasts_what_it_forecasts_from_csv(command: Command, tmp_path: Path) -> None:
+    tables, files = simulated(tmp_path)
+    trained(command, "qlib", files.data_dir)
+    trained(command, "ohlcv", tables.data_dir)
+    one, two = (
+        pd.read_parquet(tmp_path / run / "predictions.parquet") for run in ("qlib", "ohlcv")
     )
-    words = [*SMALL[:1], f"paths.data_dir={files.data_dir}", *common]
-    status, output = command("validate", *words)
-    assert status == 0, output
-    assert "12 stocks" in output
-    status, output = command("train", *words, "hydra.run.dir=one")
-    assert status == 0, output
-    csv = ["dataset=ohlcv", f"paths.data_dir={tables.data_dir}", *common]
-    status, output = command("train", *csv, "hydra.run.dir=two")
-    assert status == 0, output
-    one, two = (pd.read_parquet(tmp_path / run / "predictions.parquet") for run in ("one", "two"))
+    assert len(one) > 100
     assert one["ticker"].tolist() == two["ticker"].tolist()
     np.testing.assert_allclose(one["prediction"], two["prediction"], atol=1e-4)
-    status, output = command("predict", "run=one")
+
+
+@pytest.mark.full
+def test_the_preflight_passes(command: Command, tmp_path: Path) -> None:
+    _, files = simulated(tmp_path)
+    status, output = command("validate", "dataset=qlib", f"paths.data_dir={files.data_dir}", *RUN)
     assert status == 0, output
-    assert str(market.dates[-1]) in output
+    assert "160 days, 12 stocks" in output
+
+
+def test_bad_data_end_a_run_with_the_reason(command: Command, files: QlibFiles) -> None:
+    files.path("AAA", "close").write_bytes(b"12345")
+    status, output = command("train", "dataset=qlib", f"paths.data_dir={files.data_dir}", *RUN)
+    assert status == 1
+    assert "aaa/close.day.bin: 5 bytes, no multiple of 4" in output
+    assert "Traceback" not in output
+    words = ("dataset.source.fields.close=a/b", f"paths.data_dir={files.data_dir}")
+    status, output = command("train", "dataset=qlib", *words)
+    assert status == 1
+    assert "dataset.source.fields.close='a/b': not the name of a field" in output
+    assert "input_paths" not in output
