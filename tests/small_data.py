@@ -103,6 +103,56 @@ class PriceFiles:
         self.path(ticker).write_text("\n".join(lines))
 
 
+class QlibFiles:
+    """The same prices in qlib's layout: adjusted by a factor of 2, in single precision."""
+
+    factor = 2.0
+
+    def __init__(self, data_dir: Path, prices: PriceFiles) -> None:
+        self.data_dir, self.root = data_dir, data_dir / "qlib"
+        self.days = sorted({day for frame in prices.frames.values() for day in frame["Date"]})
+        for name in ("calendars", "instruments", "features"):
+            (self.root / name).mkdir(parents=True)
+        self.calendar.write_text("".join(f"{day}\n" for day in self.days))
+        self.periods = [
+            (ticker, frame["Date"].iloc[0], frame["Date"].iloc[-1])
+            for ticker, frame in prices.frames.items()
+        ]
+        self.write_list()
+        for ticker, frame in prices.frames.items():
+            (self.root / "features" / ticker.lower()).mkdir()
+            rows = frame.set_index("Date").reindex(
+                self.days[self.days.index(frame["Date"].iloc[0]) :]
+            )
+            for name in ("Open", "High", "Low", "Close"):
+                self.write(ticker, name.lower(), rows[name] * self.factor)
+            self.write(ticker, "volume", rows["Volume"] / self.factor)
+            self.write(ticker, "factor", rows["Close"] / rows["Close"] * self.factor)
+
+    @property
+    def calendar(self) -> Path:
+        return self.root / "calendars/day.txt"
+
+    def write_list(self, name: str = "all") -> Path:
+        """The list of instruments, from `periods`."""
+        file = self.root / f"instruments/{name}.txt"
+        file.write_text("".join("\t".join(period) + "\n" for period in self.periods))
+        return file
+
+    def path(self, ticker: str, field: str) -> Path:
+        return self.root / "features" / ticker.lower() / f"{field}.day.bin"
+
+    def write(
+        self, ticker: str, field: str, values: Sequence[float], first: int | None = None
+    ) -> None:
+        """A field, by default up to the last session."""
+        first = len(self.days) - len(values) if first is None else first
+        self.path(ticker, field).write_bytes(np.array([first, *values], "<f4").tobytes())
+
+    def values(self, ticker: str, field: str) -> np.ndarray:
+        return np.frombuffer(self.path(ticker, field).read_bytes(), "<f4")[1:].copy()
+
+
 @cache
 def _source(dataset: str, data_dir: str) -> dict[str, Any]:
     config = composed(f"dataset={dataset}", data_dir=Path(data_dir))

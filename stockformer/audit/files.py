@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.config.build import build
 from stockformer.data.panel import Panel
 from stockformer.data.reading.files import gunzip
+from stockformer.data.reading.qlib_folder import (
+    CALENDAR,
+    FEATURES,
+    FieldNames,
+    field_files,
+    list_path,
+)
 from stockformer.data.reading.records import is_parquet, separator, table_suffix
+from stockformer.data.sources import qlib
 
 
 def source_faults(config: DictConfig, row: int) -> Iterator[str]:
@@ -42,6 +50,9 @@ def cut_files(settings: Mapping[str, Any], last: np.datetime64, folder: Path) ->
     }
     if "root" in cut:  # every file has a row a date, named by the labels
         cut["root"] = str(_cut_arrays(Path(cut["root"]), cut, last, folder / "root"))
+        return cut
+    if "instruments" in cut:
+        cut["path"] = str(_cut_qlib(Path(cut["path"]), cut, last, folder / "qlib"))
         return cut
     cut["path"] = str(_cut_tree(Path(cut["path"]), cut, last, folder / "data"))
     members = cut["universe"].get("members_path")
@@ -101,6 +112,28 @@ def _cut_arrays(root: Path, settings: Mapping[str, Any], last: np.datetime64, in
     for name in (root / listed).read_text().split():
         file = Path(settings["factors_folder"]) / f"{name}.csv"
         _read((root / file).read_bytes(), ",").iloc[:kept].to_csv(into / file, index=False)
+    return into
+
+
+def _cut_qlib(root: Path, settings: Mapping[str, Any], last: np.datetime64, into: Path) -> Path:
+    """qlib's layout: sessions, periods that have begun, and the values of those sessions."""
+    days = [day for day in (root / CALENDAR).read_text("utf-8-sig").split() if day <= str(last)]
+    (into / CALENDAR).parent.mkdir(parents=True)
+    (into / CALENDAR).write_text("".join(f"{day}\n" for day in days))
+    name = settings["instruments"]
+    lines = list_path(root, name).read_text("utf-8-sig").splitlines()
+    begun = [line for line in lines if line.strip() and line.split("\t")[1].strip() <= str(last)]
+    list_path(into, name).parent.mkdir()
+    list_path(into, name).write_text("".join(f"{line}\n" for line in begun))
+    (into / FEATURES).mkdir()
+    names = FieldNames.of(settings["fields"], qlib.OPTIONAL)
+    for file in filter(Path.is_file, field_files(root, name, names)):
+        numbers = np.frombuffer(file.read_bytes(), "<f4")
+        early = numbers[: max(0, len(days) - int(numbers[0])) + 1]
+        if len(early) > 1:
+            target = into / file.relative_to(root)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(early.tobytes())
     return into
 
 

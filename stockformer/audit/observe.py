@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.audit import variants
 from stockformer.audit.files import source_faults
 from stockformer.audit.trading import trading_faults
-from stockformer.config.build import build
+from stockformer.config.build import build, input_paths
 from stockformer.config.recorded import read_config
 from stockformer.config.trust import trust, trusted
 from stockformer.data.dataset import Dataset, training_days
@@ -444,7 +444,8 @@ def _undeclared(
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     inputs = [settings["dataset"]["source"], settings["graph"], settings["backtest"]["index_file"]]
-    declared = {Path(text).absolute() for text in _texts(inputs)}
+    files = input_paths(config.dataset.source, settings["dataset"]["source"])
+    declared = {path.absolute() for path in (*map(Path, _texts(inputs)), *files)}
     names = (*data.panel.sources, *experiment.embedding.sources)
     system = {
         *(Path(each) for each in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", os.devnull)),

@@ -23,12 +23,13 @@ def input_paths(source: DictConfig, settings: Mapping[str, Any]) -> list[Path]:
         raise ValueError(f"_target_={refusal(name)}")
     module = name.rpartition(".")[0]
     try:
-        paths: list[Path] = get_object(f"{module}.input_paths")(settings)
+        declare = get_object(f"{module}.input_paths")
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"{module}: a source must declare the files it reads: a function input_paths(settings) "
             "in the module of its load function"
         ) from error
+    paths: list[Path] = declare(settings)
     return [*paths, *trusted_code()]  # if that changes, the data are prepared again
 
 

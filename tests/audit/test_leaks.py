@@ -33,6 +33,7 @@ from stockformer.audit import lookahead, observe
 from stockformer.audit.lookahead import run_audit
 from stockformer.data.dataset import Dataset, FittedPreprocessing
 from stockformer.data.panel import Panel
+from stockformer.data.reading import price_panel
 from stockformer.data.sources import ohlcv
 from stockformer.data.splits import Split
 from stockformer.data.windows import Windows
@@ -178,7 +179,7 @@ def backfilled(patch: Patch, files: PriceFiles) -> None:
         files.frames[ticker] = files.frames[ticker].drop(index=range(54, 76, 2))
         files.write_one(ticker)
     patched(
-        ohlcv,
+        price_panel,
         "adjusted",
         lambda clean, prices: {
             name: pd.DataFrame(values).bfill().to_numpy() for name, values in clean(prices).items()

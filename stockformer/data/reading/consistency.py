@@ -25,12 +25,21 @@ SAME_RETURN = 0.002  # largest difference between a return and the close's
 
 
 class Checker:
-    """Checks of the stocks of one source; each finding names the stock."""
+    """Checks of the stocks of one source; each finding names the stock.
+
+    setting: the key that names the columns, for advice.
+    """
 
     def __init__(
-        self, dates: np.ndarray, tickers: np.ndarray, findings: Findings, file: str
+        self,
+        dates: np.ndarray,
+        tickers: np.ndarray,
+        findings: Findings,
+        file: str,
+        setting: str = "dataset.source.columns",
     ) -> None:
         self.dates, self.tickers, self.findings, self.file = dates, tickers, findings, file
+        self.setting = setting
 
     def stocks(
         self, level: str, check: str, hit: np.ndarray, message: str, where: np.ndarray | None = None
@@ -83,7 +92,7 @@ class Checker:
         missing = known & ~np.isfinite(adjusted)
         empty = missing.any(axis=0) & (missing.sum(axis=0) == known.sum(axis=0))
         message = "no adjusted close"
-        advice = 'dataset.source.columns.adjusted="" reads the unadjusted close'
+        advice = f'{self.setting}.adjusted="" reads the unadjusted close'
         self.stocks(ERROR, "no value", empty, f"{message}; {advice}")
         some = missing.any(axis=0) & ~empty
         self.stocks(
@@ -117,7 +126,7 @@ class Checker:
             median = float(np.median(ratio[usable[:, i], i]))
             if not 1 / ANOTHER_UNIT <= median <= ANOTHER_UNIT:
                 message = f"{name} is {median:.4g} times the close (median): another unit?"
-                advice = f'dataset.source.columns.{column}="" leaves it out'
+                advice = f'{self.setting}.{column}="" leaves it out'
                 found = Finding(
                     f"{message} {advice}", self.file, column=column, ticker=str(self.tickers[i])
                 )
@@ -172,7 +181,7 @@ class Checker:
                 f"{share:.0%} of the returns are not those of the close, e.g. "
                 f"{returns[row, column]:+.4f} instead of {expected[row, column]:+.4f}"
                 f"{_shift(returns, expected)}; "
-                'dataset.source.columns.return="" computes them from the close'
+                f'{self.setting}.return="" computes them from the close'
             )
             found = Finding(
                 message,

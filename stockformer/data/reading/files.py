@@ -21,6 +21,7 @@ from stockformer.data.reading.unpacking import EXPANSION, unpacked_limit
 from stockformer.runs.atomic import MAX_BYTES
 
 GZIP_MAGIC = b"\x1f\x8b"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error)
 DAMAGED_ARRAY = (
     *(ValueError, TypeError, SyntaxError, tokenize.TokenError),  # an invalid header
@@ -49,6 +50,10 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     if not content:
         raise ValueError(f"{path}: the file is empty")
+    if content.startswith(LFS_POINTER):
+        raise ValueError(
+            f"{path}: a Git LFS pointer instead of the data, which `git lfs pull` fetches"
+        )
     return content
 
 

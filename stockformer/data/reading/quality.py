@@ -158,9 +158,17 @@ def check_dates(dates: np.ndarray, rules: Rules, findings: Findings, file: str) 
 
 
 def check_coverage(
-    traded: np.ndarray, tickers: np.ndarray, rules: Rules, findings: Findings, file: str
+    traded: np.ndarray,
+    tickers: np.ndarray,
+    rules: Rules,
+    findings: Findings,
+    file: str,
+    member: np.ndarray | None = None,
 ) -> None:
-    """Check the traded cells (T, N): a panel of one stock, stocks with no or few traded days."""
+    """Check the traded cells (T, N): a panel of one stock, stocks with no or few traded days.
+
+    member (T, N): the cells on which a stock is expected to be traded; None: all since its listing.
+    """
     stocks = traded.shape[1]
     if stocks < 2:
         findings.error(
@@ -175,13 +183,14 @@ def check_coverage(
             "no day that counts as traded, with a price and volume", file, ticker=str(tickers[i])
         ),
     )
-    share = coverage(traded)
+    since = "since listing" if member is None else "since listing on which it is a member"
+    share = coverage(traded, member)
     findings.each(
         WARNING,
         "many missing",
         np.flatnonzero((share < rules.min_coverage) & ~never).tolist(),
         lambda i: Finding(
-            f"traded on {share[i]:.1%} of the days since listing", file, ticker=str(tickers[i])
+            f"traded on {share[i]:.1%} of the days {since}", file, ticker=str(tickers[i])
         ),
     )
 
@@ -313,10 +322,17 @@ def close_to_close(close: np.ndarray, after_gap: np.ndarray) -> np.ndarray:
     return returns
 
 
-def coverage(traded: np.ndarray) -> np.ndarray:
-    """(N,) share of the days (T, N) since its first one that a stock was traded on; 0 if never."""
-    first = traded.argmax(axis=0)
-    return np.asarray(traded.sum(axis=0) / (len(traded) - first))
+def coverage(traded: np.ndarray, member: np.ndarray | None = None) -> np.ndarray:
+    """(N,) share of the days (T, N) since its first one that a stock was traded on; 0 if never.
+
+    member (T, N): the only days that count; 1 for a stock without any.
+    """
+    if member is None:
+        first = traded.argmax(axis=0)
+        return np.asarray(traded.sum(axis=0) / (len(traded) - first))
+    expected = member & np.logical_or.accumulate(traded, axis=0)
+    days = expected.sum(axis=0)
+    return np.where(days, (traded & expected).sum(axis=0) / np.maximum(days, 1), 1.0)
 
 
 def session_gaps(dates: np.ndarray, max_gap_days: int) -> np.ndarray:

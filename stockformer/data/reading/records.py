@@ -76,12 +76,16 @@ class Records:
             values={name: values[rows] for name, values in self.values.items()},
         )
 
-    def pivot(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def pivot(self, sessions: np.ndarray | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The dates (T,), increasing, and every column as (T, N), NaN where there is no row.
 
-        Every date must be known, and no stock may have a date twice.
+        sessions: the dates, of which every row has one; None: those of the rows. Every date must be
+        known, and no stock may have a date twice.
         """
-        dates, of_row = np.unique(self.date, return_inverse=True)
+        if sessions is None:
+            dates, of_row = np.unique(self.date, return_inverse=True)
+        else:
+            dates, of_row = sessions, np.searchsorted(sessions, self.date)
         cell = of_row * len(self.tickers) + self.ticker
         arrays = {}
         for name, values in self.values.items():

@@ -163,7 +163,7 @@ def parse_csv(
 
     Names in `wanted` are matched ignoring case; without `wanted`, names are as in the file.
     """
-    content = _plain_text(content, file, findings)
+    content = plain_text(content, file, findings)
     rows, content = _without_blank_lines(content)
     open_quotes = _odd_quotes(content)
     findings.each(
@@ -248,7 +248,7 @@ def day(date: Any) -> str:
     return "" if np.isnat(date) else str(date.astype("datetime64[D]"))
 
 
-def _plain_text(content: bytes, file: str, findings: Findings) -> bytes:
+def plain_text(content: bytes, file: str, findings: Findings) -> bytes:
     """The lines as UTF-8 with plain line ends; empty if the text cannot be read."""
     problem = ""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -9,20 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stockformer.data.panel import Panel
 from stockformer.data.reading.consistency import Checker
 from stockformer.data.reading.findings import Findings
-from stockformer.data.reading.quality import (
-    Rules,
-    check_coverage,
-    check_dates,
-    check_single_precision,
-    checked_records,
-    close_to_close,
-    session_gaps,
-)
+from stockformer.data.reading.price_panel import price_panel
+from stockformer.data.reading.quality import Rules, check_dates, checked_records
 from stockformer.data.reading.records import Layout, is_auto
 from stockformer.data.reading.universe import Lists
 
@@ -68,25 +59,17 @@ def load(
     used = _which_price("adjusted" in prices, columns)
     sectors = lists.sectors(tickers, findings, hashes)
     member = lists.members(date_format, dates, tickers, findings, hashes)
-    prices = adjusted(prices)
-    check_coverage(np.isfinite(prices["close"]), tickers, rules, findings, path)
-    after_gap = session_gaps(dates, rules.max_gap_days)
-    returns = close_to_close(prices["close"], after_gap)
-    check_single_precision(returns, "the return", dates, tickers, findings, path)
-    findings.refuse(rules.strict)
-    return Panel(
+    return price_panel(
         dates=dates,
         tickers=tickers,
-        returns=returns,
-        factors=np.empty((len(dates), len(tickers), 0), np.float32),
-        factor_names=(),
         prices=prices,
-        sources=hashes,
         sectors=sectors,
         member=member,
-        session_gaps=tuple(after_gap.tolist()),
+        rules=rules,
+        findings=findings,
+        path=path,
+        sources=hashes,
         notes=(used, *lists.notes()),
-        findings=findings.result(),
     )
 
 
@@ -98,23 +81,3 @@ def _which_price(is_adjusted: bool, columns: Mapping[str, str | list[str]]) -> s
         by = f"column {name!r}" if named else "the files' adjusted close"
         return f"prices: adjusted by {by}"
     return f"prices: column {columns['close']!r}, unchanged; there is no adjusted close"
-
-
-def adjusted(prices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Open, high, low, close, volume and vwap (T, N), adjusted for splits and dividends.
-
-    If there is an adjusted close, prices are scaled by adjusted / close and volume by its inverse,
-    as in qlib. vwap is amount / volume if there is an amount and no vwap.
-    """
-    prices = dict(prices)
-    amount = prices.pop("amount", None)
-    if amount is not None and "vwap" not in prices:
-        prices["vwap"] = amount / prices["volume"]
-    close = prices.pop("adjusted", None)
-    if close is None:
-        return prices
-    ratio = close / prices["close"]
-    return {
-        name: values / ratio if name == "volume" else values * ratio
-        for name, values in prices.items()
-    }
