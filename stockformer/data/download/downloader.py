@@ -116,7 +116,7 @@ class Downloader:
             if added is not None:
                 outcome.continued += bool(added)
                 outcome.unchanged += not added
-                yield f"{stock.ticker}: {added} new sessions"
+                yield f"{stock.ticker}: {_number(added)} added"
                 return
             yield f"{stock.ticker}: its past prices were adjusted or corrected; downloading all"
         sessions = yield from self._download(stock, old if facts.symbol == stock.symbol else None)
@@ -212,6 +212,10 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:LONGEST]
 
 
+def _number(sessions: int) -> str:
+    return "1 session" if sessions == 1 else f"{sessions} sessions"
+
+
 def _described(sessions: pd.DataFrame) -> str:
     first, last = sessions.index[0].date(), sessions.index[-1].date()
-    return f"{len(sessions)} sessions from {first} to {last}"
+    return f"{_number(len(sessions))} from {first} to {last}"
