@@ -126,7 +126,7 @@ def _closing(request: Request, folder: DownloadFolder, outcome: Outcome) -> Iter
 
 
 def _check_command(request: Request, folder: DownloadFolder) -> str:
-    if request.universe.name == request.into.name == "nifty200":
+    if request.universe.name == request.into.name == "nifty200" and folder.facts.sectors:
         data_dir = request.into.parent
         place = "" if data_dir == _data_dir() else " " + pasteable("paths.data_dir", data_dir)
         return f"{program('validate')} dataset=nifty200{place}"

@@ -7,7 +7,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import date
 
-from stockformer.data.download.provider import History, Provider, RateLimited, Unreachable
+from stockformer.data.download.provider import (
+    History,
+    Provider,
+    RateLimited,
+    Unavailable,
+    Unreachable,
+)
 from stockformer.runs.console import human_time
 
 PAUSE, MAX_PAUSE = 0.5, 8.0  # seconds between two requests; doubled at each rate limit
@@ -44,8 +50,12 @@ class Requests:
             self._pause = max(self._pause, PAUSE)
             try:
                 answer = self.provider.history(symbol, start, end)
+            except Unavailable:
+                self._unreachable = 0
+                raise
             except RateLimited as error:
                 limited += 1
+                self._unreachable = 0
                 yield from self._wait(symbol, limited, error)
             except Unreachable as error:
                 failed += 1

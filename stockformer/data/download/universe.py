@@ -128,13 +128,15 @@ def _check(table: Table, column: str, names: Sequence[str], findings: Findings) 
             i, f"{names[i][:40]!r} is not a {column}: letters, digits and & . _ ^ = -, at most 32"
         ),
     )
+    # Symbols mean the same in upper and lower case; of tickers check_tickers says that.
+    keys = [name.upper() if column == "symbol" else name for name in names]
     first: dict[str, int] = {}
-    twice = [i for i, name in enumerate(names) if first.setdefault(name, i) != i and i not in wrong]
+    twice = [i for i, key in enumerate(keys) if first.setdefault(key, i) != i and i not in wrong]
     findings.each(
         ERROR,
         f"{column} twice",
         twice,
-        lambda i: finding(i, f"{names[i]!r} is in row {table.rows[first[names[i]]]} already"),
+        lambda i: finding(i, f"{names[i]!r} is in row {table.rows[first[keys[i]]]} already"),
     )
 
 

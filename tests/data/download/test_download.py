@@ -255,6 +255,19 @@ def test_no_answer_is_tried_again_and_no_network_ends_soon(
     assert "tickers=" not in error.splitlines()[-1]  # all: the command as it was
 
 
+def test_three_stocks_without_an_answer_are_no_lost_network_if_others_answer(
+    market: Market, tmp_path: Path
+) -> None:
+    rows = [f"T{i},{'NONE' * (i % 2)}{i}" for i in range(8)]
+    path = write_universe(tmp_path / "many.csv", *rows, header="ticker,symbol")
+    market.faults = {f"{i}": [Unreachable("reset")] * 4 for i in (0, 2, 4)}
+    _, error = download(market, f"universe={path}", "start=2023-01-01", f"into={tmp_path / 'x'}")
+    assert error.startswith("7 of 8 stocks could not be downloaded")
+    assert "T4: reset" in error
+    assert "stopped" not in error
+    assert (tmp_path / "x/raw/T6.csv").exists()
+
+
 def edit(**columns: object) -> object:
     """An answer with other values on its third day."""
 

@@ -43,6 +43,7 @@ BAD = {
     "twice": (["AAA", "BBB", "AAA"], "ticker", "'AAA' is in row 2 already (row 4, column ticker)"),
     "case": (["AAA", "aaa"], "ticker", "'AAA' and 'aaa' differ only by case or blanks"),
     "symbol twice": (["A,X", "B,X"], "ticker,symbol", "'X' is in row 2 already (row 3, column"),
+    "symbol case": (["A,X", "B,x"], "ticker,symbol", "'x' is in row 2 already (row 3, column"),
     "path": (["../AAA"], "ticker", "'../AAA' is not a ticker"),
     "dots": (["A..B"], "ticker", "'A..B' is not a ticker"),
     "slash": (["A/B"], "ticker", "'A/B' is not a ticker"),
