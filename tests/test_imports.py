@@ -28,6 +28,7 @@ MAY: dict[str, set[str]] = {
     "config": {"config", "evaluation.metrics", "data.factors.alpha158"},
     "interface": set(),
     "data": {"data", "interface", *BASE},
+    "data.sources.download": {"data", "commands", *BASE},
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "data", "evaluation", "runs.folder", *BASE},
     "evaluation.inputs": {"evaluation", "data"},

@@ -16,9 +16,9 @@ from stockformer.data.factors import alpha158
 from stockformer.evaluation.metrics import METRICS, MONITORS
 
 # `_target_` may name what these modules define, and torch's optimizers and schedulers; `build`
-# checks that it is defined there, not only imported.
+# checks that it is defined there, not only imported. Of the sources the downloader is none.
 OUR_TARGETS = re.compile(
-    r"stockformer\.(data\.(sources\.\w+|splits|factors\.processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
+    r"stockformer\.(data\.(sources\.(?!download\b)\w+|splits|factors\.processors|graph)|models\.\w+|training\.losses)\.[A-Za-z]\w*"
 )
 OTHER_TARGETS = re.compile(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w+")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
