@@ -5,7 +5,7 @@ VENV_NEXT ?= .venv-next
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help train test test-full test-next clean
+.PHONY: help train test test-full test-next docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -25,6 +25,10 @@ test-full: $(VENV)/.installed-dev ## the long forms of the reliability tests
 test-next: $(VENV_NEXT)/.installed ## the whole test suite on the next Hydra, OmegaConf and Optuna
 	$(VENV_NEXT)/bin/python -m pytest -n auto --dist worksteal
 
+# The theme's notice that there will be no MkDocs 2 for it, at every build, is not about these pages.
+docs: $(VENV)/.installed-docs ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove the virtual environments (runs stay)
 	rm -rf $(VENV) $(VENV_NEXT)
 
@@ -41,6 +45,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 # The whole list, not pyproject.toml's, which keeps to the stable lines of Hydra and Optuna.
