@@ -1,4 +1,4 @@
-"""The documentation builds as a site, without a warning, and its pages load nothing from elsewhere."""
+"""The documentation builds as a site without a warning; its pages load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ def test_the_site_builds_without_a_warning(site: tuple[Path, str]) -> None:
     assert not others
     pages = {page.stem for page in folder.glob("*.html")}
     assert {page.stem for page in (ROOT / "docs").glob("*.md")} <= pages
-    assert "NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict" in (
-        ROOT / "Makefile"
-    ).read_text()
+    assert (
+        "NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict"
+        in (ROOT / "Makefile").read_text()
+    )
 
 
 def test_the_pages_load_nothing_from_elsewhere(site: tuple[Path, str]) -> None:
