@@ -60,8 +60,8 @@ class Command:
     text: str
 
     def words(self) -> list[str]:
-        """Without assignments to the environment, comments and what is left out (…)."""
-        words = shlex.split(self.text, comments=True)
+        """Without assignments, comments, a file for the output and what is left out (…)."""
+        words = shlex.split(self.text.partition(" > ")[0], comments=True)
         while words and ASSIGNMENT.fullmatch(words[0]):
             words.pop(0)
         return [word for word in words if word not in ("…", "...")]

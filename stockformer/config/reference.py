@@ -31,6 +31,7 @@ HYDRA_GROUPS = {
     + ", ".join(SAMPLERS),
 }
 NOT_OPTIONS = ("hydra/help", "hydra/hydra_logging", "hydra/job_logging")
+EMPHASIS = re.compile(r"[*<]|(?<!\w)_|_(?!\w)")  # what Markdown would take for its own
 PAGE = re.compile(r"docs/(\w+\.md)")
 GLOBAL = "# @package _global_"
 HERE = "_here_"
@@ -306,7 +307,7 @@ def _sentence(text: str) -> str:
 
 def _text(comment: str) -> str:
     """A comment as Markdown, with a link for each page that it names."""
-    return PAGE.sub(r"[\1](\1)", re.sub(r"([_*<])", r"\\\1", comment))
+    return PAGE.sub(r"[\1](\1)", EMPHASIS.sub(r"\\\g<0>", comment))
 
 
 def main() -> None:

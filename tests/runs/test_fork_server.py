@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
+
+from stockformer.runs.fork_server import start_fork_server
 
 PROGRAM = """
 import multiprocessing
@@ -45,3 +52,15 @@ def test_modules_come_from_the_same_checkout(tmp_path: Path) -> None:
         check=True,
     )
     assert shown.stdout.strip() == str(tmp_path / "here/settings.py")
+
+
+def test_several_threads_may_start_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the look-ahead audit does; the environment is then as before."""
+    monkeypatch.setattr(forkserver, "set_forkserver_preload", lambda names: None)
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: time.sleep(0.02))
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(start_fork_server, [["stockformer"]] * 8))
+    assert "PYTHONPATH" not in os.environ
+    assert os.environ["PYTHONSAFEPATH"] == ""
