@@ -49,6 +49,7 @@ TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ b
 ONE_DATE = 1e-4  # relative to the spread: a batch of one uses other kernels
 FEW_BATCHES = 2  # of each part of the small training
 CODE = (".py", ".pyc", ".so", ".yaml", ".pth", ".toml", ".json")
+METADATA = (".dist-info", ".egg-info")  # folders of installed packages, wherever they are installed
 
 
 @dataclass(frozen=True)
@@ -452,7 +453,8 @@ def _undeclared(
     found = []
     for text in sorted(opened):
         path = Path(text).absolute()
-        known = path.suffix in CODE or path in declared or str(path).endswith(names)
+        code = path.suffix in CODE or path.parent.suffix in METADATA
+        known = code or path in declared or str(path).endswith(names)
         if not (known or any(path.is_relative_to(each) for each in system)) and path.is_file():
             found.append(
                 f"{path}: read while the data were prepared, but not a declared input: look-ahead "
