@@ -5,7 +5,7 @@ VENV_NEXT ?= .venv-next
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help train test test-full test-next audit clean
+.PHONY: help train test test-full test-next audit docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -29,6 +29,10 @@ audit: $(VENV)/.installed ## known advisories on the pinned versions; needs pypi
 	$(INSTALL) pip-audit
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
 
+# The theme's notice that there will be no MkDocs 2 for it, at every build, is not about these pages.
+docs: $(VENV)/.installed-docs ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## remove the virtual environments (runs stay)
 	rm -rf $(VENV) $(VENV_NEXT)
 
@@ -45,6 +49,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 # The whole list, not pyproject.toml's, which keeps to the stable lines of Hydra and Optuna.

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -271,3 +272,19 @@ def test_audits_add_one_hook_to_the_process(monkeypatch: Patch, tmp_path: Path) 
         assert opened == {str(file)}
     assert len(added) == 1
     observe._opened_files.cache_clear()
+
+
+def test_only_what_may_be_data_is_an_undeclared_input(
+    phase5_files: Phase5Files, tmp_path: Path
+) -> None:
+    """Packages of the user lie outside the environment; pandas and plotly read their metadata."""
+    metadata = tmp_path / "site-packages/pandas-3.1.1.dist-info/entry_points.txt"
+    metadata.parent.mkdir(parents=True)
+    for path in (metadata, tmp_path / "peek.txt"):
+        path.touch()
+    nothing: Any = SimpleNamespace(
+        panel=SimpleNamespace(sources=()), embedding=SimpleNamespace(sources=())
+    )
+    opened = {str(metadata), str(tmp_path / "peek.txt")}
+    found = observe._undeclared(opened, config_of(phase5_files), nothing, nothing)
+    assert [line.partition(":")[0] for line in found] == [str(tmp_path / "peek.txt")]
