@@ -143,7 +143,7 @@ def _failed(request: Request, outcome: Outcome) -> str:
     lines = [f"{len(outcome.missing)} of {len(request.stocks)} stocks could not be downloaded:"]
     lines += [f"{ticker}: {reason}" for ticker, reason in outcome.failures.items()]
     if outcome.stopped:
-        lines.append(f"stopped: {outcome.stopped}; not tried: {_some(outcome.untried)}")
+        lines.append(f"stopped: {outcome.stopped}; still to do: {_some(outcome.untried)}")
     command = request.command(outcome.missing)
     return "\n  ".join(lines) + f"\ntry only these again: {command}"
 

@@ -18,6 +18,7 @@ from stockformer.data.download.rate_limit import Requests
 ZONE = "Asia/Kolkata"
 FIRST = "2023-01-02"
 CLOSE = time(15, 30)
+ROWS = ("AAA,AAA.NS,Power", "M&M,M&M.NS,Automobile", "ZZZ,ZZZ.NS,Power")
 Edit = Callable[[History], History]
 
 
