@@ -49,7 +49,7 @@ TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ b
 ONE_DATE = 1e-4  # relative to the spread: a batch of one uses other kernels
 FEW_BATCHES = 2  # of each part of the small training
 CODE = (".py", ".pyc", ".so", ".yaml", ".pth", ".toml", ".json")
-METADATA = (".dist-info", ".egg-info")  # folders of installed packages, wherever they are installed
+PACKAGES = ("site-packages", "dist-packages")  # also those of the user, outside the environment
 
 
 @dataclass(frozen=True)
@@ -449,12 +449,12 @@ def _undeclared(
     system = {
         *(Path(each) for each in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", os.devnull)),
         *(Path(each) for each in (sys.prefix, sys.base_prefix, sys.exec_prefix)),
+        *(Path(each) for each in sys.path if Path(each).name in PACKAGES),
     }
     found = []
     for text in sorted(opened):
         path = Path(text).absolute()
-        code = path.suffix in CODE or path.parent.suffix in METADATA
-        known = code or path in declared or str(path).endswith(names)
+        known = path.suffix in CODE or path in declared or str(path).endswith(names)
         if not (known or any(path.is_relative_to(each) for each in system)) and path.is_file():
             found.append(
                 f"{path}: read while the data were prepared, but not a declared input: look-ahead "
