@@ -275,9 +275,10 @@ def test_audits_add_one_hook_to_the_process(monkeypatch: Patch, tmp_path: Path) 
 
 
 def test_only_what_may_be_data_is_an_undeclared_input(
-    phase5_files: Phase5Files, tmp_path: Path
+    phase5_files: Phase5Files, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """Packages of the user lie outside the environment; pandas and plotly read their metadata."""
+    """Packages of the user lie outside the environment, and read files of their own."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site-packages")])
     metadata = tmp_path / "site-packages/pandas-3.1.1.dist-info/entry_points.txt"
     metadata.parent.mkdir(parents=True)
     for path in (metadata, tmp_path / "peek.txt"):
