@@ -16,12 +16,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from stockformer.commands import weekly as command
+from stockformer.data.panel import Panel
+from stockformer.data.sources import demo
 from stockformer.runs.champion import ChampionFolder
 from stockformer.training.trainer import Trainer
 
@@ -41,10 +47,12 @@ class Programs:
 
     def __init__(self) -> None:
         self.called: list[str] = []
+        self.words: list[str] = []  # of the last one
         self.skipped = ""  # a program that is only noted, to save time
 
     def run(self, name: str, words: Sequence[str]) -> int:
         self.called.append(name)
+        self.words = list(words)
         if name == self.skipped:
             return 0
         before, sys.argv = sys.argv, [f"{name}.py", *words]
@@ -339,6 +347,71 @@ def test_a_damaged_champion_run_is_named(weekly: Weekly, loop: Path, programs: P
     assert status == 1
     assert f"{predictions}: damaged or changed" in output
     assert programs.called == []
+
+
+def test_stocks_that_come_and_go_do_not_end_the_loop(
+    weekly: Weekly, loop: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new run is trained on the stocks of its day; only those that both know are compared."""
+    load = demo.load
+
+    @wraps(load)  # its name is checked before it is called
+    def renamed(**settings: Any) -> Panel:
+        panel = load(**settings)
+        return replace(panel, tickers=np.array([*panel.tickers[:-1], "NEW"]))
+
+    monkeypatch.setattr(demo, "load", renamed)
+    programs.skipped = "validate"
+    status, output = weekly(DAYS + 5)
+    assert status == 0, output
+    last = ChampionFolder(loop).history()[-1]
+    tickers = json.loads((loop / last.run / "manifest.json").read_text())["tickers"]
+    assert "NEW" in tickers
+    assert last.decision == "promoted"
+    assert last.figures["days"] == 40
+
+
+def test_a_day_that_is_not_over_decides_nothing(
+    weekly: Weekly, loop: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = demo.load
+
+    @wraps(load)  # its name is checked before it is called
+    def half(**settings: Any) -> Panel:
+        panel = load(**settings)
+        panel.returns[-1, ::2] = np.nan
+        return panel
+
+    monkeypatch.setattr(demo, "load", half)
+    before = content(loop)
+    status, output = weekly(DAYS + 5)
+    assert status == 1
+    assert "the data are not complete. Run the week when the day is over" in output
+    assert content(loop) == before
+
+
+def test_trusted_packages_are_passed_on(
+    weekly: Weekly, loop: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stockformer.config.trust._trusted", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("mine").mkdir()
+    Path("mine/__init__.py").touch()
+    programs.skipped = "validate"
+    monkeypatch.setattr(Trainer, "fit", lambda *_: (_ for _ in ()).throw(OSError("enough")))
+    assert weekly(DAYS + 5, "trust=[mine]")[0] == 1
+    assert programs.called == ["validate", "train"]
+    assert "trust=[mine]" in programs.words
+
+
+def test_ctrl_c_between_two_steps_is_no_traceback(
+    weekly: Weekly, loop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "plan_week", interrupted)
+    assert weekly(DAYS + 5) == (130, "interrupted\n")
 
 
 def test_two_loops_do_not_share_a_folder(weekly: Weekly, loop: Path) -> None:
