@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,13 @@ from click import UsageError
 from hydra._internal.utils import get_args_parser
 from test_contributing import EXAMPLE, Example
 
+from stockformer import weekly
 from stockformer.commands.command import DEFAULT_EXPERIMENT, needs_default_experiment
 from stockformer.commands.plain_command import parse
 from stockformer.config import trust
 from stockformer.config.overrides import check_command_line
+from stockformer.data.download.command import read_request
+from stockformer.data.sources import download
 from stockformer.programs import analyze, evaluate, predict
 from stockformer.runs.folder import MAY_CHANGE
 
@@ -115,6 +119,11 @@ def check_python(rest: Sequence[str], own_options: Path) -> None:
                 raise ValueError(f"pytest: no such file among {words}")
         elif module in ("stockformer.export", "stockformer.audit.lookahead"):
             check_program(module.rpartition(".")[2], words, own_options)
+        elif module == "stockformer.data.sources.download":
+            named, _ = parse(words, download.VALID, overrides=False)
+            read_request(named, date.today())
+        elif module == "stockformer.weekly":
+            check_weekly(words, own_options)
         elif module != "stockformer.config.reference" or words:
             raise ValueError(f"python -m {module}: tell tests/test_commands.py how to check it")
     elif name.startswith("benchmarks/"):
@@ -135,6 +144,15 @@ def check_program(name: str, words: Sequence[str], own_options: Path) -> None:
     fold = ["split=walk_forward"] if any(w.startswith("split.fold=") for w in overrides) else []
     own = [word for word in overrides if not word.startswith("trust=")]
     check_command_line([*fold, *own], multirun=False)
+
+
+def check_weekly(words: Sequence[str], own_options: Path) -> None:
+    named, settings = parse(words, weekly.VALID, overrides=True)
+    check_settings(settings, own_options)
+    if "download" in named:
+        check_python(
+            ["-m", "stockformer.data.sources.download", *named["download"].split()], own_options
+        )
 
 
 def check_settings(words: list[str], own_options: Path) -> None:

@@ -57,8 +57,8 @@ def plain_command(
                 console.print(piece, soft_wrap=not is_interactive())
         except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             sys.exit(printable(f"error: {error}"))
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
+        except KeyboardInterrupt as stop:  # it may say what is left
+            sys.stderr.write(f"{stop}\n" if stop.args else "interrupted\n")
             sys.exit(128 + signal.SIGINT)
 
     return main

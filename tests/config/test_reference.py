@@ -95,7 +95,9 @@ def test_values_are_shown_as_they_are_written() -> None:
     assert small["width"].comment == ""  # it is that of the file it starts from
     assert by_name["model/stockformer_small"].based_on == {"model/stockformer": "model"}
     files = by_name["dataset/shared/files"]
-    assert [files.full(key) for key in files.keys][-1] == "dataset.source.quality.stale_days"
+    assert [files.full(key) for key in files.keys][-1] == "dataset.source.universe.members_path"
+    sectors = by_name["dataset/shared/sectors"]  # which that file starts from
+    assert [sectors.full(key) for key in sectors.keys][-1] == "dataset.source.quality.stale_days"
     assert by_name["search/optuna"].selects[0] == "hydra/sweeper=optuna_search"
     assert reference.allowed("backtest.fill", "close") == "one of close, open"
     assert reference.allowed("seed", "0") == "from 0 to 2**32 - 1"

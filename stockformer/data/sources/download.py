@@ -11,7 +11,6 @@ from Yahoo Finance through yfinance (pip install 'stockformer[download]'). docs/
 the files and what is checked.
 """
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +23,6 @@ VALID = {
     "into": "FOLDER",
     "tickers": "TICKER,TICKER",
 }
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def download(words: Words, _: list[str]) -> Iterable[Any]:
@@ -34,20 +32,16 @@ def download(words: Words, _: list[str]) -> Iterable[Any]:
     from stockformer.data.download.yahoo import Yahoo  # noqa: PLC0415
     from stockformer.runs.console import printable  # noqa: PLC0415
 
-    for line in command.download(words, Yahoo):
-        yield Text(printable(line))
-
-
-_run = plain_command(__doc__, VALID, download)
-
-
-def main() -> None:
     try:
-        _run()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; all files are whole. The same command continues\n")
-        sys.exit(INTERRUPTED)
+        for line in command.download(words, Yahoo):
+            yield Text(printable(line))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(
+            "interrupted; all files are whole. The same command continues"
+        ) from stop
 
+
+main = plain_command(__doc__, VALID, download)
 
 if __name__ == "__main__":
     main()

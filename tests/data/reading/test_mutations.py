@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_data import Phase5Files, PriceFiles, source_settings
+from small_data import Phase5Files, PriceFiles, QlibFiles, source_settings
 
-from stockformer.data.sources import features, ohlcv, phase5
+from stockformer.data.sources import features, ohlcv, phase5, qlib
 
 MUTATIONS = 500
 
@@ -39,6 +39,8 @@ def cases(tmp_path: Path) -> list[tuple[Path, Callable[[], object]]]:
     """A file of every kind that is read, and what reads it."""
     prices = PriceFiles(tmp_path / "prices", ["AAA", "M&M", "NA"])
     arrays = Phase5Files(tmp_path / "arrays")
+    binary = QlibFiles(tmp_path / "binary", prices)
+    of_qlib = source_settings("qlib", path=str(binary.root))
     packed = prices.root / "AAA.csv.gz"
     packed.write_bytes(gzip.compress(prices.path("AAA").read_bytes()))
     prices.path("AAA").unlink()
@@ -76,6 +78,10 @@ def cases(tmp_path: Path) -> list[tuple[Path, Callable[[], object]]]:
             for name in ("flow.npz", "trend_indicator.npz", "label.csv", "factors/KLEN.csv")
         ),
         (arrays.root / "factors/selected_factors.txt", lambda: phase5.load(**of_arrays)),
+        *(
+            (path, lambda: qlib.load(**of_qlib))
+            for path in (binary.calendar, binary.write_list(), binary.path("M&M", "close"))
+        ),
     ]
 
 

@@ -239,11 +239,12 @@ def test_only_what_is_read_decides_whether_the_data_are_prepared_again(
 
 @pytest.mark.parametrize("row", [5, 20, 40, 62])
 def test_reading_does_not_look_ahead(files: QlibFiles, row: int) -> None:
-    files.periods += [("LATE", "2023-03-01", "2023-04-21")]
+    files.periods += [("LATE", "2023-03-01", "2023-04-21"), ("SOON", "2023-01-02", "2023-04-21")]
     files.write_list()
-    (files.root / "features/late").mkdir()
-    for field in ("open", "high", "low", "close", "volume", "factor"):
-        files.write("LATE", field, files.values("TRUE", field) * 3)
+    for ticker, scale, first in (("LATE", 3, 0), ("SOON", 5, 50)):
+        (files.root / "features" / ticker.lower()).mkdir()
+        for field in ("open", "high", "low", "close", "volume", "factor"):
+            files.write(ticker, field, files.values("TRUE", field)[first:] * scale)
     assert not list(source_faults(composed("dataset=qlib", *SMALL, data_dir=files.data_dir), row))
 
 
