@@ -122,19 +122,24 @@ def prepare_dataset(
     *,
     cached: bool = False,
     rows: slice | None = None,
+    new_array: NewArray = np.empty,
+    keep_unprocessed: bool = True,
 ) -> Dataset:
     """The dataset of a source's panel: factors, targets, split (if not given) and windows.
 
     With `fitted`, nothing is fitted on these days: processors and targets use a run's fitted state.
     rows: the only ones whose factors are wanted; processors may leave the others at 0.
     cached: the processed factors may come from the cache, and go there; not after `panel` was
-    changed in place.
+    changed in place. new_array: makes the arrays of factors that do not, such as maps of a file.
+    keep_unprocessed: False leaves no factors in `unprocessed`; those computed here are overwritten.
     """
     dataset = config.dataset
     names = alpha158.expand(dataset.factors)
+    work: np.ndarray | None = None
     if names and panel.factor_names != names:
+        work = new_array((*panel.returns.shape, len(names)), np.float32)
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
-            panel = panel.with_factors(*alpha158.compute(panel.prices, names))
+            panel = panel.with_factors(*alpha158.compute(panel.prices, names, out=work))
     unknown = [name for name in dataset.waived_factors if name not in panel.factor_names]
     if unknown:
         raise ValueError(f"dataset.waived_factors: the data have no factor {unknown[0]!r}")
@@ -155,12 +160,15 @@ def prepare_dataset(
     processors = {str(name): build(node) for name, node in config.processors.items()}
     fit_rows = training_days(split, targets)
 
-    def process(new_array: NewArray = np.empty) -> tuple[Panel, dict[str, State]]:
-        return apply_processors(unprocessed, processors, targets, fit_rows, fitted, rows, new_array)
+    def process(new_array: NewArray) -> tuple[Panel, dict[str, State]]:
+        return apply_processors(
+            *(unprocessed, processors, targets, fit_rows, fitted, rows, new_array),
+            work=None if keep_unprocessed else work,
+        )
 
     settings = OmegaConf.to_container(config.processors, resolve=True)
     if not (cached and processors and fitted is None):
-        panel, states = process()
+        panel, states = process(new_array)
     elif all(processor.stateless for processor in processors.values()):
         panel, states = processed(process, panel, settings=[settings])
     else:
@@ -178,10 +186,15 @@ def prepare_dataset(
         split=split,
         windows=Windows(panel, targets, calendar, dataset.lookback),
         states=states,
-        unprocessed=unprocessed,
+        unprocessed=unprocessed if keep_unprocessed else without_factors(unprocessed),
         prepared_factors=not names,
         notes=(*dataset.warnings, *trusted, *panel.notes),
     )
+
+
+def without_factors(panel: Panel) -> Panel:
+    """The same panel with no factor."""
+    return panel.with_factors(panel.factors[..., :0], ())
 
 
 def targets_of(config: DictConfig, panel: Panel) -> Targets:

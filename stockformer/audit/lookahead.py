@@ -15,10 +15,13 @@ cannot be recomputed; they are screened (`evaluation.screening`).
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +29,11 @@ from omegaconf import DictConfig
 
 from stockformer.audit import variants
 from stockformer.audit.observe import Observation, Request, observe, source_observation
+from stockformer.audit.results import days_at_once, positions
 from stockformer.commands.command import command, log_config
 from stockformer.config.recorded import recorded
-from stockformer.evaluation.screening import likely_leaks, screen
+from stockformer.evaluation.screening import likely_leaks
+from stockformer.training.progress import progress
 
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
 
@@ -48,6 +53,11 @@ class Leak:
     how: str = ""
     changed: int = 0
     cells: tuple[tuple[str, str, float, float], ...] = ()
+
+    def and_later(self, other: Leak) -> Leak:
+        """This leak, with what was found of it on later days."""
+        cells = (*self.cells, *other.cells)[:NAMED]
+        return replace(self, changed=self.changed + other.changed, cells=cells)
 
     def __str__(self) -> str:
         if not self.how:
@@ -77,17 +87,53 @@ def run_audit(
     """Every leak found, one for each result and variant, at the first cut that shows it.
 
     overrides: of the command line, as a run records them. fast: each variant of the future once
-    and no small training, for `validate.py`. Raises ValueError if the run cannot be prepared, or a
-    factor is constant or empty.
+    and no small training, for `validate.py`. A single cut is before the test, so the baselines are
+    not compared. Raises ValueError if the run cannot be prepared, or a factor is constant or empty.
     """
     text = recorded(config)
-    first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides))
-    whole = observe(replace(first, train=not fast, baselines=True, factors=True), START_METHOD)
-    first = replace(first, split=whole.split)
-    _require_movement(whole)
+    cache = Path(config.paths.cache_dir)
+    with ExitStack() as stack:
+        scratch = ""
+        if START_METHOD:
+            place = cache if cache.is_dir() else None
+            folder = tempfile.TemporaryDirectory(dir=place, prefix="audit-")
+            scratch = stack.enter_context(folder)
+        first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides), scratch=scratch)
+        of_whole = replace(first, train=not fast, baselines=cuts > 1)
+        whole = stack.enter_context(observe(of_whole, START_METHOD))
+        if whole.constant:  # it would pass any audit
+            raise ValueError(
+                f"look-ahead audit: {', '.join(whole.constant)} constant or empty, so they cannot "
+                "be checked; remove them"
+            )
+        wanted = _requests(replace(first, split=whole.split), whole, fast)
+        found: dict[tuple[str, str], Leak] = {}
+        middle = int(whole.cuts[len(whole.cuts) // 2])
+        # Not in parallel within this process: they share torch's random generator.
+        with ThreadPoolExecutor(AT_ONCE if START_METHOD else 1) as pool:
+            reading = pool.submit(source_observation, text, middle, START_METHOD)
+            shown = progress(
+                pool.map(partial(_leaks, whole), wanted), "look-ahead audit", total=len(wanted)
+            )
+            for leaks in shown:
+                for leak in leaks:
+                    found.setdefault((leak.what, leak.how), leak)
+            sentences = [*whole.faults, *reading.result()]
+    screened, not_checkable = _screened(config, whole)
+    leaks = [*found.values(), *map(Leak, dict.fromkeys(sentences)), *screened]
+    return Audit(leaks, not_checkable, whole)
+
+
+def _requests(first: Request, whole: Observation, fast: bool) -> list[Request]:
+    """The variants of the future that are compared with the complete data."""
     ways = (variants.REPLACED,) if fast else (variants.REPLACED, variants.DROPPED)
     wanted = [
-        replace(first, variant=way, cut=int(cut), baselines=way == variants.REPLACED)
+        replace(
+            first,
+            variant=way,
+            cut=int(cut),
+            baselines=way == variants.REPLACED and len(whole.cuts) > 1,
+        )
         for cut in whole.cuts
         for way in ways
     ]
@@ -97,35 +143,12 @@ def run_audit(
     if not fast:  # the small training does not use test data
         last = int(whole.split.validation[-1]) + whole.span
         wanted.append(replace(first, variant=variants.REPLACED, cut=last, train=True))
-    found: dict[tuple[str, str], Leak] = {}
-    # Not in parallel within this process: they share torch's random generator.
-    with ThreadPoolExecutor(AT_ONCE if START_METHOD else 1) as pool:
-        reading = pool.submit(source_observation, text, middle, START_METHOD)
-        for request, other in zip(wanted, pool.map(_observe, wanted)):
-            for leak in _moved(whole, other, request):
-                found.setdefault((leak.what, leak.how), leak)
-        sentences = [*whole.faults, *reading.result()]
-    screened, not_checkable = _screened(config, whole)
-    leaks = [*found.values(), *map(Leak, dict.fromkeys(sentences)), *screened]
-    return Audit(leaks, not_checkable, whole)
+    return wanted
 
 
-def _observe(request: Request) -> Observation:
-    return observe(request, START_METHOD)
-
-
-def _require_movement(seen: Observation) -> None:
-    """Raise ValueError for a constant factor, which would pass any audit."""
-    still = []
-    for name in seen.factor_names:
-        values = seen.dated[f"factor {name}"][1][int(seen.cuts[0]) - 1 :]
-        if values.max() == values.min():
-            still.append(name)
-    if still:
-        raise ValueError(
-            f"look-ahead audit: {', '.join(still)} constant or empty, so they cannot be checked; "
-            "remove them"
-        )
+def _leaks(whole: Observation, request: Request) -> list[Leak]:
+    with observe(request, START_METHOD) as other:
+        return list(_moved(whole, other, request))
 
 
 def _moved(whole: Observation, other: Observation, request: Request) -> Iterator[Leak]:
@@ -134,21 +157,14 @@ def _moved(whole: Observation, other: Observation, request: Request) -> Iterator
     if whole.factor_names != other.factor_names:
         yield Leak("factor selection", str(whole.dates[cut]), how, 1)
         return
-    for name, (rows, before) in whole.dated.items():
-        if name not in other.dated:
-            continue
+    for name in (each for each in whole.dated if each in other.dated):
         # Missing days of the replaced future may change which targets are known.
         if name.startswith(("validity", "target's")) and how != variants.REVALUED:
             continue
-        theirs, after = other.dated[name]
         if name in MUST_MOVE:
-            yield from _known_already(whole, name, request, rows, before, theirs, after)
-            continue
-        common = np.intersect1d(rows, theirs)
-        upto = common[common <= cut]
-        mine, yours = before[_at(rows, upto)], after[_at(theirs, upto)]
-        if not np.array_equal(mine, yours, equal_nan=mine.dtype.kind == "f"):
-            yield _leak(whole, name, cut, how, mine, yours, upto)
+            yield from _known_already(whole, other, name, request)
+        else:
+            yield from _changed(whole, other, name, request)
     for name, values in whole.static.items():
         if not np.array_equal(values, other.static.get(name, np.empty(0)), equal_nan=True):
             yield _leak(whole, name, cut, how, values, other.static.get(name, np.empty(0)))
@@ -160,32 +176,50 @@ def _moved(whole: Observation, other: Observation, request: Request) -> Iterator
                 )
 
 
-def _at(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    order = np.argsort(rows)
-    found: np.ndarray = order[np.searchsorted(rows[order], wanted)]
-    return found
+def _changed(whole: Observation, other: Observation, name: str, request: Request) -> Iterator[Leak]:
+    """A leak for each column of a result that differs on a day up to the cut, or for the result.
+
+    The values are looked at only where the digests differ, by blocks of days.
+    """
+    mine, yours = whole.dated[name], other.dated[name]
+    common = np.intersect1d(mine.rows, yours.rows)
+    rows = common[common <= request.cut]
+    same = mine.digests[positions(mine.rows, rows)] == yours.digests[positions(yours.rows, rows)]
+    rows = rows[~same]
+    if not len(rows):
+        return
+    size = days_at_once(_values(whole, name, rows[:1]).size)
+    found: dict[str, Leak] = {}
+    for block in np.split(rows, range(size, len(rows), size)):
+        before, after = (_values(each, name, block) for each in (whole, other))
+        for i, column in enumerate(mine.columns or (name,)):
+            a, b = (before[..., i], after[..., i]) if mine.columns else (before, after)
+            if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+                leak = _leak(whole, column, request.cut, request.variant, a, b, block)
+                found[column] = found[column].and_later(leak) if column in found else leak
+    yield from found.values()
+
+
+def _values(seen: Observation, name: str, rows: np.ndarray) -> np.ndarray:
+    assert seen.values is not None
+    return seen.values(name, rows)
 
 
 def _known_already(
-    whole: Observation,
-    name: str,
-    request: Request,
-    rows: np.ndarray,
-    before: np.ndarray,
-    theirs: np.ndarray,
-    after: np.ndarray,
+    whole: Observation, other: Observation, name: str, request: Request
 ) -> Iterator[Leak]:
     """A target of the cut date that does not change with later noise was known at the close."""
-    cut = request.cut
-    if request.variant == variants.DROPPED or cut not in rows or cut not in theirs:
+    day = np.array([request.cut])
+    if request.variant == variants.DROPPED or not all(
+        np.isin(day, seen.dated[name].rows).all() for seen in (whole, other)
+    ):
         return
-    one, other = before[np.searchsorted(rows, cut)], after[np.searchsorted(theirs, cut)]
-    same = (one == other) & (one != 0)
+    one, two = (_values(seen, name, day) for seen in (whole, other))
+    same = (one == two) & (one != 0)
     if same.any():
-        values = np.where(same, one, 0.0)[None]
-        yield _leak(
-            whole, name, cut, request.variant, values, np.zeros_like(values), np.array([cut])
-        )
+        values = np.where(same, one, 0.0)
+        zero = np.zeros_like(values)
+        yield _leak(whole, name, request.cut, request.variant, values, zero, day)
 
 
 def _leak(
@@ -223,10 +257,8 @@ def _screened(config: DictConfig, seen: Observation) -> tuple[list[Leak], list[s
     outside.insert(
         0, f"{len(seen.factor_names)} prepared factors: prepared outside; screened instead"
     )
-    assert seen.factors is not None
-    assert seen.returns is not None
-    names = seen.factor_names[: seen.factors.shape[-1]]
-    leaks = likely_leaks(screen(seen.factors, names, seen.returns, seen.member))
+    assert seen.screened is not None
+    leaks = likely_leaks(seen.screened)
     waived = set(config.dataset.waived_factors)
     outside += [
         f"factor {leak.name}: waived, {leak.reason}" for leak in leaks if leak.name in waived

@@ -7,18 +7,15 @@ result that differs between two variants depends on the days that differ.
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
+import copy
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +24,39 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from stockformer.audit import variants
+from stockformer.audit import processes, variants
 from stockformer.audit.files import source_faults
+from stockformer.audit.results import Dated, Results
 from stockformer.audit.trading import trading_faults
 from stockformer.config.build import build, input_paths
 from stockformer.config.recorded import read_config
-from stockformer.config.trust import trust, trusted
 from stockformer.data.dataset import Dataset, training_days
 from stockformer.data.panel import Panel
+from stockformer.data.reading.cache import prepare, scratch_arrays
 from stockformer.data.splits import Split
+from stockformer.data.windows import Windows
 from stockformer.evaluation import baselines
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions
+from stockformer.evaluation.screening import screen
 from stockformer.experiment import Experiment, prepare_dataset
 from stockformer.runs import ensemble, reevaluation
 from stockformer.runs.folder import RunDir
-from stockformer.runs.fork_server import start_fork_server
 from stockformer.training.loader import EVALUATED_AT_ONCE
 
 TIMES = ("seconds", "per_second", "mib")  # columns of metrics.csv that differ between any runs
 ONE_DATE = 1e-4  # relative to the spread: a batch of one uses other kernels
 FEW_BATCHES = 2  # of each part of the small training
 CODE = (".py", ".pyc", ".so", ".yaml", ".pth", ".toml", ".json")
+Values = Callable[[str, np.ndarray], np.ndarray]
 PACKAGES = ("site-packages", "dist-packages")  # names of the folders that pip installs into
 
 
 @dataclass(frozen=True)
 class Request:
     """What to observe. variant: of `variants`, after row `cut`; split: of the complete data, None
-    to make it; train: also run a small training; baselines: also the baselines."""
+    to make it; train: also run a small training; baselines: also the baselines; scratch: a folder
+    for arrays of the size of the factors, which are then not in memory but mapped."""
 
     config: str
     variant: str
@@ -65,109 +66,72 @@ class Request:
     split: Split | None = None
     train: bool = False
     baselines: bool = False
-    factors: bool = False
+    scratch: str = ""
 
 
 @dataclass
 class Observation:
-    """dated: the panel rows of an array's first axis, and the array. static: arrays that no later
-    day may change. trained: results of a small training. faults: sentences on errors that need no
-    comparison. factors, returns, member: of the complete data, for screening."""
+    """dated: results by date, of which `values(name, rows)` gives the values. static: arrays that
+    no later day may change. trained: results of a small training. faults: sentences on errors that
+    need no comparison. constant: factors that never move; screened: those prepared outside; both
+    of the complete data only."""
 
     dates: np.ndarray
     tickers: np.ndarray
     split: Split
     cuts: np.ndarray
     span: int
-    dated: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    dated: dict[str, Dated] = field(default_factory=dict)
     static: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, np.ndarray] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     factor_names: tuple[str, ...] = ()
     prepared: bool = False
-    factors: np.ndarray | None = None
-    returns: np.ndarray | None = None
-    member: np.ndarray | None = None
+    constant: list[str] = field(default_factory=list)
+    screened: pd.DataFrame | None = None
+    values: Values | None = None
 
 
 def start_server(start_method: str) -> None:
     """Start the server that processes are forked from: it imports for seconds, meanwhile go on."""
-    if start_method == "forkserver":  # the server has imported this module, but read no data
-        start_fork_server([__name__])
+    processes.start_server(start_method, __name__)
 
 
-def observe(request: Request, start_method: str) -> Observation:
-    """The observation by a new process. Raises ValueError if the run itself would."""
-    seen = _in_new_process(start_method, _observed, request)
-    assert isinstance(seen, Observation)
-    return seen
+@contextmanager
+def observe(request: Request, start_method: str) -> Iterator[Observation]:
+    """The observation by a new process. Raises ValueError if the run itself would.
 
-
-def _in_new_process(start_method: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result in a new process. Raises ValueError for its errors.
-
-    Without a start method it is called in this process, which is faster but not isolated.
+    The process ends with this context; until then it knows the values of its results.
     """
-    if not start_method:
-        return function(*arguments)
-    start_server(start_method)
-    context = multiprocessing.get_context(start_method)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, trusted(), function, arguments))  # type: ignore[attr-defined]
-    process.start()
-    theirs.close()
-    try:
-        found, error = ours.recv()
-    except EOFError:
-        process.join()
-        raise ValueError(
-            f"look-ahead audit: the process that prepared the data ended with status "
-            f"{process.exitcode}: out of memory?"
-        ) from None
-    process.join()
-    if error:
-        raise ValueError(error)
-    return found
+    with processes.called(start_method, _observed, request) as (seen, values):
+        assert isinstance(seen, Observation)
+        seen.values = values
+        yield seen
 
 
 def source_observation(config: str, row: int, start_method: str) -> list[str]:
     """Sentences on faults in reading the source's files, found in a new process."""
-    return _in_new_process(start_method, _source_faults, config, row)
+    with processes.called(start_method, _source_faults, config, row) as (found, _):
+        return list(found)
 
 
-def _source_faults(config: str, row: int) -> list[str]:
-    return list(source_faults(read_config(config), row))
+def _source_faults(config: str, row: int) -> tuple[list[str], Values]:
+    return list(source_faults(read_config(config), row)), Results().values
 
 
-def _answer(
-    connection: Connection,
-    packages: frozenset[str],
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
-) -> None:
-    trust(packages)
-    torch.set_num_threads(1)
-    logging.disable(logging.CRITICAL)  # the first preparation has already logged the messages
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-    try:
-        connection.send((function(*arguments), ""))
-    except (ValueError, OSError, ArithmeticError) as error:
-        connection.send((None, str(error) or type(error).__name__))
-    except Exception:
-        connection.send((None, traceback.format_exc()))
-    finally:
-        connection.close()
-
-
-def _observed(request: Request) -> Observation:
+def _observed(request: Request) -> tuple[Observation, Values]:
     config = read_config(request.config)
     opened: set[str] = set()
+    results, whole = Results(), request.variant == variants.WHOLE
+    new_array = scratch_arrays(Path(request.scratch)) if request.scratch else np.empty
+    # What is not made again from the whole panel, such as the baselines, needs no factors.
+    keep = request.train or request.baselines or not config.dataset.factors
     with _noting_files(opened):
-        source: Panel = build(config.dataset.source)
-        panel = variants.after(source, request.cut, request.variant)
-        data = prepare_dataset(config, panel, request.split)
+        source = _source(config, request.scratch)
+        panel = variants.after(source, request.cut, request.variant, new_array)
+        data = prepare_dataset(
+            config, panel, request.split, new_array=new_array, keep_unprocessed=keep
+        )
         experiment = Experiment(config, data)
         seen = Observation(
             dates=source.dates,
@@ -175,31 +139,54 @@ def _observed(request: Request) -> Observation:
             split=data.split,
             cuts=_cuts(data, request.cuts) if request.split is None else np.array([request.cut]),
             span=data.targets.span,
+            dated=results.dated,
             factor_names=data.panel.factor_names,
             prepared=data.prepared_factors,
         )
-        _note_inputs(seen, data, experiment)
+        _note_inputs(seen, results, data, experiment)
         if request.variant != variants.DROPPED:  # shorter batches would round differently
-            _note_predictions(seen, experiment)
-    seen.faults += _undeclared(opened, config, data, experiment)
-    whole = request.variant == variants.WHOLE
+            _note_predictions(seen, results, experiment)
+    seen.faults += _undeclared(opened, config, data, experiment, request.scratch)
     if whole:
-        seen.faults += [*_split_faults(experiment), *_loader_faults(experiment)]
-        seen.faults += trading_faults(experiment)
-        seen.faults += _ensemble_faults(experiment)
-        seen.faults += _batch_faults(experiment)
-        if request.factors:
-            seen.factors, seen.returns = data.unprocessed.factors, data.panel.returns
-            seen.member = data.panel.member
-    if request.baselines:
-        try:
-            _note_baselines(seen, experiment)
-        except ValueError as error:
-            seen.faults.append(str(error))
+        _note_of_whole(seen, data, experiment)
+    try:
+        _note_baselines(results, experiment, compared=request.baselines)
+    except ValueError as error:
+        seen.faults.append(str(error))
     if request.train:
         with tempfile.TemporaryDirectory() as folder:
             _train(seen, experiment, Path(folder) / "run", request.overrides, again=whole)
-    return seen
+    return seen, results.values
+
+
+def _source(config: DictConfig, scratch: str) -> Panel:
+    """The panel that every variant is made of, read once where there is a folder to keep it in."""
+
+    def load() -> Panel:
+        panel: Panel = build(config.dataset.source)
+        return panel
+
+    return prepare(load, settings={}, inputs=[], cache=Path(scratch)) if scratch else load()
+
+
+def _note_of_whole(seen: Observation, data: Dataset, experiment: Experiment) -> None:
+    """What is found on the complete data alone."""
+    seen.faults += [*_split_faults(experiment), *_loader_faults(experiment)]
+    seen.faults += trading_faults(experiment)
+    seen.faults += _ensemble_faults(experiment)
+    seen.faults += _batch_faults(experiment)
+    seen.constant = _constant(data.panel, int(seen.cuts[0]) - 1)
+    if data.prepared_factors:
+        given = data.unprocessed
+        seen.screened = screen(given.factors, given.factor_names, given.returns, given.member)
+
+
+def _constant(panel: Panel, first: int) -> list[str]:
+    """The factors that do not move from that row on."""
+    lowest, highest = (panel.factors[first].min(axis=0), panel.factors[first].max(axis=0))
+    for day in panel.factors[first + 1 :]:
+        lowest, highest = np.minimum(lowest, day.min(axis=0)), np.maximum(highest, day.max(axis=0))
+    return [name for name, still in zip(panel.factor_names, lowest == highest) if still]
 
 
 def _cuts(data: Dataset, count: int) -> np.ndarray:
@@ -209,30 +196,36 @@ def _cuts(data: Dataset, count: int) -> np.ndarray:
     return np.unique(np.linspace(first, last, count).round().astype(int))
 
 
-def _note_inputs(seen: Observation, data: Dataset, experiment: Experiment) -> None:
+def _note_inputs(
+    seen: Observation, results: Results, data: Dataset, experiment: Experiment
+) -> None:
     """Factors, windows, calendar, targets, and everything fitted."""
     rows = np.arange(len(data.panel.dates))
-    for i, name in enumerate(data.panel.factor_names):
-        seen.dated[f"factor {name}"] = rows, data.panel.factors[..., i]
-    seen.dated["calendar"] = rows, data.windows.calendar[: len(rows)].numpy()
+    names = tuple(f"factor {name}" for name in data.panel.factor_names)
+    results.note("factors", rows, data.panel.factors, names)
+    results.note("calendar", rows, data.windows.calendar[: len(rows)].numpy())
     lookback = experiment.config.dataset.lookback
     days = rows[lookback - 1 : len(rows) - data.targets.span]
+    windows = data.windows.without_factors().part(days)
     for name in ("returns", "trend"):
-        batch = data.windows.part(days)[list(range(len(days)))]
-        seen.dated[f"window's {name}"] = days, getattr(batch, name).numpy()
+
+        def of_windows(positions: np.ndarray, name: str = name) -> np.ndarray:
+            values: np.ndarray = getattr(windows[positions.tolist()], name).numpy()
+            return values
+
+        results.note(f"window's {name}", days, of_windows)
     targets = data.targets
     for step, (start, end) in enumerate(zip(targets.start, targets.end)):
         # Whether a stock can be bought is known at the target's start, the return at its end.
-        seen.dated[f"validity of the target, step {step + 1}"] = (
-            rows + int(start),
-            targets.valid[:, step],
-        )
+        valid = targets.valid[:, step]
+        results.note(f"validity of the target, step {step + 1}", rows + int(start), valid)
         for name in ("returns", "up"):
-            values = np.where(targets.valid[:, step], getattr(targets, name)[:, step], 0)
-            seen.dated[f"target's {name}, step {step + 1}"] = rows + int(end), values
-    seen.dated["target known already"] = rows, np.where(targets.valid, targets.returns, 0.0)[:, 0]
-    scored = _empty(experiment, days)
-    seen.dated["scored label known already"] = days, np.nan_to_num(scored.label)[:, 0]
+            values = np.where(valid, getattr(targets, name)[:, step], 0)
+            results.note(f"target's {name}, step {step + 1}", rows + int(end), values)
+    known = np.where(targets.valid[:, 0], targets.returns[:, 0], 0.0)
+    results.note("target known already", rows, known)
+    label = np.nan_to_num(_empty(experiment, days).label[:, 0])
+    results.note("scored label known already", days, label)
     for name, state in data.states.items():
         for key, values in state.items():
             seen.static[f"state of processor {name} ({key})"] = np.asarray(values)
@@ -241,19 +234,22 @@ def _note_inputs(seen: Observation, data: Dataset, experiment: Experiment) -> No
 
 
 @torch.inference_mode()
-def _note_predictions(seen: Observation, experiment: Experiment) -> None:
+def _note_predictions(seen: Observation, results: Results, experiment: Experiment) -> None:
     """Predictions of the untrained model, for the evaluator's own batch around each cut."""
     experiment.model.eval()
     for part in ("validation", "test"):
         rows, forecasts = [], []
-        for batch in experiment.loader(part, alone=True):
-            inside = batch.signal.numpy()
+        loader = experiment.loader(part, alone=True)
+        windows = loader.dataset
+        assert isinstance(windows, Windows)
+        for positions in loader.sampler:  # the others are not even read
+            inside = windows.signals[positions].cpu().numpy()
             if np.isin(inside, seen.cuts).any():
                 rows.append(inside)
-                forecast = experiment.model(batch.to(experiment.device))
+                forecast = experiment.model(windows[positions].to(experiment.device))
                 forecasts.append(forecast.returns[:, 0].cpu().numpy())
         if rows:
-            seen.dated[f"prediction ({part})"] = np.concatenate(rows), np.concatenate(forecasts)
+            results.note(f"prediction ({part})", np.concatenate(rows), np.concatenate(forecasts))
 
 
 @torch.inference_mode()
@@ -313,7 +309,9 @@ def _split_faults(experiment: Experiment) -> Iterator[str]:
 
 def _loader_faults(experiment: Experiment) -> Iterator[str]:
     """Check the batches of the loaders against the split and the panel."""
-    data = experiment.data
+    experiment = copy.copy(experiment)
+    data = replace(experiment.data, windows=experiment.data.windows.without_factors())
+    experiment.data = data
     for part, signals in data.split.parts().items():
         rows = []
         for batch in experiment.loader(part, alone=True):
@@ -351,13 +349,17 @@ def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
         yield "ensemble: the average of two runs is not their mean: weighted by the outcomes?"
 
 
-def _note_baselines(seen: Observation, experiment: Experiment) -> None:
+def _note_baselines(results: Results, experiment: Experiment, compared: bool) -> None:
+    """The baselines on the test days; those without factors, only to see them fail, where they are
+    not compared with another future's."""
     data, rows = experiment.data, experiment.data.split.test
-    empty = _empty(experiment, rows)
-    for name, baseline in baselines.all_baselines(
-        empty, baseline_inputs(data), with_lightgbm=False
-    ).items():
-        seen.dated[f"baseline {name}"] = rows, baseline.prediction[:, 0]
+    history = baseline_inputs(data)
+    if not compared:
+        history = replace(history, factors=history.factors[..., :0])
+    forecasts = baselines.all_baselines(_empty(experiment, rows), history, with_lightgbm=False)
+    if compared:
+        for name, baseline in forecasts.items():
+            results.note(f"baseline {name}", rows, baseline.prediction[:, 0])
 
 
 def _empty(experiment: Experiment, rows: np.ndarray) -> Predictions:
@@ -438,7 +440,7 @@ def _opened_files() -> dict[int, set[str]]:
 
 
 def _undeclared(
-    opened: set[str], config: DictConfig, data: Dataset, experiment: Experiment
+    opened: set[str], config: DictConfig, data: Dataset, experiment: Experiment, scratch: str = ""
 ) -> list[str]:
     """Undeclared files that the preparation read: look-ahead in them cannot be checked."""
     settings = OmegaConf.to_container(config, resolve=True)
@@ -450,6 +452,7 @@ def _undeclared(
     system = {
         *(Path(each) for each in ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", os.devnull)),
         *(Path(each) for each in (sys.prefix, sys.base_prefix, sys.exec_prefix)),
+        *([Path(scratch).absolute()] if scratch else []),
         # Packages of `pip install --user`, or of another environment that a .pth file names.
         *(Path(each) for each in sys.path if Path(each).name in PACKAGES),
     }

@@ -6,45 +6,65 @@ from dataclasses import fields, replace
 
 import numpy as np
 
+from stockformer.data.dataset import BLOCK_CELLS, NewArray
 from stockformer.data.panel import Panel
 
 WHOLE, REPLACED, DROPPED, REVALUED = "whole", "replaced", "dropped", "revalued"
 MISSING = 0.3
 
 
-def after(panel: Panel, cut: int, variant: str) -> Panel:
+def after(panel: Panel, cut: int, variant: str, new_array: NewArray = np.empty) -> Panel:
     """The panel with everything after row `cut` changed by the variant.
 
     replaced: noise, 30 % of it missing. dropped: removed. revalued: noise, missing where the panel
-    is missing; membership is inverted. whole: unchanged.
+    is missing; membership is inverted. whole: unchanged. new_array: makes the array of the factors,
+    which are changed by blocks of days.
     """
     if variant == WHOLE:
         return panel
     if variant == DROPPED:
         return drop(panel, cut)
-    return garble(panel, cut, np.random.default_rng(cut), 0 if variant == REVALUED else MISSING)
+    missing = 0 if variant == REVALUED else MISSING
+    return garble(panel, cut, np.random.default_rng(cut), missing, new_array)
 
 
-def garble(panel: Panel, cut: int, random: np.random.Generator, missing: float) -> Panel:
+def garble(
+    panel: Panel,
+    cut: int,
+    random: np.random.Generator,
+    missing: float,
+    new_array: NewArray = np.empty,
+) -> Panel:
     """Everything after row `cut` is noise; without `missing`, unknown cells stay unknown."""
     late = np.arange(len(panel.dates)) > cut
 
     def noisy(array: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        noise = np.where(random.random(array.shape) < missing, np.nan, noise)
-        if not missing:
-            noise = np.where(np.isnan(array), np.nan, noise)
-        return np.where(late.reshape(-1, *[1] * (array.ndim - 1)), noise, array).astype(array.dtype)
+        """Noise in place of later days, missing where it should be."""
+        gone = random.random(noise.shape) < missing if missing else np.isnan(array)
+        return np.where(gone, np.nan, noise)
+
+    def changed(array: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return np.where(late[:, None], noisy(array, noise), array)
 
     member = panel.member
     if member is not None:
         moved = random.random(member.shape) < 1 - MISSING if missing else ~member
         member = np.where(late[:, None], moved, member)
+    factors = panel.factors
+    if factors.size:
+        factors = new_array(factors.shape, np.float32)
+        size = max(1, BLOCK_CELLS // max(1, factors[0].size))
+        for first in range(0, len(factors), size):
+            block = slice(first, first + size)
+            given = panel.factors[block]
+            noise = noisy(given, random.normal(0, 10, given.shape))
+            factors[block] = np.where(late[block, None, None], noise, given)
     return replace(
         panel,
-        returns=noisy(panel.returns, random.normal(0, 0.1, panel.returns.shape)),
-        factors=noisy(panel.factors, random.normal(0, 10, panel.factors.shape)),
+        returns=changed(panel.returns, random.normal(0, 0.1, panel.returns.shape)),
+        factors=factors,
         prices={
-            name: noisy(array, np.exp(random.normal(5, 2, array.shape)))
+            name: changed(array, np.exp(random.normal(5, 2, array.shape)))
             for name, array in panel.prices.items()
         },
         member=member,

@@ -88,20 +88,21 @@ def apply_processors(
     fitted: FittedPreprocessing | None = None,
     rows: slice | None = None,
     new_array: NewArray = np.empty,
+    work: np.ndarray | None = None,
 ) -> tuple[Panel, dict[str, State]]:
     """The panel after each processor, fitted on `fit_rows` of what the one before made of it, and
     the fitted states; with `fitted` those of a run instead.
 
     rows: the only ones that are wanted; where nothing is fitted, the others are left at 0.
     new_array: makes an array for the factors, such as a map of a file. They are processed by blocks
-    of days, so that no other array of their size is made.
+    of days, so that no other array of their size is made. work: the panel's own array of factors,
+    where it may be overwritten.
     """
     states: dict[str, State] = {}
     whole, first = panel, 0
     if rows is not None and all(processor.stateless for processor in processors.values()):
         first = max(0, rows.start - sum(each.earlier_rows for each in processors.values()))
         panel = panel.between(first, rows.stop)
-    work: np.ndarray | None = None
     for name, processor in processors.items():
         states[name] = processor.fit(panel, targets, fit_rows)
         if fitted is not None:

@@ -43,6 +43,12 @@ class Windows(Dataset[Batch]):
         windows.signals = torch.from_numpy(signals).to(self.past.device)
         return windows
 
+    def without_factors(self) -> Windows:
+        """The same windows with no factor, for checks of all else: their batches are small."""
+        windows = copy.copy(self)
+        windows.factors = self.factors[..., :0]
+        return windows
+
     def to(self, device: torch.device, workers: int) -> Windows:
         """The same windows on a CUDA device, if the panel fits into a quarter of its memory.
 

@@ -69,9 +69,8 @@ def screen(
             f"screening: factors are {factors.shape}, expected returns by names, "
             f"{(*returns.shape, len(names))}"
         )
-    values = factors if member is None else np.where(member[..., None], factors, np.nan)
     columns: dict[tuple[str, int, str], list[float]] = {}
-    for kind, daily in daily_rank_ic(values, returns).items():
+    for kind, daily in daily_rank_ic(factors, returns, member).items():
         for i in range(len(names)):
             of_factor = {lag: series[:, i] for lag, series in daily.items()}
             figures = {lag: _mean_and_t(series) for lag, series in of_factor.items()}
@@ -98,9 +97,12 @@ def likely_leaks(screened: pd.DataFrame, limit: float = TOO_GOOD) -> list[Likely
     return found
 
 
-def daily_rank_ic(factors: np.ndarray, returns: np.ndarray) -> dict[str, dict[int, np.ndarray]]:
+def daily_rank_ic(
+    factors: np.ndarray, returns: np.ndarray, member: np.ndarray | None = None
+) -> dict[str, dict[int, np.ndarray]]:
     """By kind and lag, (T, F): Spearman's correlation of day t's factors with returns of t + lag.
 
+    member (T, N): cells whose factors count; None: all.
     NaN where fewer than five stocks have both values, or nothing varies. Each side is ranked among
     all its known stocks, so a day on which the other side lacks many is slightly inexact.
     """
@@ -112,7 +114,10 @@ def daily_rank_ic(factors: np.ndarray, returns: np.ndarray) -> dict[str, dict[in
     ics = {kind: np.full(shape, np.nan, np.float32) for kind in shifted}
     for first in range(0, days, DAYS_AT_ONCE):
         rows = slice(first, first + DAYS_AT_ONCE)
-        x = _ranks(np.swapaxes(factors[rows], 1, 2))
+        values = factors[rows]
+        if member is not None:
+            values = np.where(member[rows, :, None], values, np.nan)
+        x = _ranks(np.swapaxes(values, 1, 2))
         for kind, (ranks, known) in shifted.items():
             ics[kind][rows] = _correlation(*x, ranks[rows], known[rows])
     return {

@@ -249,8 +249,8 @@ def test_alpha158_from_prices_is_clean_and_a_leak_in_it_is_caught(
     assert audit(phase5_files, *lines) == []
     clean = alpha158.compute
 
-    def leaking(prices: Any, names: Any) -> Any:
-        values, names = clean(prices, names)
+    def leaking(prices: Any, names: Any, out: Any) -> Any:
+        values, names = clean(prices, names, out)
         values[..., 2] = np.roll(values[..., 2], -1, axis=0)
         return values, names
 

@@ -134,7 +134,7 @@ def processed(
 
     def write(folder: Path) -> None:
         with _new_folder(folder) as unfinished:
-            new_array = _MappedArrays(unfinished)
+            new_array = MappedArrays(unfinished)
             made, states = make(new_array)
             new_array.flush()
             facts = {"factor_names": list(made.factor_names), "states": list(states)}
@@ -166,7 +166,7 @@ def _arrays_of(states: Mapping[str, State]) -> dict[str, np.ndarray]:
     }
 
 
-class _MappedArrays:
+class MappedArrays:
     """Makes arrays of factors that are maps of a file in `folder`; only the last one is kept."""
 
     def __init__(self, folder: Path) -> None:
@@ -175,14 +175,33 @@ class _MappedArrays:
 
     def __call__(self, shape: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray:
         self.path.unlink(missing_ok=True)  # the array before it stays readable until it is dropped
-        self.last = np.lib.format.open_memmap(self.path, "w+", dtype, shape)
-        _reserve(self.path)
+        self.last = _new_map(self.path, shape, dtype)
         return self.last
 
     def flush(self) -> None:
         """Writes everything: only then does the file keep its time of change."""
         if self.last is not None:
             self.last.flush()
+
+
+def scratch_arrays(folder: Path) -> NewArray:
+    """Makes arrays that are maps of files without a name: each is gone with the last use of it."""
+
+    def new_array(shape: tuple[int, ...], dtype: type[np.float32]) -> np.ndarray:
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".npy")
+        os.close(handle)
+        try:
+            return _new_map(Path(name), shape, dtype)
+        finally:
+            Path(name).unlink()
+
+    return new_array
+
+
+def _new_map(path: Path, shape: tuple[int, ...], dtype: type[np.float32]) -> np.memmap:
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    _reserve(path)
+    return array
 
 
 def _prepared(folder: Path, read: Callable[[Path], T], write: Callable[[Path], None]) -> T:
@@ -282,7 +301,7 @@ def _store(
     arrays |= {f"prices-{name}": array for name, array in panel.prices.items()}
     if fill_factors is not None:
         shape = (*panel.returns.shape, len(factor_names))
-        new_array = _MappedArrays(folder)
+        new_array = MappedArrays(folder)
         fill_factors(panel, new_array(shape, np.float32), earlier)
         new_array.flush()
         del arrays["factors"]

@@ -80,7 +80,10 @@ def in_order(records: Records, findings: Findings) -> Records:
     )
     _stocks(findings, REPAIRED, "unsorted", records, moved, "dates out of order, sorted")
     order = np.lexsort((records.date, records.ticker))
-    records = records.only(order[~np.isnat(records.date[order])])
+    order = order[~np.isnat(records.date[order])]
+    if not np.array_equal(order, np.arange(len(records.date))):
+        records = records.only(order)
+    del order
     again = _same_stock(records.ticker)
     again[1:] &= np.diff(records.date) == 0 * ONE_DAY
     copy = again.copy()
@@ -89,7 +92,7 @@ def in_order(records: Records, findings: Findings) -> Records:
     _stocks(findings, REPAIRED, "duplicate row", records, copy, "exact copies removed")
     message = "another row for the same day"
     _cells(findings, ERROR, "duplicate date", records, again & ~copy, message)
-    return records.only(~again)
+    return records.only(~again) if again.any() else records
 
 
 def check_prices(records: Records, rules: Rules, findings: Findings) -> None:

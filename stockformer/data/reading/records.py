@@ -80,7 +80,8 @@ class Records:
         """The dates (T,), increasing, and every column as (T, N), NaN where there is no row.
 
         sessions: the dates, of which every row has one; None: those of the rows. Every date must be
-        known, and no stock may have a date twice.
+        known, and no stock may have a date twice. The columns are taken out of `values`, so that
+        memory does not hold all of them twice.
         """
         if sessions is None:
             dates, of_row = np.unique(self.date, return_inverse=True)
@@ -88,9 +89,9 @@ class Records:
             dates, of_row = sessions, np.searchsorted(sessions, self.date)
         cell = of_row * len(self.tickers) + self.ticker
         arrays = {}
-        for name, values in self.values.items():
+        for name in list(self.values):
             array = np.full(len(dates) * len(self.tickers), np.nan)
-            array[cell] = values
+            array[cell] = self.values.pop(name)
             arrays[name] = array.reshape(len(dates), len(self.tickers))
         return dates, arrays
 
@@ -187,6 +188,7 @@ def read_records(path: Path, layout: Layout, findings: Findings) -> tuple[Record
             content = read_bytes(file)
             hashes[file.name] = hashlib.sha256(content).hexdigest()
             table = _table(content, file, layout, findings)
+            del content  # before its columns are copied
         except ValueError as error:
             findings.error("file", Finding(str(error)))
             continue
@@ -332,6 +334,8 @@ def _has_one_stock(
 
 def joined(parts: Sequence[Records]) -> Records:
     """All rows of all parts, tickers in alphabetical order; a column that a part lacks is NaN."""
+    if len(parts) == 1:  # without a copy
+        return replace(parts[0], values=dict(sorted(parts[0].values.items())))
     tickers = np.unique(np.concatenate([part.tickers for part in parts]))
     names = sorted({name for part in parts for name in part.values})
 

@@ -74,9 +74,9 @@ class Table:
         """
         kind = self.column(name).type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-            moments = self.column(name).to_pandas()
-            moments, of_row = pd.to_datetime(moments), np.arange(len(self.rows))
-            texts = moments.astype(str).to_numpy()
+            encoded = pc.dictionary_encode(self.column(name).combine_chunks(), "encode")
+            moments = pd.to_datetime(encoded.dictionary.to_pandas())
+            texts, of_row = moments.astype(str).to_numpy(), encoded.indices.to_numpy()
         else:
             texts, of_row = self.texts(name)
             moments = pd.to_datetime(

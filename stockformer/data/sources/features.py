@@ -69,6 +69,7 @@ def load(
     records, hashes = checked_records(path, layout, rules, findings)
     dates, arrays = records.pivot()
     tickers = records.tickers
+    del records  # before the factors are copied
     after_gap = session_gaps(dates, rules.max_gap_days)
     if RETURN in own:
         returns = arrays[RETURN]
@@ -82,13 +83,13 @@ def load(
     check_single_precision(returns, "the return", dates, tickers, findings, path)
     factors = np.empty((*returns.shape, len(wanted)), np.float32)
     for i, name in enumerate(wanted):
-        values = arrays[f"feature {name}"]
+        values = arrays.pop(f"feature {name}")
         if name in ratios_to_close:
             values = values / arrays[PRICE] - 1
         check_single_precision(values, name, dates, tickers, findings, path)
         with np.errstate(over="ignore"):
             factors[..., i] = values
-    empty = np.flatnonzero(np.isnan(factors).all(axis=(0, 1))).tolist()
+    empty = [i for i in range(len(wanted)) if np.isnan(factors[..., i]).all()]
     findings.each(
         ERROR, "no value", empty, lambda i: Finding("no value in it", path, column=wanted[i])
     )

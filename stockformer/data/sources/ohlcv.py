@@ -54,6 +54,7 @@ def load(
     records, hashes = checked_records(path, layout, rules, findings)
     dates, prices = records.pivot()
     tickers = records.tickers
+    del records  # before prices are copied
     check_dates(dates, rules, findings, path)
     Checker(dates, tickers, findings, path).prices(prices)
     used = _which_price("adjusted" in prices, columns)
