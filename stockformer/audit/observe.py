@@ -126,8 +126,8 @@ def _observed(request: Request) -> tuple[Observation, Values]:
     new_array = scratch_arrays(Path(request.scratch)) if request.scratch else np.empty
     # What is not made again from the whole panel, such as the baselines, needs no factors.
     keep = request.train or request.baselines or not config.dataset.factors
+    source = _source(config, request.scratch, opened)
     with _noting_files(opened):
-        source = _source(config, request.scratch)
         panel = variants.after(source, request.cut, request.variant, new_array)
         data = prepare_dataset(
             config, panel, request.split, new_array=new_array, keep_unprocessed=keep
@@ -149,21 +149,23 @@ def _observed(request: Request) -> tuple[Observation, Values]:
     seen.faults += _undeclared(opened, config, data, experiment, request.scratch)
     if whole:
         _note_of_whole(seen, data, experiment)
-    try:
-        _note_baselines(results, experiment, compared=request.baselines)
-    except ValueError as error:
-        seen.faults.append(str(error))
+    if whole or request.baselines:
+        try:
+            _note_baselines(results, experiment, compared=request.baselines)
+        except ValueError as error:
+            seen.faults.append(str(error))
     if request.train:
         with tempfile.TemporaryDirectory() as folder:
             _train(seen, experiment, Path(folder) / "run", request.overrides, again=whole)
     return seen, results.values
 
 
-def _source(config: DictConfig, scratch: str) -> Panel:
+def _source(config: DictConfig, scratch: str, opened: set[str]) -> Panel:
     """The panel that every variant is made of, read once where there is a folder to keep it in."""
 
     def load() -> Panel:
-        panel: Panel = build(config.dataset.source)
+        with _noting_files(opened):
+            panel: Panel = build(config.dataset.source)
         return panel
 
     return prepare(load, settings={}, inputs=[], cache=Path(scratch)) if scratch else load()
