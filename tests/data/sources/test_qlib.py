@@ -219,7 +219,7 @@ def test_only_what_is_read_decides_whether_the_data_are_prepared_again(
     settings = source_settings("qlib", path=str(files.root))
 
     def key() -> str:
-        return cache._key({}, qlib.input_paths(settings), tmp_path)
+        return cache._name(cache._digests(qlib.input_paths(settings), tmp_path))
 
     before = key()
     (files.root / "features/aaa/other.day.bin").write_bytes(b"1")
