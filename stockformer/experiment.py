@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stockformer.config.build import build, input_paths
+from stockformer.config.build import build, input_paths, takes
 from stockformer.config.recorded import recorded
 from stockformer.config.rules import flat
 from stockformer.data.calendar import CALENDARS, with_following_days
@@ -31,7 +31,7 @@ from stockformer.data.dataset import (
 )
 from stockformer.data.factors import alpha158
 from stockformer.data.factors.processors import State
-from stockformer.data.graph import Embedding
+from stockformer.data.graph import Embedding, NoGraph
 from stockformer.data.panel import Panel
 from stockformer.data.reading import quality
 from stockformer.data.reading.cache import prepare, processed, unread_files
@@ -275,8 +275,8 @@ class Experiment:
             samples = 1  # a micro-batch that does not fit is split
 
         def make_model() -> nn.Module:
-            graph = torch.empty(len(panel.tickers), config.model.width)
             facts = {"factors": len(panel.factor_names), "stocks": len(panel.tickers)}
+            graph = torch.empty(len(panel.tickers), self.graph_width)
             model: nn.Module = build(config.model, graph=graph, learn_graph=False, **facts)
             return model
 
@@ -295,6 +295,11 @@ class Experiment:
             needed.require(limit)
         return needed
 
+    @property
+    def graph_width(self) -> int:
+        """The width of the stock embedding; 0 for a model that takes none."""
+        return int(self.config.model.width) if takes(self.config.model, "graph") else 0
+
     def build_loss(self) -> Loss:
         """The loss; its bands, if it has any, are the model's."""
         loss: Loss = build(self.config.loss, wavelet=self.config.model.get("wavelet"))
@@ -304,9 +309,8 @@ class Experiment:
         """The stock embedding, fitted on training days, and the model on its device."""
         config, panel = self.config, self.data.panel
         fit_rows = training_days(self.data.split, self.data.targets)
-        embedding: Embedding = build(config.graph).fit(
-            panel, fit_rows, config.model.width, config.seed
-        )
+        graph = build(config.graph) if takes(config.model, "graph") else NoGraph()
+        embedding: Embedding = graph.fit(panel, fit_rows, self.graph_width, config.seed)
         seed(config.seed)  # the same weights in every process
         model: nn.Module = build(
             config.model,

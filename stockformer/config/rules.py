@@ -79,6 +79,13 @@ RULES: dict[str, Rule] = {
         lambda v: len(v) == 2 and all(type(n) is int and n >= 1 for n in v),
         "must be two sizes",
     ),
+    "model.kernel": (lambda v: v >= 2, "must be at least 2 days"),
+    "model.temperature": ABOVE_0,
+    "model.market": AT_LEAST_1,
+    "model.scales": (
+        lambda v: len(v) > 0 and all(type(n) is int and n >= 1 for n in v),
+        "must be whole numbers of at least 1",
+    ),
     "model.wavelet": (
         lambda v: v in pywt.wavelist(kind="discrete"),
         "must be a discrete wavelet of PyWavelets, e.g. sym2 or db4",
@@ -186,6 +193,11 @@ def _check_together(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"model.width={values['model.width']}: must be a multiple of "
             f"model.heads={values['model.heads']}"
+        )
+    scales = values.get("model.scales", [1])
+    if max(scales) > values["dataset.lookback"]:
+        raise ValueError(
+            f"model.scales={scales}: at most dataset.lookback={values['dataset.lookback']} days"
         )
     weights = ("loss.regression_weight", "loss.classification_weight")
     if all(key in values and values[key] == 0 for key in weights):
