@@ -47,6 +47,7 @@ from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import WITHOUT_PRICES, BacktestSpec, sizes
 from stockformer.interface import Batch
+from stockformer.models.tabular import Tabular
 from stockformer.reporting import quality_page
 from stockformer.runs.description import log_description, manifest, require_same_data
 from stockformer.runs.folder import AfterEpoch, RunDir
@@ -63,6 +64,7 @@ from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
 from stockformer.training.progress import progress, working
 from stockformer.training.state import seed
+from stockformer.training.tabular import TabularTrainer
 from stockformer.training.tensorboard import TensorBoard
 from stockformer.training.trainer import Trainer
 
@@ -337,7 +339,11 @@ class Experiment:
         if self.processes.is_main:
             self.record_start(run, overrides, initial)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
-            trainer = self.trainer(run, tensorboard, after_epoch)
+            trainer: Trainer | TabularTrainer
+            if isinstance(self.model, Tabular):
+                trainer = self.tabular_trainer(self.model, run, tensorboard, after_epoch)
+            else:
+                trainer = self.trainer(run, tensorboard, after_epoch)
             if self.processes.is_main:
                 tensorboard.text("config", OmegaConf.to_yaml(self.config))
             if run.resumed:
@@ -414,6 +420,28 @@ class Experiment:
             on_nonfinite=settings.on_nonfinite.value,
             skip_limit=settings.skip_limit,
             oom=settings.oom.value,
+            after_epoch=after_epoch,
+        )
+
+    def tabular_trainer(
+        self,
+        model: Tabular,
+        run: RunDir,
+        tensorboard: TensorBoard,
+        after_epoch: AfterEpoch | None = None,
+    ) -> TabularTrainer:
+        """What fits a model at once. Raises ValueError for settings that only a loop has."""
+        if self.processes.size > 1:
+            raise ValueError("this model is fitted by one process: start it without torchrun")
+        return TabularTrainer(
+            model=model,
+            loss=self.loss,
+            evaluator=self.evaluator,
+            run=run,
+            facts=self.checkpoint_facts(),
+            tensorboard=tensorboard,
+            monitor=self.config.trainer.monitor,
+            seed=self.config.seed,
             after_epoch=after_epoch,
         )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stockformer.config.quoting import as_path
 from stockformer.experiment import Experiment
 from stockformer.interface import Batch
+from stockformer.models.tabular import Tabular
 from stockformer.runs import atomic
 from stockformer.runs.recorded_run import newest_run
 from stockformer.runs.reopen import reopen
@@ -74,6 +75,11 @@ def export(words: Mapping[str, str], overrides: Sequence[str]) -> Iterator[str]:
     folder = as_path(words["into"]) if "into" in words else path / "export"
     trained = reopen(path, [*overrides, "trainer.device=cpu"])
     experiment = trained.experiment()
+    if isinstance(experiment.model, Tabular):
+        raise ValueError(
+            f"{path}: its model is {type(experiment.model).__name__}; only models that torch "
+            "trains are exported"
+        )
     experiment.model.eval()
     portable = Portable(experiment.model, experiment.data.targets.scale).eval()
     with torch.no_grad(), quietly():

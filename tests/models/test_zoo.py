@@ -1,4 +1,4 @@
-"""Every model of conf/model that torch trains: shapes, stocks, masks, gradients, learning."""
+"""Every model of conf/model: shapes, stocks, masks, gradients, learning."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from stockformer.interface import Batch, Forecast
 from stockformer.models.layers import EncoderLayer
 from stockformer.models.master import MASTER, market_status
 from stockformer.models.stockmixer import CausalLinear
+from stockformer.models.tabular import Tabular
 from stockformer.models.tcn import TCN
 from stockformer.runs.export import Portable
 from stockformer.runs.folder import RunDir
 
 SIZE = Size(batch=3, lookback=6, horizon=2, stocks=7, factors=4)
 NAMES = sorted(path.stem for path in (config_folder() / "model").glob("*.yaml"))
-ALONE = ("mlp", "lstm", "gru", "transformer", "tcn")
+TABULAR = ("ridge", "lightgbm")
+TRAINED = sorted({*NAMES} - {*TABULAR})
+ALONE = ("mlp", "lstm", "gru", "transformer", "tcn", *TABULAR)
 MASKED = (*ALONE, "master", "stockmixer")
 """Those in which a missing stock does not influence the others; Stockformer has no mask."""
 
@@ -36,10 +39,17 @@ def small(name: str, **changes: Any) -> nn.Module:
     torch.manual_seed(0)
     lines = [f"dataset.lookback={SIZE.lookback}", f"target.horizon={SIZE.horizon}"]
     config = composed(f"model={name}", "dataset=features", "target=next_day", *lines).model
-    config = OmegaConf.merge(config, {"width": 8, "dropout": 0.0, **changes})
+    least = {"lightgbm": {"min_child_samples": 1, "days": 3}, "ridge": {"days": 3}}
+    changes = least.get(name, {"width": 8, "dropout": 0.0}) | changes
+    config = OmegaConf.merge(config, changes)
     graph = torch.zeros(SIZE.stocks, 8)
     facts = {"factors": SIZE.factors, "stocks": SIZE.stocks, "graph": graph, "learn_graph": False}
     model: nn.Module = build(config, **facts)
+    if isinstance(model, Tabular):
+        table = model.table([random_batch(SIZE._replace(batch=20))])
+        model.learn_distribution(table)
+        for _ in model.candidates(table, seed=0):
+            pass
     return model.eval()
 
 
@@ -62,7 +72,7 @@ def of_stocks(batch: Batch, order: Tensor) -> Batch:
 
 
 def test_the_zoo_is_what_conf_has() -> None:
-    assert set(NAMES) == {*MASKED, "stockformer", "stockformer_small"}
+    assert {*NAMES} == {*MASKED, "stockformer", "stockformer_small"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +107,7 @@ def test_where_each_stock_is_alone_the_others_do_not_matter(name: str) -> None:
     assert_close(model(one).returns[..., 0], model(batch).returns[..., 2])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_gradient_reaches_every_parameter(name: str) -> None:
     model, batch = small(name).train(), windows()
     masked_loss(SIZE)(model(batch), batch).total.backward()
@@ -137,7 +147,7 @@ def test_master_attends_to_no_unknown_day() -> None:
     assert_close(before.returns, after.returns, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", [name for name in MASKED if name in TRAINED])
 def test_windows_in_which_nothing_is_known_train(name: str) -> None:
     model, batch = small(name).train(), windows()
     nothing = torch.zeros_like(batch.returns)
@@ -151,7 +161,7 @@ def test_windows_in_which_nothing_is_known_train(name: str) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_in_half_precision_the_forecast_is_near_and_stocks_do_not_tie(name: str) -> None:
     model, batch = small(name), windows()
     exact = model(batch).returns
@@ -213,7 +223,7 @@ def test_stockmixer_leaves_out_the_oldest_days_that_fill_no_step() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_model_is_exported(name: str) -> None:
     model, batch = small(name), windows().rows(slice(1))
     portable = Portable(model, 0.5).eval()
@@ -223,21 +233,21 @@ def test_every_model_is_exported(name: str) -> None:
         assert_close(ours, theirs)
 
 
+QUICK = ("lstm", "stockmixer", "ridge")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("lstm", "stockmixer") else pytest.param(name, marks=pytest.mark.full)
-        for name in NAMES
-    ],
+    "name", [*QUICK, *(pytest.param(n, marks=pytest.mark.full) for n in NAMES if n not in QUICK)]
 )
 def test_learns_a_market_with_a_strong_signal(name: str, tmp_path: Path) -> None:
     """Half of what is attainable; a linear model of one day finds less than a quarter.
 
     Twice the demo's signal, so that few days and epochs suffice.
     """
+    size = "model.days=10" if name in TABULAR else "model.width=32"
     config = composed(
-        *("experiment=demo", f"model={name}", "trainer.device=cpu", "trainer.max_epoch=4"),
-        *("dataset.source.days=350", "dataset.source.signal_strength=0.4", "model.width=32"),
+        *("experiment=demo", f"model={name}", "trainer.device=cpu", "trainer.max_epoch=4", size),
+        *("dataset.source.days=350", "dataset.source.signal_strength=0.4"),
     )
     with RunDir.claim(tmp_path / "run") as run:
         Experiment(config, read_dataset(config)).train(run, [])
