@@ -133,6 +133,7 @@ def random_batch(size: Size) -> Batch:
         up=(target > 0).long(),
         valid=torch.ones(ahead, dtype=torch.bool),
         signal=torch.arange(size.batch),
+        known=torch.ones(cells, dtype=torch.bool),
     )
 
 
