@@ -19,11 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.data import batch_ratio
 from stockformer.interface import Batch
@@ -64,7 +65,7 @@ def model_flops(size: Size) -> int:
     """Multiplications and additions of a step's matrix products, forward and backward.
 
     The published arithmetic, whole attention scores also where a mask hides them, each once: not
-    counted are what a backward pass computes anew (`extra_flops`, checkpointing) and the optimizer.
+    counted are what a backward pass computes anew and the optimizer.
     """
     batch, lookback, horizon, stocks, factors, width, layers = size
     day = batch * stocks  # cells
@@ -84,12 +85,35 @@ def model_flops(size: Size) -> int:
     return 2 * (3 * forward - inputs + bands)
 
 
-def extra_flops(size: Size) -> int:
-    """The scores of every attention, which its backward pass computes anew."""
-    lookback, horizon, stocks = size.lookback, size.horizon, size.stocks
-    cells = size.batch * stocks * size.width
-    layer = lookback * cells * (lookback + 2 * stocks)
-    return 2 * (size.layers * layer + horizon * cells * horizon)
+def our_flops(size: Size, rows: Sequence[int], padded: Sequence[int]) -> int:
+    """The same of what is computed here.
+
+    rows: how many queries are the strongest of some stock, for each attention across stocks;
+    padded: the same with padding (stockformer/models/strongest_attention.py). The others' outputs
+    are left out, and every attention's backward pass computes its scores anew.
+    """
+    lookback, horizon, stocks, width = size.lookback, size.horizon, size.stocks, size.width
+    day = size.batch * stocks
+    cells = lookback * day
+    again = width * (size.layers * lookback * cells + horizon**2 * day)
+    queries = sum(padded) - len(padded) * cells
+    outputs = sum(rows) - len(rows) * cells
+    # Of seven products, scores and theirs anew included, only the first scores are of all queries.
+    less = 6 * queries * stocks * width + 3 * outputs * width**2
+    again += len(rows) * stocks * cells * width
+    return model_flops(size) + 2 * (again + less)
+
+
+def counted_flops(step: Callable[[], object]) -> int:
+    """What torch counts while a step runs."""
+
+    def product(_to: Any, a: Any, b: Any, **_: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    in_place = {torch.ops.aten.addmm_: product}  # which the counter does not know
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def stockformer(size: Size, activation_checkpointing: bool = False) -> Stockformer:
