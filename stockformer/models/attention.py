@@ -76,7 +76,8 @@ class CausalAttention(torch.autograd.Function):
 def blocks(packed: Tensor) -> Iterator[tuple[slice, list[slice]]]:
     """Slices of groups, and for each the slices of queries, to compute at once."""
     _, groups, heads, length, _ = packed.shape
-    r = max(1, min(length, SCORES // (heads * length)))
+    parts = max(1, heads * length**2 // SCORES)  # about equal, and each less than 2 SCORES
+    r = -(-length // parts)
     g = max(1, SCORES // (heads * length * r))
     rows = [slice(row, min(row + r, length)) for row in range(0, length, r)]
     return ((slice(group, group + g), rows) for group in range(0, groups, g))

@@ -24,6 +24,7 @@ from torch.nn.functional import embedding_bag, scaled_dot_product_attention
 from stockformer.models import attention
 from stockformer.models.attention import blocks, joined
 
+COMPARED = 1 << 18  # logarithms at once of one group: in float32 1 MiB, a core's own cache
 SCORES_ON_GPU = 1 << 26  # larger than on the CPU, because every block costs kernel launches
 
 
@@ -67,14 +68,16 @@ def strongest_query(query: Tensor, key: Tensor) -> Tensor:
 def strongest_of(query: Tensor, key: Tensor, rows: list[slice]) -> tuple[Tensor, Tensor]:
     """For every key the strongest of the scaled queries, and the scores of the last of `rows`."""
     best, where = list[Tensor](), list[Tensor]()
+    several = max(1, COMPARED // key.shape[-2])
     for row in rows:
         scores = query[..., row, :] @ key.transpose(-1, -2)  # (...,r,S)
-        # Logarithms are compared, because small weights may tie.
-        weights = scores.log_softmax(-1, torch.promote_types(key.dtype, torch.float32))
-        most, query_of_most = weights.max(-2)
-        best.append(most)
-        where.append(query_of_most + row.start)
-    if len(rows) == 1:
+        for i, some in enumerate(scores.split(several, -2)):
+            # Logarithms are compared, because small weights may tie.
+            weights = some.log_softmax(-1, torch.promote_types(key.dtype, torch.float32))
+            most, query_of_most = weights.max(-2)
+            best.append(most)
+            where.append(query_of_most + (row.start + i * several))
+    if len(best) == 1:
         return where[0], scores
     block = torch.stack(best).argmax(0, keepdim=True)
     return torch.stack(where).gather(0, block)[0], scores
