@@ -56,11 +56,20 @@ def attend_across_stocks(packed: Tensor, heads: int, output: nn.Linear) -> Tenso
     """(L, B, N, 3D) queries, keys and values -> output(attention), (L, B, N, D)."""
     days, batch, stocks, width = packed.shape
     parts = packed.view(days * batch, stocks, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    # On the CPU the number of rows differs from step to step: a compiler would compile each.
+    across = output_across if packed.is_cuda else uncompiled_output_across
+    return across(parts, output).view(days, batch, stocks, width // 3)
+
+
+def output_across(parts: Tensor, output: nn.Linear) -> Tensor:
+    """(3, G, E, N, d) -> output(attention), (G, N, D)."""
     rows, index = strongest_attention(parts)
-    if heads == 1:  # stocks share rows: the product is needed once for each
-        return spread(output(rows), index).view(days, batch, stocks, width // 3)
-    mixtures = spread(rows, index).transpose(1, 2)  # (LB,N,E,d)
-    return output(mixtures.reshape(days, batch, stocks, width // 3))
+    if parts.shape[2] == 1:  # stocks share rows: the product is needed once for each
+        return spread(output(rows), index.squeeze(1))
+    return output(spread(rows, index).transpose(1, 2).flatten(2))
+
+
+uncompiled_output_across = torch.compiler.disable(output_across)
 
 
 class TemporalAttention(nn.Module):
