@@ -3,8 +3,9 @@
 Each row is a process of its own, so that its peak memory is its own. A row takes the rate of a
 matrix product (B*L*N, D)(D, D) and of whole training steps (model, loss, backward pass, clipping,
 Adam) in turns, and gives the best of each: another process can only slow one. Utilisation is the
-model's counted operations in a step's time over that rate. Writes docs/performance.svg and the part
-of docs/performance.md between its markers.
+published operations in a step's time over that rate, and the same of the operations computed here,
+as torch counts them: less in attention across stocks, more where they are computed anew. Writes
+docs/performance.svg and the part of docs/performance.md between its markers.
 
 --quick: few steps of a small size, printed only, nothing written.
 """
@@ -19,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.data import batch_ratio
 from stockformer.interface import Batch
@@ -64,7 +66,7 @@ def model_flops(size: Size) -> int:
     """Multiplications and additions of a step's matrix products, forward and backward.
 
     The published arithmetic, whole attention scores also where a mask hides them, each once: not
-    counted are what a backward pass computes anew (`extra_flops`, checkpointing) and the optimizer.
+    counted are what a backward pass computes anew and the optimizer.
     """
     batch, lookback, horizon, stocks, factors, width, layers = size
     day = batch * stocks  # cells
@@ -84,12 +86,35 @@ def model_flops(size: Size) -> int:
     return 2 * (3 * forward - inputs + bands)
 
 
-def extra_flops(size: Size) -> int:
-    """The scores of every attention, which its backward pass computes anew."""
-    lookback, horizon, stocks = size.lookback, size.horizon, size.stocks
-    cells = size.batch * stocks * size.width
-    layer = lookback * cells * (lookback + 2 * stocks)
-    return 2 * (size.layers * layer + horizon * cells * horizon)
+def our_flops(size: Size, rows: Sequence[int], padded: Sequence[int]) -> int:
+    """The same of what is computed here.
+
+    rows: how many queries are the strongest of some stock, for each attention across stocks;
+    padded: the same with padding (stockformer/models/strongest_attention.py). The others' outputs
+    are left out, and every attention's backward pass computes its scores anew.
+    """
+    lookback, horizon, stocks, width = size.lookback, size.horizon, size.stocks, size.width
+    day = size.batch * stocks
+    cells = lookback * day
+    again = width * (size.layers * lookback * cells + horizon**2 * day)
+    queries = sum(padded) - len(padded) * cells
+    outputs = sum(rows) - len(rows) * cells
+    # Of seven products, scores and theirs anew included, only the first scores are of all queries.
+    less = 6 * queries * stocks * width + 3 * outputs * width**2
+    again += len(rows) * stocks * cells * width
+    return model_flops(size) + 2 * (again + less)
+
+
+def counted_flops(step: Callable[[], object]) -> int:
+    """What torch counts while a step runs."""
+
+    def product(_to: Any, a: Any, b: Any, **_: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    in_place = {torch.ops.aten.addmm_: product}  # which the counter does not know
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def stockformer(size: Size, activation_checkpointing: bool = False) -> Stockformer:
@@ -133,6 +158,7 @@ def random_batch(size: Size) -> Batch:
         up=(target > 0).long(),
         valid=torch.ones(ahead, dtype=torch.bool),
         signal=torch.arange(size.batch),
+        known=torch.ones(cells, dtype=torch.bool),
     )
 
 
@@ -193,12 +219,14 @@ def measure(
     for _ in range(repeats):
         rates.append(several * product / seconds_of(products))
         steps.append(seconds_of(step))
-    seconds, rate = min(steps), max(rates)
+    seconds, rate, peak = min(steps), max(rates), peak_gib() - imported
+    computed = counted_flops(step_of(size, bfloat16, checkpointing, False))
     return {
         "seconds": seconds,
         "rate": rate / 1e9,
         "utilisation": model_flops(size) / seconds / rate,
-        "peak": peak_gib() - imported,
+        "computed": computed / seconds / rate,
+        "peak": peak,
         "first": first,
     }
 
@@ -269,12 +297,13 @@ def command_seconds(*arguments: str) -> float:
 
 def table(title: str, rows: dict[str, dict[str, float]]) -> list[str]:
     lines = [
-        f"| {title} | step | GEMM rate | utilisation | peak above the imports |",
-        "| --- | --- | --- | --- | --- |",
+        f"| {title} | step | GEMM rate | utilisation | of what is computed "
+        "| peak above the imports |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():
         cells = f"{row['seconds']:.2f} s | {row['rate']:.0f} GFLOP/s | {row['utilisation']:.0%}"
-        lines.append(f"| {name} | {cells} | {row['peak']:.2f} GiB |")
+        lines.append(f"| {name} | {cells} | {row['computed']:.0%} | {row['peak']:.2f} GiB |")
         print(lines[-1], flush=True)
     return [*lines, ""]
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stockformer.config.build import build, input_paths
+from stockformer.config.build import build, input_paths, takes
 from stockformer.config.recorded import recorded
 from stockformer.config.rules import flat
 from stockformer.data.calendar import CALENDARS, with_following_days
@@ -33,7 +33,7 @@ from stockformer.data.dataset import (
 from stockformer.data.factors import alpha158
 from stockformer.data.factors.earlier import extended
 from stockformer.data.factors.processors import State
-from stockformer.data.graph import Embedding
+from stockformer.data.graph import Embedding, NoGraph
 from stockformer.data.panel import Panel
 from stockformer.data.reading import quality
 from stockformer.data.reading.cache import prepare, processed, unread_files
@@ -49,6 +49,7 @@ from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.summary import summarise
 from stockformer.evaluation.trading import WITHOUT_PRICES, BacktestSpec, sizes
 from stockformer.interface import Batch
+from stockformer.models.tabular import Tabular
 from stockformer.reporting import quality_page
 from stockformer.runs.description import log_description, manifest, require_same_data
 from stockformer.runs.folder import AfterEpoch, RunDir
@@ -65,6 +66,7 @@ from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
 from stockformer.training.progress import progress, working
 from stockformer.training.state import seed
+from stockformer.training.tabular import TabularTrainer
 from stockformer.training.tensorboard import TensorBoard
 from stockformer.training.trainer import Trainer
 
@@ -297,8 +299,8 @@ class Experiment:
             samples = 1  # a micro-batch that does not fit is split
 
         def make_model() -> nn.Module:
-            graph = torch.empty(len(panel.tickers), config.model.width)
             facts = {"factors": len(panel.factor_names), "stocks": len(panel.tickers)}
+            graph = torch.empty(len(panel.tickers), self.graph_width)
             model: nn.Module = build(config.model, graph=graph, learn_graph=False, **facts)
             return model
 
@@ -317,6 +319,11 @@ class Experiment:
             needed.require(limit)
         return needed
 
+    @property
+    def graph_width(self) -> int:
+        """The width of the stock embedding; 0 for a model that takes none."""
+        return int(self.config.model.width) if takes(self.config.model, "graph") else 0
+
     def build_loss(self) -> Loss:
         """The loss; its bands, if it has any, are the model's."""
         loss: Loss = build(self.config.loss, wavelet=self.config.model.get("wavelet"))
@@ -326,9 +333,8 @@ class Experiment:
         """The stock embedding, fitted on training days, and the model on its device."""
         config, panel = self.config, self.data.panel
         fit_rows = training_days(self.data.split, self.data.targets)
-        embedding: Embedding = build(config.graph).fit(
-            panel, fit_rows, config.model.width, config.seed
-        )
+        graph = build(config.graph) if takes(config.model, "graph") else NoGraph()
+        embedding: Embedding = graph.fit(panel, fit_rows, self.graph_width, config.seed)
         seed(config.seed)  # the same weights in every process
         model: nn.Module = build(
             config.model,
@@ -355,7 +361,11 @@ class Experiment:
         if self.processes.is_main:
             self.record_start(run, overrides, initial)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
-            trainer = self.trainer(run, tensorboard, after_epoch)
+            trainer: Trainer | TabularTrainer
+            if isinstance(self.model, Tabular):
+                trainer = self.tabular_trainer(self.model, run, tensorboard, after_epoch)
+            else:
+                trainer = self.trainer(run, tensorboard, after_epoch)
             if self.processes.is_main:
                 tensorboard.text("config", OmegaConf.to_yaml(self.config))
             if run.resumed:
@@ -432,6 +442,28 @@ class Experiment:
             on_nonfinite=settings.on_nonfinite.value,
             skip_limit=settings.skip_limit,
             oom=settings.oom.value,
+            after_epoch=after_epoch,
+        )
+
+    def tabular_trainer(
+        self,
+        model: Tabular,
+        run: RunDir,
+        tensorboard: TensorBoard,
+        after_epoch: AfterEpoch | None = None,
+    ) -> TabularTrainer:
+        """What fits a model at once. Raises ValueError for settings that only a loop has."""
+        if self.processes.size > 1:
+            raise ValueError("this model is fitted by one process: start it without torchrun")
+        return TabularTrainer(
+            model=model,
+            loss=self.loss,
+            evaluator=self.evaluator,
+            run=run,
+            facts=self.checkpoint_facts(),
+            tensorboard=tensorboard,
+            monitor=self.config.trainer.monitor,
+            seed=self.config.seed,
             after_epoch=after_epoch,
         )
 

@@ -15,7 +15,7 @@ class Batch:
     returns, trend (B, L, N): 0 where unknown. factors (B, L, N, F).
     calendar (B, L+H, 2): integers of the lookback's and of the target days.
     target (B, H, N): 0 where not valid. up (B, H, N): class 0/1. valid (B, H, N): bool.
-    signal (B,): integers.
+    signal (B,): integers. known (B, L, N): bool, whether the stock's return of that day is known.
     """
 
     returns: Tensor
@@ -26,6 +26,7 @@ class Batch:
     up: Tensor
     valid: Tensor
     signal: Tensor
+    known: Tensor
 
     def to(self, device: torch.device) -> Batch:
         # Not waiting is safe only from pinned memory, which is used only with CUDA.

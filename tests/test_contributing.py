@@ -133,7 +133,7 @@ check("a data source", np.allclose(panel.returns, expected, equal_nan=True)
       and panel.tickers.tolist() == names and len(panel.factor_names) == 2
       and len(prepare_dataset(config, panel).split.train) > 0)
 
-sys.argv[1:] = ["experiment=demo", "model=gru", "optimizer=sgd", "model.width=8",
+sys.argv[1:] = ["experiment=demo", "model=rnn", "optimizer=sgd", "model.width=8",
                 "dataset.source.stocks=12", "dataset.source.days=260", "trainer.max_epoch=1",
                 "trainer.device=cpu", "trainer.monitor=sign_accuracy", "hydra.run.dir=run"]
 import train
@@ -147,7 +147,7 @@ check("a metric", 0 < evaluation["model"]["sign_accuracy"] < 1
 check("a ranking baseline", rows.get("momentum_60_day", {}).get("rank_ic") is not None)
 check("a figure", "Rank IC, mean of 20 dates" in (run / "report.html").read_text())
 settings = (run / "config.yaml").read_text()
-check("a model", "stockformer.models.gru.GRU" in settings and rows["model"]["mae"] > 0)
+check("a model", "stockformer.models.rnn.RNN" in settings and rows["model"]["mae"] > 0)
 check("an optimizer", "torch.optim.SGD" in settings)
 sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 """

@@ -16,7 +16,7 @@ FILE = re.compile(r"`((?:stockformer|conf|tests|benchmarks|docs)/[\w./]*\w/?)`")
 NEW = re.compile(r"^\*\*`([^`]+)`\*\*, new file$", re.MULTILINE)
 OPTION = re.compile(r"\b([a-z]+)=([a-z]\w+)\b")
 EXAMPLES = {  # those that are described as new
-    "CONTRIBUTING.md": {"model=gru", "optimizer=sgd", "dataset=close_table"},
+    "CONTRIBUTING.md": {"model=rnn", "optimizer=sgd", "dataset=close_table"},
     "extending.md": {"model=mygru", "processors=gap", "dataset=mytable"},
 }
 

@@ -153,6 +153,15 @@ def test_the_calendar_is_the_configured_one(
     assert len(found) == len(dates) + data.targets.span  # the newest day has target days too
 
 
+def test_a_graph_is_fitted_only_for_a_model_that_takes_it(phase5_files: Phase5Files) -> None:
+    with_graph = experiment_of(phase5_files, "graph=spectral")
+    assert with_graph.embedding.values.shape == (7, 8)
+    assert with_graph.embedding.last_date != "none"
+    without = experiment_of(phase5_files, "graph=spectral", "model=lstm")
+    assert without.embedding.values.shape == (7, 0)
+    assert without.embedding.last_date == "none"
+
+
 def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the README promises: a module that takes only the facts it names."""
     import stockformer.models.wavelet as module

@@ -32,6 +32,7 @@ MAY: dict[str, set[str]] = {
     "models": {"models", "interface"},
     "training": {"training", "models", "interface", "data", "evaluation", "runs.folder", *BASE},
     "evaluation.inputs": {"evaluation", "data"},
+    "evaluation.baselines": {"evaluation", "data.factors.cross_section", "models.regression"},
     "evaluation": {"evaluation", "data.factors.cross_section", "runs.typed_json"},
     "runs.recorded_run": {"evaluation", "data.reading.unpacking", "runs.folder", *BASE},
     "sweeps.ray_launcher": {"sweeps", "runs.interruption", *BASE},
@@ -43,8 +44,9 @@ MAY: dict[str, set[str]] = {
     },
     "experiment": {"config", "data", "models", "training", "evaluation", "reporting", "runs"}
     | {"interface"},
-    "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"},
-    "runs.export": {"runs", "config", "experiment", "interface"},
+    "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"}
+    | {"models.tabular"},
+    "runs.export": {"runs", "config", "experiment", "interface", "models.tabular"},
     "export": {"commands", "runs"},
     "weekly": {"commands"},
     "programs": {"commands", "config", "audit", "experiment", "reporting", "runs"},
@@ -61,6 +63,7 @@ MUST_NOT: dict[str, set[str]] = {
     "interface": {"hydra", "omegaconf", "pandas"},
     "data": {"hydra", "omegaconf"},
     "models": {"hydra", "omegaconf", "pandas", "sklearn"},
+    "models.regression": {"torch", "hydra", "omegaconf", "pandas"},  # baselines use it
     "training": {"hydra", "omegaconf", "sklearn"},
     "evaluation": {"torch", "hydra", "omegaconf"},
     "reporting": {"torch", "hydra", "omegaconf"},

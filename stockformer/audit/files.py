@@ -16,13 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from stockformer.config.build import build
 from stockformer.data.panel import Panel
 from stockformer.data.reading.files import gunzip
-from stockformer.data.reading.qlib_folder import (
-    CALENDAR,
-    FEATURES,
-    FieldNames,
-    field_files,
-    list_path,
-)
+from stockformer.data.reading.qlib_fields import FEATURES, FieldNames, field_files
+from stockformer.data.reading.qlib_folder import CALENDAR, list_path
 from stockformer.data.reading.records import is_parquet, separator, table_suffix
 from stockformer.data.sources import qlib
 

@@ -19,7 +19,9 @@ from stockformer.data.reading import quality
 from stockformer.data.reading.findings import REST, WARNING
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
+from stockformer.models.tabular import Tabular
 from stockformer.runs.console import human_time
+from stockformer.runs.description import size_of
 from stockformer.training.memory import peak_memory_mib
 
 log = logging.getLogger(__name__)
@@ -53,8 +55,7 @@ class Preflight:
         self.warnings = sum(f.count if f.message == REST else 1 for f in found)
         with self.check("the model builds and reaches the device") as say:
             experiment = Experiment(config, data)
-            parameters = sum(p.numel() for p in experiment.model.parameters())
-            say(f"{parameters:,} parameters on {experiment.device}")
+            say(f"{size_of(experiment.model)} on {experiment.device}")
         with self.check("a batch loads") as say:
             batch: Batch = next(iter(experiment.loader("train", alone=True)))
             say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")
@@ -62,12 +63,15 @@ class Preflight:
                 raise ValueError("the first batch has no valid target: look at the prices")
         with self.check("forward: shapes and finite values"):
             forecast = self.forward(experiment, batch)
-        with self.check("backward: every parameter that should learn does"):
-            self.backward(experiment, forecast, batch)
+        by_gradient = not isinstance(experiment.model, Tabular)
+        if by_gradient:
+            with self.check("backward: every parameter that should learn does"):
+                self.backward(experiment, forecast, batch)
         with self.check("look-ahead, one cut: no input of the model depends on later days") as say:
             say(self.lookahead())
-        with self.check("time and memory of this run") as say:
-            say(self.estimate(experiment, batch))
+        if by_gradient:
+            with self.check("time and memory of this run") as say:
+                say(self.estimate(experiment, batch))
         if self.warnings:
             what = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
             log.warning("CHECKS PASSED with %s about the data, above - read before you train", what)

@@ -46,25 +46,21 @@ def check_config(config: DictConfig) -> None:
             raise ValueError(f"processors.{name}: {error}") from error
 
 
+def takes(node: DictConfig, fact: str) -> bool:
+    """Whether the constructor that `_target_` names has a parameter of that name.
+
+    Raises ValueError if the target is not allowed.
+    """
+    return fact in inspect.signature(constructor(node._target_)).parameters
+
+
 def build(node: DictConfig, **facts: Any) -> Any:
     """The object `_target_` names, from the node's keys and those of `facts` that it takes.
 
     Raises ValueError if the target is not allowed, or its constructor raises one.
     """
     name = node._target_
-    refused = f"_target_={refusal(name)}"
-    if not allowed_target(name):
-        raise ValueError(refused)
-    try:
-        target = get_object(name)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{refused}: {' '.join(str(error).split())}") from error
-    module = name.rpartition(".")[0]
-    # Refuses what the module only imports, e.g. pathlib.Path; torch.optim has submodules.
-    home = getattr(target, "__module__", None) or ""
-    if home != module and not (name.startswith("torch.optim.") and home.startswith("torch.optim.")):
-        raise ValueError(refused)
-    signature = inspect.signature(target)
+    signature = inspect.signature(constructor(name))
     wanted = {key: fact for key, fact in facts.items() if key in signature.parameters}
     try:
         signature.bind(**{str(key): None for key in node if key != "_target_"} | wanted)
@@ -73,7 +69,25 @@ def build(node: DictConfig, **facts: Any) -> Any:
         raise ValueError(f"_target_={name!r} and its keys disagree: {error}{offered}") from error
     named = [name for _, name in targets(OmegaConf.to_container(node)) if allowed_target(name)]
     try:
-        with only_building([*named, f"{module}.*"]):  # and what is made, where that can be called
+        # And what is made, where that can be called.
+        with only_building([*named, f"{name.rpartition('.')[0]}.*"]):
             return instantiate(node, _convert_="all", **wanted)
     except InstantiationException as error:
         raise (error.__cause__ or error) from None
+
+
+def constructor(name: Any) -> Any:
+    """What a `_target_` names. Raises ValueError if it is not one that may be built."""
+    refused = f"_target_={refusal(name)}"
+    if not allowed_target(name):
+        raise ValueError(refused)
+    try:
+        target = get_object(name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{refused}: {' '.join(str(error).split())}") from error
+    # Refuses what the module only imports, e.g. pathlib.Path; torch.optim has submodules.
+    home = getattr(target, "__module__", None) or ""
+    of_torch = name.startswith("torch.optim.") and home.startswith("torch.optim.")
+    if home != name.rpartition(".")[0] and not of_torch:
+        raise ValueError(refused)
+    return target

@@ -59,6 +59,7 @@ HYDRA_FACTS = ("runtime", "overrides", "job.override_dirname")
 OF_HYDRA = re.compile(r"\$\{(now|hydra):[^${}]*\}")  # resolvers for names of folders
 STORAGE = re.compile(r"(sqlite:///|postgresql(\+\w+)?://)[^?#]+")
 PRUNERS = ("none", "median", "hyperband")
+NOT_IN_PARAMS = {"experiment", "search", "hydra"}  # groups whose files may themselves set params
 KEY = re.compile(r"\w+([./]\w+|\[\d+\])*", re.ASCII)
 MISSING = object()
 HYDRA_TARGETS = {
@@ -410,9 +411,10 @@ def _check_sweep(config: DictConfig, reference: DictConfig, single: Sequence[Ove
             f"hydra.sweeper.pruner={node.sweeper.pruner}: with Slurm its jobs write to the study "
             "from several machines, which needs hydra.sweeper.storage=postgresql://..."
         )
+    known = [*flat(reference), *(each for each in groups() if each not in NOT_IN_PARAMS)]
     for key in node.sweeper.get("params") or {}:
-        if key not in flat(reference):
-            raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), flat(reference))}")
+        if key not in known:
+            raise ValueError(f"hydra.sweeper.params: {unknown_key(str(key), known)}")
     if is_search(config):
         _check_search(config)
 

@@ -29,6 +29,7 @@ AT_LEAST_1: Rule = (lambda v: v >= 1, "must be at least 1")
 AT_LEAST_0: Rule = (lambda v: v >= 0, "must not be negative")
 ABOVE_0: Rule = (lambda v: v > 0, "must be above 0")
 SHARE: Rule = (lambda v: 0 < v < 1, "must be a share between 0 and 1")
+SHARE_OR_ALL: Rule = (lambda v: 0 < v <= 1, "must be a share above 0, at most 1")
 SHARE_OR_END: Rule = (lambda v: 0 <= v <= 1, "must be a share from 0 to 1")
 COST: Rule = (lambda v: 0 <= v < 0.5, "must be a share of the traded value, from 0 to below 0.5")
 MAYBE_AT_LEAST_1: Rule = (
@@ -78,6 +79,27 @@ RULES: dict[str, Rule] = {
     "model.calendar_slots": (
         lambda v: len(v) == 2 and all(type(n) is int and n >= 1 for n in v),
         "must be two sizes",
+    ),
+    "model.days": AT_LEAST_1,
+    "model.penalties": (
+        lambda v: len(v) > 0 and all(n > 0 for n in v),
+        "must be numbers above 0",
+    ),
+    "model.seeds": AT_LEAST_1,
+    "model.choices": AT_LEAST_1,
+    "model.n_estimators": AT_LEAST_1,
+    "model.learning_rate": ABOVE_0,
+    "model.num_leaves": (lambda v: v >= 2, "must be at least 2"),
+    "model.min_child_samples": AT_LEAST_1,
+    "model.colsample_bytree": SHARE_OR_ALL,
+    "model.subsample": SHARE_OR_ALL,
+    "model.reg_lambda": AT_LEAST_0,
+    "model.kernel": (lambda v: v >= 2, "must be at least 2 days"),
+    "model.temperature": ABOVE_0,
+    "model.market": AT_LEAST_1,
+    "model.scales": (
+        lambda v: len(v) > 0 and all(type(n) is int and n >= 1 for n in v),
+        "must be whole numbers of at least 1",
     ),
     "model.wavelet": (
         lambda v: v in pywt.wavelist(kind="discrete"),
@@ -187,6 +209,12 @@ def _check_together(values: Mapping[str, Any]) -> None:
             f"model.width={values['model.width']}: must be a multiple of "
             f"model.heads={values['model.heads']}"
         )
+    lookback = values["dataset.lookback"]
+    longest = {"model.days": values.get("model.days", 1)}
+    longest["model.scales"] = max(values.get("model.scales", [1]))
+    for key, days in longest.items():
+        if days > lookback:
+            raise ValueError(f"{key}={days}: more than dataset.lookback={lookback} days")
     weights = ("loss.regression_weight", "loss.classification_weight")
     if all(key in values and values[key] == 0 for key in weights):
         raise ValueError(f"{weights[0]}=0, {weights[1]}=0: one of them must be above 0")

@@ -20,6 +20,7 @@ from stockformer.data.windows import Windows
 log = logging.getLogger(__name__)
 
 BLOCK_CELLS = 8 << 20  # days x stocks x factors processed at a time
+DESCRIBED = ("stateless", "earlier_rows", "recursive")  # what each processor says of itself
 NewArray = Callable[[tuple[int, ...], type[np.float32]], np.ndarray]
 
 
@@ -100,6 +101,8 @@ def apply_processors(
     """
     states: dict[str, State] = {}
     whole, first = panel, 0
+    for name, processor in processors.items():
+        _require_described(name, processor)
     if rows is not None and all(processor.stateless for processor in processors.values()):
         first = max(0, rows.start - sum(each.earlier_rows for each in processors.values()))
         panel = panel.between(first, rows.stop)
@@ -114,6 +117,16 @@ def apply_processors(
         factors[first : first + len(panel.dates)] = panel.factors
         panel = whole.with_factors(factors, panel.factor_names)
     return panel, states
+
+
+def _require_described(name: str, processor: Processor) -> None:
+    """Raises ValueError if a class of the user's does not say which rows a row depends on."""
+    lacking = [each for each in DESCRIBED if not hasattr(processor, each)]
+    if lacking:
+        raise ValueError(
+            f"processors.{name}: {type(processor).__name__} has no attribute {lacking[0]!r}; a "
+            f"processor must have {', '.join(DESCRIBED)}, see docs/extending.md"
+        )
 
 
 def _by_blocks(
@@ -142,7 +155,7 @@ def _by_blocks(
         made = processor.apply(block, state)
         if out is None or out.shape[-1] != len(made.factor_names):
             out = new_array((days, others[0], len(made.factor_names)), np.float32)
-            names = made.factor_names
+        names = made.factor_names
         out[first:stop] = made.factors[first - start :]
     return panel.with_factors(panel.factors if out is None else out, names)
 

@@ -28,6 +28,7 @@ class Windows(Dataset[Batch]):
     def __init__(self, panel: Panel, targets: Targets, calendar: np.ndarray, lookback: int) -> None:
         returns = np.nan_to_num(panel.returns.astype(np.float32), copy=False, nan=0.0)
         self.returns = sliding(torch.from_numpy(returns), lookback)
+        self.known = sliding(torch.from_numpy(np.isfinite(panel.returns)), lookback)
         self.factors = sliding(torch.from_numpy(panel.factors), lookback)
         self.calendar = torch.from_numpy(calendar)
         self.target = torch.from_numpy(targets.values)
@@ -61,7 +62,7 @@ class Windows(Dataset[Batch]):
             return self
         windows = copy.copy(self)
         for name, value in vars(self).items():
-            if name in ("returns", "factors"):  # copy the days, not their windows
+            if name in ("returns", "factors", "known"):  # copy the days, not their windows
                 days = torch.cat([value[:, 0], value[-1, 1:]])
                 setattr(windows, name, sliding(days.to(device), value.shape[1]))
             else:
@@ -84,6 +85,7 @@ class Windows(Dataset[Batch]):
             up=self.up.index_select(0, signal).long(),
             valid=self.valid.index_select(0, signal),
             signal=signal,
+            known=self.known.index_select(0, first),
         )
 
 

@@ -28,8 +28,18 @@ from scipy.stats import norm
 
 from stockformer.data.factors.cross_section import percentile_ranks
 from stockformer.evaluation.predictions import Predictions
+from stockformer.models.regression import Boosting, boosted_trees, ridge_weights
 
 RIDGE_ALPHA = 3000.0
+TREES = Boosting(
+    n_estimators=150,
+    learning_rate=0.03,
+    num_leaves=31,
+    min_child_samples=300,
+    colsample_bytree=0.3,
+    subsample=0.7,
+    reg_lambda=50.0,
+)
 MIN_COEFFICIENT = 1e-6
 STRONGEST = "lightgbm"
 """The baseline that usually ranks best: the verdict notes it if it was not run."""
@@ -239,34 +249,12 @@ def _learned(
 
 
 def _ridge(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) -> np.ndarray:
-    """Ridge regression in closed form; no intercept, as ranks are centred within each day."""
-    gram = (inputs.T @ inputs).astype(np.float64)
-    gram[np.diag_indices_from(gram)] += RIDGE_ALPHA
-    weights = np.linalg.solve(gram, inputs.T @ target.astype(inputs.dtype))
+    """Ridge regression without intercept, as ranks are centred within each day."""
+    (weights,) = ridge_weights(inputs, target, [RIDGE_ALPHA])
     return forecast_inputs @ weights
 
 
 def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) -> np.ndarray:
     """The mean of three boosted models that differ in their seed; the same on every run."""
-    import lightgbm  # noqa: PLC0415 - takes a second to load
-
-    forecasts = []
-    for seed in range(3):
-        booster = lightgbm.LGBMRegressor(
-            n_estimators=150,
-            learning_rate=0.03,
-            num_leaves=31,
-            min_child_samples=300,
-            colsample_bytree=0.3,
-            subsample=0.7,
-            subsample_freq=1,
-            reg_lambda=50.0,
-            random_state=seed,
-            deterministic=True,
-            force_row_wise=True,
-            # On shared cores the threads wait for each other: two took four times as long as one.
-            n_jobs=1,
-            verbose=-1,
-        )
-        forecasts.append(np.asarray(booster.fit(inputs, target).predict(forecast_inputs)))
-    return np.mean(forecasts, axis=0)
+    boosters = [boosted_trees(inputs, target, TREES, seed) for seed in range(3)]
+    return np.mean([np.asarray(each.predict(forecast_inputs)) for each in boosters], axis=0)

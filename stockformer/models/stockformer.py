@@ -15,8 +15,9 @@ from torch.nn.functional import one_hot
 from torch.utils.checkpoint import checkpoint
 
 from stockformer.interface import Batch, Forecast
-from stockformer.models.attention import causal_attention, strongest_attention
+from stockformer.models.attention import causal_attention
 from stockformer.models.kernels import add_linear, add_norm, causal_convolution, linear_relu
+from stockformer.models.strongest_attention import spread, strongest_attention
 from stockformer.models.wavelet import band_matrices
 
 
@@ -51,11 +52,24 @@ def attend_over_days(packed: Tensor, heads: int) -> Tensor:
     return causal_attention(parts).permute(2, 0, 1, 3).reshape(days, batch, stocks, width // 3)
 
 
-def attend_across_stocks(packed: Tensor, heads: int) -> Tensor:
-    """(L, B, N, 3D) queries, keys and values -> (L, B, N, D); views, except for the attention."""
+def attend_across_stocks(packed: Tensor, heads: int, output: nn.Linear) -> Tensor:
+    """(L, B, N, 3D) queries, keys and values -> output(attention), (L, B, N, D)."""
     days, batch, stocks, width = packed.shape
     parts = packed.view(days * batch, stocks, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    return strongest_attention(parts).transpose(1, 2).reshape(days, batch, stocks, width // 3)
+    # On the CPU the number of rows differs from step to step: a compiler would compile each.
+    across = output_across if packed.is_cuda else uncompiled_output_across
+    return across(parts, output).view(days, batch, stocks, width // 3)
+
+
+def output_across(parts: Tensor, output: nn.Linear) -> Tensor:
+    """(3, G, E, N, d) -> output(attention), (G, N, D)."""
+    rows, index = strongest_attention(parts)
+    if parts.shape[2] == 1:  # stocks share rows: the product is needed once for each
+        return spread(output(rows), index.squeeze(1))
+    return output(spread(rows, index).transpose(1, 2).flatten(2))
+
+
+uncompiled_output_across = torch.compiler.disable(output_across)
 
 
 class TemporalAttention(nn.Module):
@@ -98,7 +112,7 @@ class SparseSpatialAttention(nn.Module):
 
     def forward(self, x: Tensor, graph: Tensor) -> Tensor:
         z, packed = add_linear(x, graph, self.query_key_value)  # (L,B,N,D), (L,B,N,3D)
-        u = add_norm(self.output(attend_across_stocks(packed, self.heads)), z)
+        u = add_norm(attend_across_stocks(packed, self.heads, self.output), z)
         return self.feedforward(u)
 
 

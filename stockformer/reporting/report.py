@@ -181,7 +181,8 @@ def training(run: RecordedRun) -> Section:
         for name, quantity in _curves().items()
         for curve in [figures.training_curve(metrics, name, quantity, tested)]
     ]
-    plots.insert(-1, Plot("Learning rate", figures.learning_rate(metrics)))
+    if "learning_rate" in metrics:  # a model that is fitted at once has none
+        plots.insert(-1, Plot("Learning rate", figures.learning_rate(metrics)))
     marked = "" if tested is None else f" Dotted: epoch {tested}, the tested one."
     return Section(title, f"{format_count(len(metrics), 'epoch')}.{marked}", plots=plots)
 

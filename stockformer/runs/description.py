@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from stockformer.data.reading.quality import Report
+from stockformer.models.tabular import Tabular
 from stockformer.training.estimate import gib, machine_memory
 
 if TYPE_CHECKING:
@@ -77,9 +79,10 @@ def log_description(experiment: Experiment, report: Report) -> None:
     for name, signals in data.split.parts().items():
         first, last = dates[signals[0]], dates[signals[-1]]
         log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
-    parameters = sum(p.numel() for p in experiment.model.parameters())
-    log.info("model: %s parameters on %s", f"{parameters:,}", experiment.device)
+    log.info("model: %s on %s", size_of(experiment.model), experiment.device)
     log.info("memory: %s; this machine has %s", experiment.memory, gib(machine_memory()))
+    if isinstance(experiment.model, Tabular):
+        return
     settings = config.trainer
     patience = {"early stopping": settings.early_stopping.patience}
     if "patience" in config.scheduler:
@@ -92,6 +95,13 @@ def log_description(experiment: Experiment, report: Report) -> None:
                 epochs,
                 settings.max_epoch,
             )
+
+
+def size_of(model: nn.Module) -> str:
+    """In words, for the log."""
+    if isinstance(model, Tabular):
+        return f"{type(model).__name__}, fitted at once,"
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters"
 
 
 def require_same_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:

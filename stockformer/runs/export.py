@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stockformer.config.quoting import as_path
 from stockformer.experiment import Experiment
 from stockformer.interface import Batch
+from stockformer.models.tabular import Tabular
 from stockformer.runs import atomic
 from stockformer.runs.recorded_run import newest_run
 from stockformer.runs.reopen import reopen
@@ -44,19 +45,22 @@ class Check:
 class Portable(nn.Module):
     """The model with plain tensors of one window as inputs, and forecasts in plain units.
 
-    returns (1, L, N), factors (1, L, N, F) after the processors, calendar (1, L+H, 2) integers;
-    gives forecast returns (1, H, N), fractions, and probabilities of "up" (1, H, N).
+    returns (1, L, N), factors (1, L, N, F) after the processors, calendar (1, L+H, 2) integers,
+    known (1, L, N) bool; gives forecast returns (1, H, N), fractions, and probabilities of "up"
+    (1, H, N).
     """
 
     def __init__(self, model: nn.Module, target_scale: float) -> None:
         super().__init__()
         self.model, self.target_scale = model, target_scale
 
-    def forward(self, returns: Tensor, factors: Tensor, calendar: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, returns: Tensor, factors: Tensor, calendar: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
         unused = torch.zeros(1)
         trend = (returns > 0).to(returns.dtype)
         forecast = self.model(
-            Batch(returns, trend, factors, calendar, unused, unused, unused, unused)
+            Batch(returns, trend, factors, calendar, unused, unused, unused, unused, known)
         )
         probability = forecast.logits.double().softmax(-1)[..., 1]
         return forecast.returns.double() * self.target_scale, probability
@@ -71,6 +75,11 @@ def export(words: Mapping[str, str], overrides: Sequence[str]) -> Iterator[str]:
     folder = as_path(words["into"]) if "into" in words else path / "export"
     trained = reopen(path, [*overrides, "trainer.device=cpu"])
     experiment = trained.experiment()
+    if isinstance(experiment.model, Tabular):
+        raise ValueError(
+            f"{path}: its model is {type(experiment.model).__name__}; only models that torch "
+            "trains are exported"
+        )
     experiment.model.eval()
     portable = Portable(experiment.model, experiment.data.targets.scale).eval()
     with torch.no_grad(), quietly():
@@ -88,10 +97,10 @@ def export(words: Mapping[str, str], overrides: Sequence[str]) -> Iterator[str]:
     yield f"exported: {folder / FILES[kind]}; what it must be given: {folder / INPUTS}"
 
 
-def window(experiment: Experiment, row: int) -> tuple[Tensor, Tensor, Tensor]:
+def window(experiment: Experiment, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The inputs of `Portable` for a row of the panel."""
     batch = experiment.data.windows.part(np.array([row]))[[0]]
-    return batch.returns, batch.factors, batch.calendar
+    return batch.returns, batch.factors, batch.calendar, batch.known
 
 
 def compare(
@@ -139,6 +148,11 @@ def description(experiment: Experiment, facts: Mapping[str, Any]) -> dict[str, A
                 "meaning": f"calendar {config.dataset.calendar.value} of those days and the "
                 "targets' (stockformer/data/calendar.py)",
             },
+            "known": {
+                "shape": [1, lookback, stocks],
+                "type": "bool",
+                "meaning": "whether the return of that day is known; false: not traded",
+            },
         },
         "outputs": {
             "forecast": "returns of each step and stock, fractions",
@@ -179,7 +193,7 @@ def _export_onnx(portable: Portable, inputs: tuple[Tensor, ...]) -> bytes:
     program = torch.onnx.export(
         portable,
         inputs,
-        input_names=["returns", "factors", "calendar"],
+        input_names=["returns", "factors", "calendar", "known"],
         output_names=["forecast", "probability"],
         dynamo=True,
         external_data=False,

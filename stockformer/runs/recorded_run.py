@@ -327,7 +327,7 @@ def _manifest(run: RunDir) -> Manifest:
 def _metrics(content: bytes) -> pd.DataFrame:
     """metrics.csv by epoch; every other column is numeric."""
     frame = pd.read_csv(io.BytesIO(content))
-    require_keys(frame.columns, ("epoch", "train_loss", "validation_loss", "learning_rate"))
+    require_keys(frame.columns, ("epoch", "train_loss", "validation_loss"))
     if frame.empty:
         raise ValueError("no epoch in it")
     frame = frame.astype(float).astype({"epoch": int}).set_index("epoch")

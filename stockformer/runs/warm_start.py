@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stockformer.models.tabular import Tabular
 from stockformer.runs.description import last_day_used
 from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import load_checkpoint, require_same_stocks
@@ -23,6 +24,8 @@ def start_from(path: Path, experiment: Experiment) -> dict[str, Any]:
     Raises ValueError if it has other stocks, factors or another model, or was fitted or selected on
     days that this run validates or tests on: its result would not be out of sample.
     """
+    if isinstance(experiment.model, Tabular):
+        raise ValueError(f"init_from={path}: this model is fitted at once, so no weights start it")
     run = RunDir(path)
     if not run.checkpoint("best").exists():
         raise ValueError(f"init_from={path}: not the folder of a run with a best epoch")

@@ -1,4 +1,7 @@
-"""Which inputs moved a forecast: gradient x input (Shrikumar et al. 2016, arXiv 1605.01713)."""
+"""Which inputs moved a forecast: gradient x input (Shrikumar et al. 2016, arXiv 1605.01713).
+
+Of trees it is what their splits add.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 
 from stockformer.interface import Batch
+from stockformer.models.lightgbm import LightGBM
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ def attribute(
     are inputs without a gradient.
     """
     model.eval()
+    if isinstance(model, LightGBM):  # steps have no gradient
+        parts = model.contributions(batch)[0, list(stocks)][:, torch.from_numpy(steps)]  # (K,h,F)
+        nothing = np.zeros(len(stocks))
+        return Attribution(parts.mean(dim=1).double().cpu().numpy(), nothing, nothing)
     inputs = (batch.factors.detach().requires_grad_(), batch.returns.detach().requires_grad_())
     with torch.backends.cudnn.flags(enabled=False):  # its RNNs have no backward in evaluation
         forecast = model(replace(batch, factors=inputs[0], returns=inputs[1])).returns

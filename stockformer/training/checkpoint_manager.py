@@ -132,8 +132,7 @@ class CheckpointManager:
         self.every, self.keep, self.facts = every, keep, facts | {"run": run.id}
 
     def save_best(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        facts = self.facts | {"epoch": epoch, "validation": dict(metrics)}
-        save_checkpoint(self.run.checkpoint("best"), self.model.state_dict(), facts)
+        save_best(self.run, self.model, self.facts, epoch, metrics)
 
     def save_epoch(self, state: TrainState) -> None:
         """At an epoch's end: `epoch-N` if it is due, then `last`.
@@ -213,3 +212,15 @@ class CheckpointManager:
     def require_ours(self, path: Path, facts: Mapping[str, Any]) -> None:
         if facts.get("run") != self.facts["run"]:
             raise ValueError(f"{path}: is a checkpoint of another run, {facts.get('run')}")
+
+
+def save_best(
+    run: RunDir,
+    model: nn.Module,
+    facts: Mapping[str, Any],
+    epoch: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write the run's checkpoint `best`. metrics: of the validation days."""
+    facts = {**facts, "epoch": epoch, "validation": dict(metrics), "run": run.id}
+    save_checkpoint(run.checkpoint("best"), model.state_dict(), facts)

@@ -15,7 +15,9 @@ DATA = "DATA"  # stands for the folder of reference data
 SLOW = {"cluster", "prediction", "scaling"}
 NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
+    "blocks": ([], "| the whole step"),
     "cluster": ([], "Slurm, 2 nodes: 4 jobs"),
+    "compare": ([], "| step, B=1 N=20"),
     "data": (["--data", DATA], "windows over"),
     "demo": ([], "float32: mean share"),
     "evaluation": ([], "quick"),

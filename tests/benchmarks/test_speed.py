@@ -18,7 +18,7 @@ def test_the_quick_form_measures_each_mode_in_a_process_of_its_own(
     page = speed.PAGE.read_text()
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick"])
     speed.main()
-    row = r"\| (.+) \| \d+\.\d\d s \| \d+ GFLOP/s \| \d+% \| \d\.\d\d GiB \|"
+    row = r"\| (.+) \| \d+\.\d\d s \| \d+ GFLOP/s \| \d+% \| \d+% \| \d\.\d\d GiB \|"
     lines = capsys.readouterr().out.splitlines()
     names = [match[1] for line in lines if (match := re.fullmatch(row, line))]
     assert names == ["float32", "bfloat16, checkpointing"]

@@ -45,6 +45,18 @@ def test_what_can_be_trained_passes(validate: Validate, override: str) -> None:
     assert status == 0, output
 
 
+def test_a_model_that_is_fitted_at_once_is_checked_without_a_gradient(
+    command: Validate, phase5_files: Phase5Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stockformer.audit.lookahead.START_METHOD", "")
+    words = ("dataset=nifty200_phase5", f"paths.data_dir={phase5_files.data_dir}", "model=ridge")
+    status, output = command("validate", *words, "dataset.lookback=5")
+    assert status == 0, output
+    assert "ALL CHECKS PASSED" in output
+    assert "Ridge, fitted at once, on cpu" in output
+    assert "backward" not in output
+
+
 def test_a_sweep_is_not_validated_at_once(validate: Validate, tmp_path: Path) -> None:
     status, output = validate("-m", "model.width=8,16")
     assert status == 1

@@ -107,6 +107,28 @@ def test_a_mistake_is_refused_by_name(override: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=tcn", "model.kernel=1"], "model.kernel=1: must be at least 2 days"),
+        (["model=master", "model.temperature=0"], "model.temperature=0: must be above 0"),
+        (["model=master", "model.heads=3"], "model.width=64: must be a multiple of model.heads=3"),
+        (["model=stockmixer", "model.scales=[]"], "model.scales=[]: must be whole numbers"),
+        (["model=stockmixer", "model.scales=[1,0]"], "model.scales=[1, 0]: must be whole numbers"),
+        (["model=stockmixer", "model.scales=[1,99]"], "model.scales=99: more than dataset.lookb"),
+        (["model=ridge", "model.days=99"], "model.days=99: more than dataset.lookback=10 days"),
+        (["model=ridge", "model.penalties=[1,-1]"], "model.penalties=[1, -1]: must be numbers ab"),
+        (["model=lightgbm", "model.num_leaves=1"], "model.num_leaves=1: must be at least 2"),
+        (["model=lightgbm", "model.subsample=1.5"], "model.subsample=1.5: must be a share above 0"),
+        (["model=lstm", "model.heads=2"], "unknown key 'model.heads'"),
+    ],
+    ids=str,
+)
+def test_a_models_own_keys_have_rules(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_command_line(words, multirun=False)
+
+
 def test_every_choice_of_a_sweep_is_checked() -> None:
     check_command_line(["trainer.batch_size=8,12", "optimizer.lr=1e-3,1e-4"], multirun=True)
     with pytest.raises(ValueError, match=r"trainer\.batch_size=0"):

@@ -51,6 +51,7 @@ def test_a_window_ends_on_its_signal_day() -> None:
     assert batch.factors[0, :, :, 0].tolist() == [[4, 5], [6, 7]]
     torch.testing.assert_close(batch.returns[1], torch.tensor([[0.1, -0.1], [0.0, 0.0]]))
     assert batch.trend[1].tolist() == [[1, 0], [0, 0]]
+    assert batch.known[1].tolist() == [[True, True], [True, False]]  # a return of 0 is known
     torch.testing.assert_close(batch.target[0], torch.tensor([[0.4, 0.5]]))
     assert batch.calendar[0].tolist() == [[6, 2], [0, 3], [1, 4]]
 

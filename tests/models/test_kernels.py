@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from stockformer.models import attention, kernels
-from stockformer.models.attention import causal_attention, strongest_attention
+from stockformer.models import attention, kernels, strongest_attention
+from stockformer.models.attention import causal_attention, causal_attention_by_library
+from stockformer.models.strongest_attention import spread, strongest_attention_by_library
 
 SHAPE = (3, 4, 2, 7, 3)  # queries, keys, values; groups, heads, positions, width of a head
 BLOCKS = [1, 60, 1 << 20]  # one query at a time, some groups at a time, all at once
+
+
+def across(packed: Tensor) -> Tensor:
+    return spread(*strongest_attention.strongest_attention(packed))
 
 
 def plain_attention(packed: Tensor, strongest: bool) -> Tensor:
@@ -34,9 +39,10 @@ def test_attention_in_blocks_is_plain_attention(
     monkeypatch: pytest.MonkeyPatch, block: int, strongest: bool
 ) -> None:
     monkeypatch.setattr(attention, "SCORES", block)
+    monkeypatch.setattr(strongest_attention, "COMPARED", block // 3)
     torch.manual_seed(0)
     packed = torch.randn(SHAPE, dtype=torch.float64, requires_grad=True)
-    kernel = strongest_attention if strongest else causal_attention
+    kernel = across if strongest else causal_attention
     weight = torch.randn(SHAPE[1:], dtype=torch.float64)
     mine, plain = kernel(packed), plain_attention(packed, strongest)
     assert_close(mine, plain)
@@ -45,19 +51,49 @@ def test_attention_in_blocks_is_plain_attention(
     assert gradcheck(kernel, packed)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_group_alone_has_the_outputs_it_has_among_others(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(3, 6, 1, 185, 16).to(dtype)
+    packed[0, 0] *= 9  # the groups have different numbers of strongest queries
+    together = across(packed)
+    for group in range(6):
+        assert torch.equal(across(packed[:, group : group + 1]), together[group : group + 1])
+
+
+def test_only_the_strongest_queries_are_computed() -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(3, 5, 2, 30, 4)
+    rows, index = strongest_attention.strongest_attention(packed)
+    assert index.unique().tolist() == list(range(len(rows)))
+    assert len(rows) < 0.8 * index.numel()
+
+
+def test_values_without_a_number_stay_in_their_group() -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(3, 3, 1, 9, 4)
+    packed[:, 1] = torch.nan
+    out = across(packed.requires_grad_())
+    assert out.isfinite().all(dim=(1, 2, 3)).tolist() == [True, False, True]
+    out.sum().backward()
+    assert packed.grad is not None
+    assert packed.grad.isfinite().all(dim=(0, 2, 3, 4)).tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("block", [40, 1 << 26])
 @pytest.mark.parametrize("strongest", [False, True])
 def test_what_a_gpu_takes_instead_is_the_same(
     monkeypatch: pytest.MonkeyPatch, block: int, strongest: bool
 ) -> None:
-    monkeypatch.setattr(attention, "SCORES_ON_GPU", block)
+    monkeypatch.setattr(strongest_attention, "SCORES_ON_GPU", block)
     torch.manual_seed(0)
     packed = torch.randn(SHAPE, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(SHAPE[1:], dtype=torch.float64)
-    library, plain = (
-        attention.attention_by_library(packed, strongest),
-        plain_attention(packed, strongest),
-    )
+    if strongest:
+        library = spread(*strongest_attention_by_library(packed))
+    else:
+        library = causal_attention_by_library(packed)
+    plain = plain_attention(packed, strongest)
     assert_close(library, plain)
     gradients = [torch.autograd.grad((out * weight).sum(), packed)[0] for out in (library, plain)]
     assert_close(*gradients)

@@ -130,7 +130,7 @@ class Clock:
 def left_by(folder: Path) -> dict[str, Any]:
     """Everything of a run that must not depend on whether it was interrupted."""
     left: dict[str, Any] = {"predictions": (folder / "predictions.parquet").read_bytes()}
-    metrics = pd.read_csv(folder / "metrics.csv").drop(columns=TIMING)
+    metrics = pd.read_csv(folder / "metrics.csv").drop(columns=TIMING, errors="ignore")
     left["metrics"] = metrics.to_csv()
     for path in sorted((folder / "checkpoints").glob("*.safetensors")):
         tensors, facts = read_checkpoint(path)

@@ -31,7 +31,7 @@ def test_the_torch_file_gives_the_recorded_forecasts(run: Path, small: SmallRuns
     row = int(data.split.test[0])
     batch = data.windows.part(np.array([row]))[[0]]
     with torch.no_grad():
-        forecast, probability = module(batch.returns, batch.factors, batch.calendar)
+        forecast, probability = module(batch.returns, batch.factors, batch.calendar, batch.known)
     recorded = pd.read_parquet(run / "predictions.parquet")
     recorded = recorded[recorded["signal_date"] == data.panel.dates[row]]
     for step in range(2):
@@ -46,7 +46,9 @@ def test_onnx(run: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     list(export.export({"run": str(run), "format": "onnx"}, []))
     session = onnxruntime.InferenceSession(run / "export" / "model.onnx")
-    assert [each.name for each in session.get_inputs()] == ["returns", "factors", "calendar"]
+    assert [each.name for each in session.get_inputs()] == [
+        *("returns", "factors", "calendar", "known")
+    ]
     assert [each.name for each in session.get_outputs()] == ["forecast", "probability"]
 
 

@@ -260,7 +260,7 @@ def test_a_linear_model_is_attributed_exactly() -> None:
     factors = torch.randn(1, 4, 5, 3, generator=random)
     returns = torch.randn(1, 4, 5, generator=random)
     nothing = torch.zeros(1, 1, 5)
-    batch = Batch(returns, returns, factors, nothing, nothing, nothing, nothing, torch.tensor([3]))
+    batch = Batch(returns, returns, factors, *[nothing] * 4, torch.tensor([3]), returns > 0)
     found = attribute(Linear(), batch, [4, 1], np.array([True]))
     known = (factors[0, -1] * Linear.weights)[[4, 1]]
     np.testing.assert_allclose(found.factors, known, rtol=1e-6)

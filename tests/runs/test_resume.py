@@ -58,6 +58,16 @@ def test_interrupted_twice_with_loader_processes(
     assert not differences(whole, tmp_path / "run")
 
 
+def test_a_recurrent_model_interrupted_twice(
+    small: SmallRuns, clock: Clock, tmp_path: Path
+) -> None:
+    words = ("model=lstm", "model.layers=2")  # with dropout between the layers
+    clock.stop_at(0)
+    small.run(tmp_path / "whole", *words)
+    interrupted(small, clock, tmp_path / "run", [clock.seen // 2, clock.seen // 4], *words)
+    assert not differences(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.full
 def test_interrupted_a_hundred_times(
     small: SmallRuns, whole: Path, clock: Clock, moments: int, tmp_path: Path

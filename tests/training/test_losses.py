@@ -30,6 +30,7 @@ def case() -> tuple[Forecast, Batch]:
         up=(target > 0).long(),
         valid=torch.tensor([[[True, True, True], [False, True, True]]]),
         signal=torch.tensor([3]),
+        known=torch.ones(1, 4, 3, dtype=torch.bool),
     )
     forecast = Forecast(
         returns=torch.randn(1, 2, 3, requires_grad=True),
@@ -114,6 +115,7 @@ def test_a_batch_in_pieces_has_the_same_loss(loss: Loss) -> None:
         up=(target > 0).long(),
         valid=torch.rand(cells) > 0.3,
         signal=torch.arange(5),
+        known=torch.ones(5, 4, 7, dtype=torch.bool),
     )
     outputs = [torch.randn(*cells, *shape, dtype=torch.double) for shape in ((), (2,), (), (2,))]
     loss = loss.double()

@@ -16,16 +16,12 @@ from stockformer.data.reading.consistency import Checker
 from stockformer.data.reading.files import Folder
 from stockformer.data.reading.findings import WARNING, Finding, Findings
 from stockformer.data.reading.price_panel import price_panel
+from stockformer.data.reading.qlib_fields import FieldNames, Fields, field_files, read_fields
 from stockformer.data.reading.qlib_folder import (
     CALENDAR,
-    FieldNames,
-    Fields,
     Membership,
-    field_files,
     list_path,
-    read_calendar,
-    read_fields,
-    read_membership,
+    read_days_and_members,
     require_folder,
 )
 from stockformer.data.reading.quality import Rules, check_dates, check_prices
@@ -69,11 +65,7 @@ def load(
     first, last = _day("start", start), _day("end", end)
     require_folder(root)
     folder = Folder(root)
-    calendar = read_calendar(folder, findings)
-    members = read_membership(folder, instruments, findings)
-    if calendar is None or members is None:  # without them no file can be aligned
-        findings.refuse()
-        raise AssertionError("a calendar or a list that cannot be read has an error")
+    calendar, members = read_days_and_members(folder, instruments, findings)
     sessions = _sessions(calendar, first, last)
     members = _listed(members, calendar, calendar[sessions], findings)
     listed = np.unique(members.ticker)

@@ -175,6 +175,7 @@ PIPELINES: dict[str, list[Processor]] = {
     "robust": [Winsorise(share=0.05), RobustZScore(clip=3.0), Fill(forward=True)],
     "neutral": [Neutralise(sector=True, size=True), Select(names=[], count=2), Fill(forward=True)],
     "none": [],
+    "reordered": [CrossSectional(kind="rank"), Select(names=["d", "told", "a", "b"], count=1)],
 }
 
 
@@ -201,6 +202,34 @@ def test_blocks_of_days_are_processed_as_all_of_them(
             np.testing.assert_array_equal(of_parts[key][array], state[array])
     np.testing.assert_array_equal(panel.factors, before)  # the source's are never written to
     assert len(made) == {"neutral": 2, "none": 0}.get(name, 1)
+
+
+def test_factors_in_another_order_keep_their_names() -> None:
+    panel = market()
+    named = {str(place): each for place, each in enumerate(PIPELINES["reordered"])}
+    made, _ = apply_processors(panel, named, targets_of(panel), SEEN)
+    assert made.factor_names == ("d", "told", "a", "b")
+    ranked = run(PIPELINES["reordered"][0], panel).factors
+    np.testing.assert_array_equal(made.factors, ranked[..., [3, 2, 0, 1]])
+
+
+def test_a_processor_that_does_not_say_what_a_row_depends_on_is_refused() -> None:
+    class Doubled:
+        stateless = True
+        earlier_rows = 0
+
+        def fit(self, panel: Panel, targets: Targets, fit_rows: slice) -> dict[str, np.ndarray]:
+            return {}
+
+        def apply(self, panel: Panel, state: dict[str, np.ndarray]) -> Panel:
+            return panel.with_factors(2 * panel.factors, panel.factor_names)
+
+    panel = market()
+    processors: Any = {"doubled": Doubled()}
+    with pytest.raises(
+        ValueError, match=r"processors\.doubled: Doubled has no attribute 'recursive'"
+    ):
+        apply_processors(panel, processors, targets_of(panel), SEEN)
 
 
 def test_the_memory_that_processing_takes_is_that_of_blocks(
