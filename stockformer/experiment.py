@@ -59,7 +59,13 @@ from stockformer.training.allocator import keep_freed_memory
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.checkpoint_manager import CheckpointManager
 from stockformer.training.early_stopping import EarlyStopping
-from stockformer.training.estimate import Estimate, data_bytes, machine_memory, training_bytes
+from stockformer.training.estimate import (
+    Estimate,
+    data_bytes,
+    in_memory,
+    machine_memory,
+    training_bytes,
+)
 from stockformer.training.evaluate import Evaluation, Evaluator
 from stockformer.training.loader import make_loader
 from stockformer.training.losses import Loss
@@ -147,7 +153,9 @@ def prepare_dataset(
         raise ValueError(f"dataset.waived_factors: the data have no factor {unknown[0]!r}")
     if not panel.factor_names:
         raise ValueError("no factors: name some in dataset.factors, e.g. [KMID,ROC5,STD20]")
-    size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+    cached = cached and fitted is None and panel.stored_in is not None
+    made = bool(config.processors) and keep_unprocessed and not cached and new_array is np.empty
+    size = data_bytes(panel.factors.shape, in_memory([panel.factors]) + made)
     Estimate(data=size).require(machine_memory())
     unprocessed = panel
     targets = targets_of(config, panel)
@@ -169,7 +177,7 @@ def prepare_dataset(
         )
 
     settings = OmegaConf.to_container(config.processors, resolve=True)
-    if not (cached and processors and fitted is None):
+    if not (cached and processors):
         panel, states = process(new_array)
     elif all(processor.stateless for processor in processors.values()):
         panel, states = processed(process, panel, settings=[settings])
@@ -310,7 +318,8 @@ class Experiment:
         )
         if settings.precision.value == "bf16":
             step /= 2
-        size = data_bytes(panel.factors.shape, processed=bool(config.processors))
+        held = in_memory([panel.factors, self.data.unprocessed.factors])
+        size = data_bytes(panel.factors.shape, held)
         needed = Estimate(size, weights, step, samples)
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory

@@ -209,7 +209,7 @@ def _note_inputs(
     lookback = experiment.config.dataset.lookback
     days = rows[lookback - 1 : len(rows) - data.targets.span]
     windows = data.windows.without_factors().part(days)
-    for name in ("returns", "trend"):
+    for name in ("returns", "trend", "known"):
 
         def of_windows(positions: np.ndarray, name: str = name) -> np.ndarray:
             values: np.ndarray = getattr(windows[positions.tolist()], name).numpy()

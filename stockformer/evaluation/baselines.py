@@ -41,6 +41,7 @@ TREES = Boosting(
     reg_lambda=50.0,
 )
 MIN_COEFFICIENT = 1e-6
+DAYS_AT_ONCE = 16  # forecast together; a multiple of 4, so that BLAS rounds as on all days at once
 STRONGEST = "lightgbm"
 """The baseline that usually ranks best: the verdict notes it if it was not run."""
 
@@ -95,11 +96,9 @@ def all_baselines(
     learners: dict[str, Learner] = {"ridge": _ridge} if history.factors.shape[-1] else {}
     if learners and with_lightgbm and lightgbm_missing() is None:
         learners[STRONGEST] = _lightgbm
-    rank = _factor_ranks(history.factors, np.union1d(history.training_days, rows))
-    steps = [
-        _forecasts(history, rank, learners, rows, step) for step in range(model.prediction.shape[1])
-    ]
+    steps = [_forecasts(history, rows, step) for step in range(model.prediction.shape[1])]
     forecasts = {name: np.stack([step[name] for step in steps], axis=1) for name in steps[0]}
+    forecasts |= _learned(learners, history, rows)
     baselines = {
         name: replace(model, prediction=forecast, probability=_probability(forecast, history))
         for name, forecast in forecasts.items()
@@ -127,8 +126,10 @@ def lightgbm_missing() -> str | None:
     return None
 
 
-Learner = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(inputs (R, F), target (R,), inputs to forecast (Q, F)) -> forecast (Q,)."""
+Fitted = Callable[[np.ndarray], np.ndarray]
+"""(inputs to forecast (Q, F)) -> forecast (Q,)."""
+Learner = Callable[[np.ndarray, np.ndarray], Fitted]
+"""(inputs (R, F), target (R,)) -> the fitted model."""
 
 
 def _rows(model: Predictions, history: BaselineInputs) -> np.ndarray:
@@ -157,22 +158,14 @@ def _rows(model: Predictions, history: BaselineInputs) -> np.ndarray:
     return rows
 
 
-def _forecasts(
-    history: BaselineInputs,
-    rank: np.ndarray,
-    learners: dict[str, Learner],
-    rows: np.ndarray,
-    step: int,
-) -> dict[str, np.ndarray]:
-    """The return forecast (S, N) of every baseline for one step, by name."""
+def _forecasts(history: BaselineInputs, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+    """The return forecast (S, N) of every rule for one step, by name."""
     zero = np.zeros((len(rows), len(history.tickers)))
     cells = history.training_cells(step)
     forecasts = dict.fromkeys((*CONSTANTS, "yesterday_class"), zero)
     forecasts["training_mean"] = zero + history.label[history.training_days, step][cells].mean()
     for name, score in _scores(history.returns).items():
         forecasts[name] = _scaled(score, history, step)[rows]
-    for name, learner in learners.items():
-        forecasts[name] = _learned(learner, rank, history, step, rows)
     return forecasts
 
 
@@ -226,35 +219,62 @@ def _probability(forecast: np.ndarray, history: BaselineInputs) -> np.ndarray:
     return probability
 
 
-def _factor_ranks(factors: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """(T, N, F) float32 percentile ranks on those days, 0 on others.
-
-    One day at a time, to save memory.
-    """
-    ranks = np.zeros(factors.shape, dtype=np.float32)
-    for day in days:
-        ranks[day] = np.nan_to_num(percentile_ranks(factors[day], axis=0))
-    return ranks
-
-
 def _learned(
-    learner: Learner, rank: np.ndarray, history: BaselineInputs, step: int, rows: np.ndarray
-) -> np.ndarray:
-    """Return forecast (S, N) of a model of percentile ranks, one model a step."""
-    days, cells = history.training_days, history.training_cells(step)
-    label = np.where(cells, history.label[days, step], np.nan)
-    target = np.nan_to_num(percentile_ranks(label))[cells]
-    forecast = learner(rank[days][cells], target, rank[rows].reshape(-1, rank.shape[-1]))
-    return forecast.reshape(len(rows), -1) * _coefficient(target, label[cells])
+    learners: dict[str, Learner], history: BaselineInputs, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return forecasts (S, H, N) of models of percentile ranks by name, one model a step."""
+    if not learners:
+        return {}
+    models = _fitted(learners, history)
+    shape = len(rows), history.label.shape[1], len(history.tickers)
+    forecasts = {name: np.empty(shape) for name in learners}
+    for first in range(0, len(rows), DAYS_AT_ONCE):
+        block = slice(first, first + DAYS_AT_ONCE)
+        inputs = np.concatenate([_factor_ranks(history.factors[row]) for row in rows[block]])
+        for name, by_step in models.items():
+            for step, (model, scale) in enumerate(by_step):
+                forecast = model(inputs).reshape(-1, shape[-1])
+                forecasts[name][block, step] = forecast * scale
+    return forecasts
 
 
-def _ridge(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) -> np.ndarray:
+def _fitted(
+    learners: dict[str, Learner], history: BaselineInputs
+) -> dict[str, list[tuple[Fitted, float]]]:
+    """For each learner a model a step, and the return per unit of its forecast."""
+    days = history.training_days
+    used = history.valid[days].any(axis=1)
+    table = np.empty((int(used.sum()), history.factors.shape[-1]), np.float32)
+    place = 0
+    for day, stocks in zip(days, used):
+        ranks = _factor_ranks(history.factors[day])[stocks]
+        table[place : place + len(ranks)] = ranks
+        place += len(ranks)
+    models: dict[str, list[tuple[Fitted, float]]] = {name: [] for name in learners}
+    for step in range(history.label.shape[1]):
+        cells = history.training_cells(step)
+        label = np.where(cells, history.label[days, step], np.nan)
+        target = np.nan_to_num(percentile_ranks(label))[cells]
+        known = cells[used]
+        inputs = table if known.all() else table[known]  # a copy only where it is needed
+        scale = _coefficient(target, label[cells])
+        for name, learner in learners.items():
+            models[name].append((learner(inputs, target), scale))
+    return models
+
+
+def _factor_ranks(factors: np.ndarray) -> np.ndarray:
+    """(N, F) float32 percentile ranks of a day's factors, 0 where unknown."""
+    return np.nan_to_num(percentile_ranks(factors, axis=0)).astype(np.float32)
+
+
+def _ridge(inputs: np.ndarray, target: np.ndarray) -> Fitted:
     """Ridge regression without intercept, as ranks are centred within each day."""
     (weights,) = ridge_weights(inputs, target, [RIDGE_ALPHA])
-    return forecast_inputs @ weights
+    return lambda rows: rows @ weights
 
 
-def _lightgbm(inputs: np.ndarray, target: np.ndarray, forecast_inputs: np.ndarray) -> np.ndarray:
+def _lightgbm(inputs: np.ndarray, target: np.ndarray) -> Fitted:
     """The mean of three boosted models that differ in their seed; the same on every run."""
     boosters = [boosted_trees(inputs, target, TREES, seed) for seed in range(3)]
-    return np.mean([np.asarray(each.predict(forecast_inputs)) for each in boosters], axis=0)
+    return lambda rows: np.mean([np.asarray(each.predict(rows)) for each in boosters], axis=0)

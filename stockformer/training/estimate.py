@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,9 +26,8 @@ log = logging.getLogger(__name__)
 
 GIB = 2**30
 LIBRARIES = 0.5 * GIB  # torch, pandas and others, before any data
-# Number of float32 copies of all factors at once: as read, and ranked and copied for baselines;
-CUBES = 5.0
-PROCESSED_CUBES = 13.0  # and while a processor ranks them in float64.
+# The ranks that the baselines are fitted on and LightGBM's own copy, relative to all factors.
+BASELINES = 1.1
 COLUMNS = 30  # of 8 bytes for each stock and day: prices, returns, targets, predictions
 COPIES_OF_WEIGHTS = 4  # weights, gradients, two moments of Adam
 STEP = 1.65  # memory of a step, relative to the activations kept for its backward pass
@@ -73,11 +73,18 @@ class Estimate:
         )
 
 
-def data_bytes(shape: tuple[int, ...], processed: bool) -> float:
-    """Bytes of factors of this shape (T, N, F), the rest of the panel and the baselines."""
+def data_bytes(shape: tuple[int, ...], in_memory: int) -> float:
+    """Bytes of a panel with factors of this shape (T, N, F), and of the baselines.
+
+    in_memory: how many float32 arrays of all factors are held in memory; the others are mapped.
+    """
     days, stocks, factors = shape
-    cubes = PROCESSED_CUBES if processed else CUBES
-    return days * stocks * (cubes * 4 * factors + 8 * COLUMNS)
+    return days * stocks * ((in_memory + BASELINES) * 4 * factors + 8 * COLUMNS)
+
+
+def in_memory(arrays: Iterable[np.ndarray]) -> int:
+    """How many different arrays are no maps of a file."""
+    return len({id(array) for array in arrays if not isinstance(array, np.memmap)})
 
 
 def training_bytes(

@@ -210,9 +210,9 @@ def trained_on_test(clean: Any, self: Any, part: str, *rest: Any, **named: Any) 
     return clean(other, part, *rest, **named)
 
 
-def ridge_on_test(clean: Any, learner: Any, rank: Any, history: Any, step: int, rows: Any) -> Any:
+def ridge_on_test(clean: Any, learners: Any, history: Any, rows: Any) -> Any:
     days = np.union1d(history.training_days, rows)
-    return clean(learner, rank, replace(history, training_days=days), step, rows)
+    return clean(learners, replace(history, training_days=days), rows)
 
 
 def scaled_on_all(clean: Any, score: Any, history: Any, step: int) -> Any:

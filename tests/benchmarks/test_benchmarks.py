@@ -12,7 +12,7 @@ from sweeps import slurm
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
 # Arguments besides --quick, and how the last line printed begins.
-SLOW = {"cluster", "prediction", "scaling"}
+SLOW = {"cluster", "market", "prediction", "scaling"}
 NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
     "blocks": ([], "| the whole step"),
@@ -22,6 +22,7 @@ SCRIPTS = {
     "demo": ([], "float32: mean share"),
     "evaluation": ([], "quick"),
     "factors": ([], "80 x 5 x 158"),
+    "market": ([], "report"),
     "nifty_wf": ([DATA], "ridge"),
     "noise": ([DATA, "2"], "mean, any"),
     "prediction": (["--data", DATA], "stockformer_small: beyond"),
