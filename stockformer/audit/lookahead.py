@@ -33,7 +33,7 @@ from stockformer.audit.results import days_at_once, positions
 from stockformer.commands.command import command, log_config
 from stockformer.config.recorded import recorded
 from stockformer.evaluation.screening import likely_leaks
-from stockformer.training.progress import progress
+from stockformer.training.progress import progress, working
 
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
 
@@ -100,7 +100,8 @@ def run_audit(
             scratch = stack.enter_context(folder)
         first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides), scratch=scratch)
         of_whole = replace(first, train=not fast, baselines=cuts > 1)
-        whole = stack.enter_context(observe(of_whole, START_METHOD))
+        with working("preparing the look-ahead audit"):
+            whole = stack.enter_context(observe(of_whole, START_METHOD))
         if whole.constant:  # it would pass any audit
             raise ValueError(
                 f"look-ahead audit: {', '.join(whole.constant)} constant or empty, so they cannot "

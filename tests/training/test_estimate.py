@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from small_data import PriceFiles
 
 from stockformer import experiment
 from stockformer.config.build import build
 from stockformer.config.hydra_lines import VERSION_BASE
 from stockformer.config.schema import CONFIG_NAME, config_folder
 from stockformer.data.dataset import Dataset
+from stockformer.data.reading import cache
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.training.estimate import (
     GIB,
     STEP,
     Estimate,
+    data_bytes,
+    in_memory,
     kept_bytes,
     machine_memory,
     training_bytes,
@@ -106,6 +111,37 @@ def test_too_much_is_refused_before_any_of_it_is_taken(
     monkeypatch.setattr(experiment, "machine_memory", lambda: 0.4 * GIB)
     with pytest.raises(ValueError, match=r"\(data 0.0 GiB\) of memory.*dataset.factors"):
         read_dataset(config())
+
+
+def test_what_is_mapped_is_no_memory_that_a_run_needs(tmp_path: Path) -> None:
+    shape = (50, 20, 8)
+    cube = 4 * 50 * 20 * 8
+    mapped = np.lib.format.open_memmap(tmp_path / "factors.npy", "w+", np.float32, shape)
+    held = np.empty(shape, np.float32)
+    assert [in_memory(each) for each in ([mapped], [held, held], [held, held.copy()])] == [0, 1, 2]
+    assert data_bytes(shape, 2) - data_bytes(shape, 0) == 2 * cube
+
+
+def test_a_prepared_panel_may_be_larger_than_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its factors are mapped before and after the processors."""
+    monkeypatch.setattr(cache, "SMALL", 0)
+    wanted: list[float] = []
+    monkeypatch.setattr(
+        experiment, "data_bytes", lambda shape, held: wanted.append(held) or data_bytes(shape, held)
+    )
+    lines = (
+        "dataset=ohlcv",
+        f"dataset.source.path={PriceFiles(tmp_path).root}",
+        "dataset.factors=[KMID]",
+    )
+    small = ("dataset.lookback=5", "trainer.device=cpu", f"paths.cache_dir={tmp_path / 'cache'}")
+    words = [*lines, *small, "processors=rank"]
+    with initialize_config_dir(str(config_folder()), **VERSION_BASE):
+        settings = compose(CONFIG_NAME, words)
+    Experiment(settings, read_dataset(settings))
+    assert wanted == [0, 0]
 
 
 def test_a_split_micro_batch_needs_one_sample_at_once(data: Dataset) -> None:
