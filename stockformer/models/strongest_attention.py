@@ -33,12 +33,19 @@ def strongest_attention(packed: Tensor) -> tuple[Tensor, Tensor]:
 
     packed (3, G, E, S, d): queries, keys, values -> rows (R, d), index (G, E, S) into them;
     `spread` gives every position its row. On a GPU all queries' outputs are computed: the library's
-    flash kernels are the fastest there, and the host need not wait for the number of rows.
+    flash kernels are the fastest there, and the host need not wait for the number of rows; and where
+    tensors have no content, to count what a step keeps at most.
     """
-    if packed.is_cuda:
+    if packed.is_cuda or without_content():
         return strongest_attention_by_library(packed)
     rows, index = StrongestAttention.apply(packed)
     return rows, index
+
+
+def without_content() -> bool:
+    """Whether torch only follows the shapes of fake tensors, other than to export."""
+    fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    return fake is not None and not torch.compiler.is_exporting()
 
 
 def spread(rows: Tensor, index: Tensor) -> Tensor:
