@@ -33,8 +33,8 @@ def strongest_attention(packed: Tensor) -> tuple[Tensor, Tensor]:
 
     packed (3, G, E, S, d): queries, keys, values -> rows (R, d), index (G, E, S) into them;
     `spread` gives every position its row. On a GPU all queries' outputs are computed: the library's
-    flash kernels are the fastest there, and the host need not wait for the number of rows; and where
-    tensors have no content, to count what a step keeps at most.
+    flash kernels are the fastest there, and the host need not wait for the number of rows. Likewise
+    where tensors have no content, to count what a step keeps at most.
     """
     if packed.is_cuda or without_content():
         return strongest_attention_by_library(packed)

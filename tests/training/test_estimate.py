@@ -39,7 +39,7 @@ def data() -> Dataset:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_what_a_step_keeps_is_counted_without_any_of_it(data: Dataset, checkpointing: bool) -> None:
-    """As many bytes as a real step keeps where every query is used, each sample as many as the next."""
+    """As a real step keeps where every query is used, each sample as much as the next."""
     node = config(f"model.activation_checkpointing={checkpointing}").model
     loss: Loss = build(config().loss, wavelet="sym2")
     facts = {"factors": 12, "stocks": 12, "graph": torch.zeros(12, node.width)}
