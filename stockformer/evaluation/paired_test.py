@@ -105,10 +105,12 @@ class PairedTest:
     def sentence(self) -> str:
         """The figures of the test."""
         form = METRICS["rank_ic"].format
-        taken = ", taken for 0 because its order of the stocks hardly changes"
+        taken = ""
+        if self.static_champion:
+            taken = ", taken for 0 because its order of the stocks hardly changes"
         return (
             f"rank IC of the challenger {form(self.challenger)}, of the champion "
-            f"{form(self.champion)}{taken if self.static_champion else ''}; lead {form(self.lead.mean)}, "
+            f"{form(self.champion)}{taken}; lead {form(self.lead.mean)}, "
             f"one-sided {p_value(self.p)}, on {self.lead.n} days, {self.first_day} to "
             f"{self.last_day}"
         )
