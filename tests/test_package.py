@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -56,7 +55,9 @@ class Installed:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
         # Of a folder named in a .pth file no .pth file is read: an editable install is not found.
         (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-        (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        # Several, where the environment of the tests itself builds on another one.
+        folders = [path for path in sys.path if Path(path).name == "site-packages"]
+        (site / "dependencies.pth").write_text("".join(f"{path}\n" for path in folders))
         pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--quiet"]
         offline = ["--no-deps", "--no-index", "--ignore-installed", wheel]
         subprocess.run([*pip, *offline], check=True, capture_output=True)

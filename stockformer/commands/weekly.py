@@ -33,9 +33,9 @@ from stockformer.sweeps.jobs import require_same_settings
 
 log = logging.getLogger(__name__)
 
-OWN = {"split", "resume", "init_from", "search", "hydra"}
+SET_BY_THE_LOOP = {"split", "resume", "init_from", "search", "hydra"}
 """Groups and keys that the loop sets itself, or that make no single run."""
-OF_THE_DATA = ("dataset", "paths", "config_dir")
+DATA_KEYS = ("dataset", "paths", "config_dir")
 DOWNLOAD = "stockformer.data.sources.download"
 
 
@@ -209,7 +209,7 @@ class WeeklyLoop:
             unchanged = f"the champion is still {champions[0]}" if champions else "no champion yet"
             raise ValueError(
                 f"{what} failed with status {status}, see above; {unchanged}. Run the same command "
-                "again when that is mended"
+                "again when that is fixed"
             )
 
 
@@ -217,10 +217,10 @@ def run_settings(overrides: Sequence[str]) -> list[str]:
     """The settings of each run. Raises ValueError for those that the loop itself chooses."""
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
-        if key.replace("/", ".").partition(".")[0] in OWN:
+        if key.replace("/", ".").partition(".")[0] in SET_BY_THE_LOOP:
             raise ValueError(
-                f"{word}: the weekly loop sets {', '.join(sorted(OWN))} itself; see test_days= and "
-                "validation_days="
+                f"{word}: the weekly loop sets {', '.join(sorted(SET_BY_THE_LOOP))} itself; see "
+                "test_days= and validation_days="
             )
     default = [DEFAULT_EXPERIMENT] if needs_default_experiment(overrides) else []
     return [*default, *overrides]
@@ -231,7 +231,7 @@ def data_words(settings: Sequence[str]) -> list[str]:
     named = []
     for word in settings:
         key = word.lstrip("+").partition("=")[0]
-        if key.partition(".")[0] in OF_THE_DATA and key not in FIXED:
+        if key.partition(".")[0] in DATA_KEYS and key not in FIXED:
             named.append(word)
     return named
 

@@ -62,7 +62,8 @@ class PairedTest:
     challenger, champion: mean rank IC over the days. lead: Newey-West test of the lead; lower: its
     one-sided moving-block bootstrap bound of confidence 1 - alpha. first_day, last_day: signal
     dates. rankings: effective number of separate rankings of the challenger.
-    repeats: whether the champion has too few of them, so that its rank IC is taken for zero.
+    static_champion: whether the champion's order of the stocks hardly changes, so that its rank IC
+    is taken for zero.
     """
 
     challenger: float
@@ -72,7 +73,7 @@ class PairedTest:
     first_day: str
     last_day: str
     rankings: float
-    repeats: bool
+    static_champion: bool
     level: Level
 
     @property
@@ -104,10 +105,12 @@ class PairedTest:
     def sentence(self) -> str:
         """The figures of the test."""
         form = METRICS["rank_ic"].format
-        taken = ", taken for 0 because its order of the stocks hardly changes"
+        taken = ""
+        if self.static_champion:
+            taken = ", taken for 0 because its order of the stocks hardly changes"
         return (
             f"rank IC of the challenger {form(self.challenger)}, of the champion "
-            f"{form(self.champion)}{taken if self.repeats else ''}; lead {form(self.lead.mean)}, "
+            f"{form(self.champion)}{taken}; lead {form(self.lead.mean)}, "
             f"one-sided {p_value(self.p)}, on {self.lead.n} days, {self.first_day} to "
             f"{self.last_day}"
         )
@@ -146,8 +149,8 @@ def paired_test(challenger: Predictions, champion: Predictions, level: Level) ->
     rankings, of_champion = (
         effective_rankings(len(days), float(rank_stability(each).mean())) for each in (ours, theirs)
     )
-    repeats = len(days) > 0 and of_champion < MIN_RANKINGS
-    lead = days["ours"] - (0.0 if repeats else days["theirs"])
+    static_champion = len(days) > 0 and of_champion < MIN_RANKINGS
+    lead = days["ours"] - (0.0 if static_champion else days["theirs"])
     return PairedTest(
         challenger=float(days["ours"].mean()),
         champion=float(days["theirs"].mean()),
@@ -156,7 +159,7 @@ def paired_test(challenger: Predictions, champion: Predictions, level: Level) ->
         first_day=str(ours.signal_dates[0]),
         last_day=str(ours.signal_dates[-1]),
         rankings=rankings,
-        repeats=repeats,
+        static_champion=static_champion,
         level=level,
     )
 

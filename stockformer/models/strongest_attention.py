@@ -25,20 +25,28 @@ from stockformer.models import attention
 from stockformer.models.attention import blocks, joined
 
 COMPARED = 1 << 18  # logarithms at once of one group: in float32 1 MiB, a core's own cache
+SIZES = 16  # numbers of rows of arrays, from which a step takes one
 SCORES_ON_GPU = 1 << 26  # larger than on the CPU, because every block costs kernel launches
 
 
 def strongest_attention(packed: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs of the strongest queries, and which of them each position takes.
 
-    packed (3, G, E, S, d): queries, keys, values -> rows (R, d), index (G, E, S) into them;
-    `spread` gives every position its row. On a GPU all queries' outputs are computed: the library's
-    flash kernels are the fastest there, and the host need not wait for the number of rows.
+    packed (3, G, E, S, d): queries, keys, values -> rows (R, d), the last ones perhaps padding, and
+    index (G, E, S) into them; `spread` gives every position its row. On a GPU all queries' outputs
+    are computed: the library's flash kernels are the fastest there, and the host need not wait for
+    the number of rows. Likewise where tensors have no content, to count what a step keeps at most.
     """
-    if packed.is_cuda:
+    if packed.is_cuda or without_content():
         return strongest_attention_by_library(packed)
     rows, index = StrongestAttention.apply(packed)
     return rows, index
+
+
+def without_content() -> bool:
+    """Whether torch only follows the shapes of fake tensors, other than to export."""
+    fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    return fake is not None and not torch.compiler.is_exporting()
 
 
 def spread(rows: Tensor, index: Tensor) -> Tensor:
@@ -110,6 +118,7 @@ class StrongestAttention(torch.autograd.Function):
             number = used_here.flatten().cumsum(0).view_as(strongest) + (count - 1)
             index[groups] = number.gather(1, strongest).view_as(index[groups])
             count = count + rows[-1].shape[0]
+        rows.append(rows[0].new_zeros(-count % rounded(index.numel()), rows[0].shape[-1]))
         ctx.save_for_backward(packed, used)
         ctx.mark_non_differentiable(index)
         return torch.cat(rows), index
@@ -150,6 +159,11 @@ def weights_of(few: Tensor, key: Tensor) -> Tensor:
     return (few @ key.transpose(1, 2)).softmax(-1)
 
 
+def rounded(length: int) -> int:
+    """The unit in rows of a number of rows: arrays of a few sizes fill the gaps of each other."""
+    return 8 * -(-length // (8 * SIZES))
+
+
 class Padding(NamedTuple):
     """Some rows of each of K groups, padded to U, the most of a group.
 
@@ -166,16 +180,17 @@ class Padding(NamedTuple):
     def of(cls, used: Tensor) -> Padding:
         """used (K, S): which rows.
 
-        U is a multiple of 8: a product of very few rows may round otherwise than one of more.
+        U is a multiple of `rounded`, at least 8: a product of very few rows may round otherwise.
         """
         groups, length = used.shape
         place = used.cumsum(1)
-        eights = cast(int, place[:, -1].max().add(7).floor_divide(8).item())
-        torch._check(eights >= 1)  # what an exporter must know
+        unit = rounded(length)
+        units = cast(int, place[:, -1].max().add(unit - 1).floor_divide(unit).item())
+        torch._check(units >= 1)  # what an exporter must know
         rows = used.flatten().nonzero()[:, 0]
-        first = 8 * eights * torch.arange(groups, device=used.device) - 1
+        first = unit * units * torch.arange(groups, device=used.device) - 1
         slots = (place + first[:, None]).flatten()[rows]
-        return cls(rows, slots, groups, length, 8 * eights)
+        return cls(rows, slots, groups, length, unit * units)
 
     def blocks(self) -> list[slice]:
         """Slices of the U rows whose scores are held at once."""

@@ -102,14 +102,13 @@ def open_file(path: Path) -> io.BufferedReader:
     except OSError as error:
         kind = "a link, which is not followed" if path.is_symlink() else error.strerror
         raise ValueError(f"{path}: cannot be read: {kind}") from error
-    file = os.fdopen(descriptor, "rb")
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-        file.close()
+        os.close(descriptor)
         plain = stat.S_ISREG(status.st_mode)
         kind = f"larger than {MAX_BYTES >> 30} GiB" if plain else "not a file"
         raise ValueError(f"{path}: cannot be read: {kind}")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read(path: Path, largest: int = MAX_BYTES) -> bytes:

@@ -65,7 +65,9 @@ def test_only_the_strongest_queries_are_computed() -> None:
     torch.manual_seed(0)
     packed = torch.randn(3, 5, 2, 30, 4)
     rows, index = strongest_attention.strongest_attention(packed)
-    assert index.unique().tolist() == list(range(len(rows)))
+    used = index.unique()
+    assert used.tolist() == list(range(len(used)))
+    assert len(rows) < len(used) + strongest_attention.rounded(index.numel())  # the rest is padding
     assert len(rows) < 0.8 * index.numel()
 
 
@@ -167,3 +169,19 @@ def test_dropout_drops_its_share_scales_the_rest_and_passes_no_gradient_where_it
     assert_close(dropped[dropped > 0], whole[dropped > 0] / 0.8)
     (bias,) = torch.autograd.grad(dropped.sum(), [layer.bias])
     assert_close(bias, (dropped > 0).sum((0, 1)) / 0.8)
+
+
+def test_arrays_of_rows_have_few_sizes() -> None:
+    """Else freed memory fits no later array, and a training takes several times its step's."""
+    generator = torch.Generator().manual_seed(0)
+    rows, most = set(), set()
+    for sharpness in torch.linspace(0, 8, 60):  # from many strongest queries to few
+        packed = torch.randn(3, 4, 1, 185, 16, generator=generator) * sharpness.sqrt()
+        found, index = strongest_attention.strongest_attention(packed)
+        assert int(index.max()) < len(found)
+        rows.add(len(found))
+        strongest = strongest_attention.strongest_query(packed[0], packed[1])[:, 0]
+        used = torch.zeros(4, 185, dtype=torch.bool).scatter_(1, strongest, True)
+        most.add(strongest_attention.Padding.of(used).most)
+    assert 3 < len(rows) <= strongest_attention.SIZES
+    assert 3 < len(most) <= strongest_attention.SIZES

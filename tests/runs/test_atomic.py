@@ -240,3 +240,18 @@ def snapshots_of(run: RunDir) -> CheckpointManager:
 
 def position(epoch: int) -> TrainState:
     return TrainState(micro_batch_size=4, requested_micro_batch_size=4, epoch=epoch)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_is_no_file_is_refused_by_name_and_left_closed(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/etc/hostname")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match=r"status\.json: cannot be read: (not a file|a link)"):
+        atomic.read(path)
+    assert len(os.listdir("/proc/self/fd")) == before

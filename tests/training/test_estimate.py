@@ -44,7 +44,7 @@ def data() -> Dataset:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_what_a_step_keeps_is_counted_without_any_of_it(data: Dataset, checkpointing: bool) -> None:
-    """As many bytes as a real step keeps, each sample as many as the next."""
+    """As a real step keeps where every query is used, each sample as much as the next."""
     node = config(f"model.activation_checkpointing={checkpointing}").model
     loss: Loss = build(config().loss, wavelet="sym2")
     facts = {"factors": 12, "stocks": 12, "graph": torch.zeros(12, node.width)}
@@ -55,7 +55,7 @@ def test_what_a_step_keeps_is_counted_without_any_of_it(data: Dataset, checkpoin
         lambda: build(node, learn_graph=False, **facts), loss, windows[[0]], 3, enough=0
     )
     assert weights == 16 * sum(p.numel() for p in model.parameters())
-    assert step == pytest.approx(3 * STEP * real[0], rel=0.01)
+    assert 0.99 < step / (3 * STEP * real[0]) < 1.1
     assert real[1] == pytest.approx(3 * real[0], rel=0.2)
 
 

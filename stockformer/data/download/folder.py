@@ -103,7 +103,7 @@ class DownloadFolder:
         if ours:  # stocks of the user's own may lie beside the downloaded ones
             wanted = {stock.ticker.casefold() for stock in stocks}
             foreign = [path for path in foreign if _stem(path).casefold() in wanted]
-        if self.sectors_file.exists() and not self.facts.sectors:
+        if os.path.lexists(self.sectors_file) and not self.facts.sectors:
             foreign.append(self.sectors_file)
         if foreign:
             names = ", ".join(path.name for path in foreign[:SHOWN])
@@ -164,7 +164,7 @@ class DownloadFolder:
         content = text.getvalue().encode()
         digest = atomic.sha256(content)
         known = self.facts.sectors
-        if self.sectors_file.exists():
+        if os.path.lexists(self.sectors_file):  # also a link to a disk that is not there
             there = atomic.sha256(atomic.read(self.sectors_file))
             if there not in known:
                 raise ValueError(

@@ -257,7 +257,7 @@ def _newest(pointer: Path) -> Panel | None:
     """The panel prepared last by the same recipe; None if there is none, or it is damaged."""
     try:
         key = atomic.read(pointer).decode()
-        return _checked(pointer.parent / key) if KEY.fullmatch(key) else None
+        return _checked(pointer.parent / key, whole=True) if KEY.fullmatch(key) else None
     except UNREADABLE:
         return None
 
@@ -320,7 +320,7 @@ def _write(folder: Path, arrays: Mapping[str, np.ndarray | None], facts: Mapping
     for name, array in arrays.items():
         if array is not None:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    files = {file.name: _sum(file) for file in sorted(folder.glob("*.npy"))}
+    files = {file.name: _recorded(file) for file in sorted(folder.glob("*.npy"))}
     text = json.dumps({**facts, "files": files}, indent=1)
     (folder / FACTS).write_text(text, "utf-8")
     (folder / FACTS_SUM).write_text(hashlib.sha256(text.encode()).hexdigest())
@@ -359,11 +359,11 @@ def _stored(folder: Path, read: Callable[[Path], T]) -> T | None:
 
 
 def _read(
-    folder: Path, form: Form, names: re.Pattern[str]
+    folder: Path, form: Form, names: re.Pattern[str], whole: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a folder and what describes them. Raises whatever a damaged one makes it raise.
 
-    names: of the files that may be there.
+    names: of the files that may be there. whole: verify the content of large arrays too.
     """
     if folder.is_symlink():
         raise ValueError("it is a link")
@@ -375,14 +375,17 @@ def _read(
     for name, recorded in facts["files"].items():
         if not names.fullmatch(name):
             raise ValueError(f"{name!r} is no array of a panel")
-        if _sum(folder / name) != recorded:
+        if _sum(folder / name, whole) != [recorded[0], recorded[-1 if whole else 1]]:
             raise ValueError(f"{name} has changed")
     return {name.removesuffix(".npy"): _mapped(folder / name) for name in facts["files"]}, facts
 
 
-def _checked(folder: Path) -> Panel:
-    """The panel in a folder. Raises whatever one that is damaged or foreign makes it raise."""
-    arrays, facts = _read(folder, STORED, ARRAY_FILE)
+def _checked(folder: Path, whole: bool = False) -> Panel:
+    """The panel in a folder. Raises whatever one that is damaged or foreign makes it raise.
+
+    whole: as in `_read`; where arrays are copied, or damage would be copied too.
+    """
+    arrays, facts = _read(folder, STORED, ARRAY_FILE, whole)
     for name, array in arrays.items():
         if array.dtype.kind not in KINDS.get(name, "f"):
             raise ValueError(f"{name} holds {array.dtype}")
@@ -417,10 +420,16 @@ def _mapped(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False)
 
 
-def _sum(path: Path) -> list[Any]:
-    """Size and SHA-256; of a file that takes long to read, size and time of change."""
+def _recorded(path: Path) -> list[Any]:
+    """Size and SHA-256; of a file that takes long to read, the time of change between them."""
+    large = path.stat().st_size > ALWAYS_SUMMED
+    return [*_sum(path), *_sum(path, whole=True)[1:]] if large else _sum(path)
+
+
+def _sum(path: Path, whole: bool = False) -> list[Any]:
+    """Size and SHA-256; unless `whole`, size and time of change of a file that is long to read."""
     size = path.stat().st_size
-    if size > ALWAYS_SUMMED:
+    if size > ALWAYS_SUMMED and not whole:
         return [size, path.stat().st_mtime_ns]
     with path.open("rb") as content:
         return [size, hashlib.file_digest(content, "sha256").hexdigest()]

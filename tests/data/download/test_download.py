@@ -292,6 +292,21 @@ def test_a_file_that_was_changed_is_named_and_kept(
     assert (into / "sectors.csv").read_text() == "changed"
 
 
+def test_what_is_no_file_in_the_place_of_one_is_named_and_kept(
+    market: Market, words: list[str], into: Path
+) -> None:
+    download(market, *words)
+    (into / "raw/AAA.csv").unlink()
+    (into / "raw/AAA.csv").mkdir()
+    error = download(market, *words)[1]
+    assert error.startswith("1 of 3 stocks could not be downloaded:\n  AAA: ")
+    assert "raw/AAA.csv: cannot be read: not a file" in error
+    (into / "sectors.csv").unlink()
+    (into / "sectors.csv").symlink_to(into.parent / "unmounted/sectors.csv")
+    assert "sectors.csv: cannot be read: a link" in download(market, *words)[1]
+    assert (into / "sectors.csv").is_symlink()
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 1}', b"[]"])
 def test_a_damaged_side_file_is_refused(
     damage: bytes, market: Market, words: list[str], into: Path

@@ -337,7 +337,7 @@ def flip_last_factor(folder: Path) -> None:
     np.save(folder / "factors.npy", factors)
     text = (folder / "panel.json").read_text()
     facts = json.loads(text)
-    facts["files"]["factors.npy"] = prepare._sum(folder / "factors.npy")
+    facts["files"]["factors.npy"] = prepare._recorded(folder / "factors.npy")
     (folder / "panel.json").write_text(json.dumps(facts))
     digest = hashlib.sha256((folder / "panel.json").read_bytes()).hexdigest()
     (folder / "panel.sha256").write_text(digest)
@@ -367,6 +367,26 @@ def test_a_damaged_earlier_panel_is_not_extended(
     cells = computed_cells(monkeypatch)
     panel = prepared.panel()
     assert 6 * 80 in cells
+    shutil.rmtree(prepared.cache)
+    same(panel, prepared.panel())
+
+
+def test_a_large_array_that_decayed_on_the_disk_is_not_copied(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its size and time: such a file is mapped as it is, but is no source of others."""
+    monkeypatch.setattr(prepare, "ALWAYS_SUMMED", 0)
+    whole = {ticker: frame.copy() for ticker, frame in prepared.files.frames.items()}
+    without_last_days(prepared, 3)
+    prepared.panel()
+    file = prepared.folder() / "factors.npy"
+    status, factors = file.stat(), np.load(file)
+    factors[40, 0, 1] += 1
+    np.save(file, factors)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    prepared.files.frames = whole
+    prepared.files.write()
+    panel = prepared.panel()
     shutil.rmtree(prepared.cache)
     same(panel, prepared.panel())
 
