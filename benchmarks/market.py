@@ -3,10 +3,12 @@
 Writes simulated daily prices of 3,000 stocks on 2,000 days to a Parquet file, then takes the steps
 of a user with all 158 factors of Alpha158, each step as a process of its own: train.py up to its
 first step, with nothing prepared (cold) and again (cached), by z-scores (the default of
-dataset=ohlcv) and, cold, by ranks; validate.py; an evaluation of forecasts for 1,250 days, with
-its backtest; and the page of that run. Prints the seconds of each and its peak memory: anonymous,
-which a process must have, and mapped, which the system may take back. Processes that run together
-are added up. A step above --limit GiB of anonymous memory is ended. --quick: 24 stocks, 240 days.
+dataset=ohlcv) and, cold, by ranks; validate.py; an evaluation of forecasts for 1,250 days, with its
+backtest; and the page of that run. Prints the seconds of each, the seconds of a core that it used,
+which other work on the machine hardly changes, and its peak memory: anonymous, which a process must
+have, and mapped, which the system may take back (a map that two processes share counts twice).
+Processes that run together are added up. A step above --limit GiB of anonymous memory is ended.
+--quick: 24 stocks, 240 days.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -52,11 +53,19 @@ STEPS = ("train", "rank", "validate", "evaluate", "report")
 
 
 @dataclass
-class Peak:
-    """Bytes of memory that a process and all that it started had at most at one time."""
+class Use:
+    """Bytes of memory, and seconds of a core, of a process and all that it started."""
 
     anonymous: int = 0
     mapped: int = 0
+    seconds: float = 0.0
+
+    def most(self, other: Use) -> Use:
+        return Use(
+            max(self.anonymous, other.anonymous),
+            max(self.mapped, other.mapped),
+            max(self.seconds, other.seconds),
+        )
 
 
 def write_market(path: Path, stocks: int, days: int) -> None:
@@ -90,13 +99,13 @@ def write_market(path: Path, stocks: int, days: int) -> None:
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def watched(command: list[str], folder: Path, limit: float) -> tuple[float, float, Peak]:
-    """Seconds, seconds of a core and peak memory of a command; train.py's first step, which ends
-    it, counts only for the last two.
+def watched(command: list[str], folder: Path, limit: float) -> tuple[float, Use]:
+    """Seconds of a command, and the most that it used; train.py's first step, which ends it, counts
+    only for the latter.
 
     Raises RuntimeError if it fails or passes the limit.
     """
-    started, before, peak = time.perf_counter(), core_seconds(), Peak()
+    started, peak = time.perf_counter(), Use()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
@@ -108,10 +117,8 @@ def watched(command: list[str], folder: Path, limit: float) -> tuple[float, floa
             start_new_session=True,
         )
         while process.poll() is None:
-            now = memory_of(process.pid)
-            peak.anonymous = max(peak.anonymous, now.anonymous)
-            peak.mapped = max(peak.mapped, now.mapped)
-            if now.anonymous > limit * 2**30:
+            peak = peak.most(use_of(process.pid))
+            if peak.anonymous > limit * 2**30:
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(EVERY)
         output.seek(0)
@@ -123,32 +130,29 @@ def watched(command: list[str], folder: Path, limit: float) -> tuple[float, floa
     if PROBE in command:
         begun, ended = json.loads(text.splitlines()[-1])["spans"][0]
         seconds -= ended - begun
-    return seconds, core_seconds() - before, peak
+    return seconds, peak
 
 
-def core_seconds() -> float:
-    """What all commands so far have computed: other work on the machine makes them last longer."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def memory_of(process: int) -> Peak:
-    """The memory of a process and of all that it started, now; Linux only."""
-    total = Peak()
+def use_of(process: int) -> Use:
+    """What a process and all that it started use now; Linux only."""
+    total, folder = Use(), Path(f"/proc/{process}")
     try:
-        status = Path(f"/proc/{process}/status").read_text()
-        children = Path(f"/proc/{process}/task/{process}/children").read_text()
+        status = (folder / "status").read_text()
+        times = (folder / "stat").read_text().rpartition(")")[2].split()[11:15]
+        children = " ".join(path.read_text() for path in folder.glob("task/*/children"))
     except OSError:  # it has ended
         return total
+    total.seconds = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")  # also of ended children
     for line in status.splitlines():
         name, _, value = line.partition(":")
         if name == "RssAnon":
             total.anonymous += int(value.split()[0]) << 10
         elif name in ("RssFile", "RssShmem"):
             total.mapped += int(value.split()[0]) << 10
-    for child in map(memory_of, map(int, children.split())):
+    for child in map(use_of, map(int, children.split())):
         total.anonymous += child.anonymous
         total.mapped += child.mapped
+        total.seconds += child.seconds
     return total
 
 
@@ -224,11 +228,11 @@ def main() -> None:
         titles = f"{'step':20}{'seconds':>9}{'target':>8}{'of a core':>10}"
         print(f"{titles}{'GiB':>8}{'target':>8}{'mapped':>8}")
         for name, command in commands(folder, file, arguments.only).items():
-            seconds, used, peak = watched(command, folder, arguments.limit)
+            seconds, peak = watched(command, folder, arguments.limit)
             limits = TARGETS.get(name)
             most = [f"{limit:8.0f}" if limits else f"{'':8}" for limit in limits or (0, 0)]
             memory = f"{peak.anonymous / 2**30:8.2f}{most[1]}{peak.mapped / 2**30:8.2f}"
-            print(f"{name:20}{seconds:9.1f}{most[0]}{used:10.1f}{memory}", flush=True)
+            print(f"{name:20}{seconds:9.1f}{most[0]}{peak.seconds:10.1f}{memory}", flush=True)
 
 
 if __name__ == "__main__":
