@@ -78,6 +78,8 @@ def parse(
         if name in valid and value and name not in named:
             named[name] = value
         elif overrides and name not in valid and value:
+            if near := difflib.get_close_matches(name, valid, n=1, cutoff=0.8):
+                raise ValueError(f"{word}: there is no {name!r}. Did you mean {near[0]!r}?")
             others.append(word)
         else:
             if name in MOVED:

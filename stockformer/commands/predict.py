@@ -47,7 +47,7 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
     others = [f"{key}={words[key]}" for key in ("holdings", "cash") if key in words]
     others += [f"asof={day.asof}", f"into={folder}", *overrides]
     command = f"{program('predict')} {runs} {shlex.join(others)}"
-    page = forecast_page.page(day, orders, command)
+    page = forecast_page.page(day, orders, held or {}, command)
     path = forecast_page.write(folder, day, orders, page)
     yield from shown(day, page)
     yield Text(f"forecast: {path}")

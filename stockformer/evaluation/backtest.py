@@ -120,19 +120,25 @@ class Backtest:
 
 
 def dropout(
-    signal: np.ndarray, held: np.ndarray, top_k: int, n_drop: int
+    signal: np.ndarray,
+    held: np.ndarray,
+    top_k: int,
+    n_drop: int,
+    sellable: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The stocks TopK-dropout sells and buys, as indices, the best buy first.
 
-    signal, held (N,); ties go to the earlier stock. A stock whose signal is NaN is never bought and
-    ranks last when held. The candidates are the best n_drop + top_k - |held| stocks not held; a
-    held stock among the worst n_drop of held and candidates together is sold.
+    signal, held, sellable (N,); sellable None: all. Ties go to the earlier stock. A stock whose
+    signal is NaN is never bought and ranks last when held. The candidates are the best n_drop +
+    top_k - |held| stocks not held; a held stock among the worst n_drop of candidates and sellable
+    holdings is sold. A holding that is not sellable would else be the worst each day, and nothing
+    would ever be sold.
     """
     ranked = np.argsort(-signal, kind="stable")
     n_held = int(held.sum())
     candidates = ranked[~held[ranked] & np.isfinite(signal[ranked])]
     candidates = candidates[: max(0, n_drop + top_k - n_held)]
-    union = held.copy()
+    union = held.copy() if sellable is None else held & sellable
     union[candidates] = True
     worst = ranked[union[ranked]][-n_drop:]
     sell = worst[held[worst]]
@@ -318,7 +324,13 @@ def _trade(
             choosable = market.choosable[row - settings.delay]
             tradable_signal = np.where(choosable, signal[signal_at[row]], np.nan)
             traded[day], cash[day] = rebalance(
-                tradable_signal, shares, cash[day], market=market, row=row, settings=settings
+                tradable_signal,
+                shares,
+                cash[day],
+                market=market,
+                signal_row=row - settings.delay,
+                row=row,
+                settings=settings,
             )
             shares = shares + traded[day]
     return days, traded, cash
@@ -330,12 +342,17 @@ def rebalance(
     cash: float,
     *,
     market: Market,
+    signal_row: int,
     row: int,
     settings: Settings,
 ) -> tuple[np.ndarray, float]:
-    """Shares traded (N,), sales negative, and the cash left, on one date of the market."""
+    """Shares traded (N,), sales negative, and the cash left, on the date at `row` of the market.
+
+    A holding that was not traded on the signal date, at `signal_row`, is not among those to sell.
+    """
     slippage = settings.slippage_basis_points * BASIS_POINT
-    sell, buy = dropout(signal, shares > 0, settings.top_k, settings.n_drop)
+    sellable = np.isfinite(market.close[signal_row])
+    sell, buy = dropout(signal, shares > 0, settings.top_k, settings.n_drop, sellable)
     sell_now, buy_now = (stocks[market.tradable[row, stocks]] for stocks in (sell, buy))
     fill = market.fill[row]
     traded = np.zeros_like(shares)

@@ -68,7 +68,9 @@ def trades(day: DayForecast, holdings: Mapping[str, float], cash: float) -> pd.D
         fill=market.close,
         tradable=np.isfinite(market.close),
     )
-    traded, _ = rebalance(signal, shares, cash, market=at_close, row=row, settings=settings)
+    traded, _ = rebalance(
+        signal, shares, cash, market=at_close, signal_row=row, row=row, settings=settings
+    )
     slippage = settings.slippage_basis_points * BASIS_POINT
     price = market.close[row] * (1 + np.sign(traded) * slippage)
     stocks = np.flatnonzero(traded)
@@ -85,6 +87,13 @@ def trades(day: DayForecast, holdings: Mapping[str, float], cash: float) -> pd.D
             "cost": value * cost,
         }
     )
+
+
+def without_price(day: DayForecast) -> list[str]:
+    """The stocks that were not traded on the day."""
+    row = int(np.searchsorted(day.market.dates, day.asof))
+    tickers: list[str] = day.market.tickers[~np.isfinite(day.market.close[row])].tolist()
+    return tickers
 
 
 def read_holdings(path: Path) -> dict[str, float]:

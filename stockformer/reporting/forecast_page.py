@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from stockformer.evaluation.day_forecast import DayForecast
+from stockformer.evaluation.day_forecast import DayForecast, without_price
 from stockformer.evaluation.quantities import MISSING, format_count
 from stockformer.reporting.page import Page, Section
 from stockformer.reporting.tables import Table
 from stockformer.runs import atomic
 from stockformer.runs.recorded_run import read_run
+
+log = logging.getLogger(__name__)
 
 NAMED = 3
 """Inputs that are named as the reason of a forecast."""
@@ -53,7 +56,10 @@ def write(folder: Path, day: DayForecast, trades: pd.DataFrame | None, page: Pag
     atomic.write(before, csv)
     atomic.write(folder / PARQUET, parquet.getvalue())
     if trades is None:
-        (folder / TRADES).unlink(missing_ok=True)  # of other holdings, which the page has not
+        earlier = folder / TRADES  # of holdings, which the page has not
+        if earlier.exists():
+            log.warning("%s: removed, because this call names no holdings= or cash=", earlier)
+            earlier.unlink()
     else:
         atomic.write(folder / TRADES, trades.to_csv(index=False).encode())
     return page.write(folder / PAGE)
@@ -70,8 +76,10 @@ def table(day: DayForecast) -> pd.DataFrame:
     return rows.astype({"rank": "Int64", "rank_before": "Int64"})
 
 
-def page(day: DayForecast, trades: pd.DataFrame | None, command: str) -> Page:
-    """command: what makes it again."""
+def page(
+    day: DayForecast, trades: pd.DataFrame | None, holdings: Collection[str], command: str
+) -> Page:
+    """holdings: the tickers held. command: what makes it again."""
     best = ", ".join(day.stocks["ticker"][:NAMED])
     return Page(
         kind="forecast",
@@ -81,7 +89,7 @@ def page(day: DayForecast, trades: pd.DataFrame | None, command: str) -> Page:
         state="finished",
         sections=[
             ranking(day),
-            *([] if trades is None else [portfolio(day, trades)]),
+            *([] if trades is None else [portfolio(day, trades, holdings)]),
             without_forecast(day),
             track_record(day, command),
         ],
@@ -142,17 +150,22 @@ def reasons(day: DayForecast, ticker: str) -> str:
     return ", ".join(f"{name} {part * 100:+.3f}" for name, part in found)
 
 
-def portfolio(day: DayForecast, trades: pd.DataFrame) -> Section:
+def portfolio(day: DayForecast, trades: pd.DataFrame, holdings: Collection[str]) -> Section:
     settings = day.settings
     lead = (
         f"TopK-dropout, rebalanced now: {settings.top_k} stocks are to be held, at most "
         f"{settings.n_drop} of those held are replaced, and {settings.risk_degree:.0%} of the cash "
-        "is spent. Shares are not rounded. Prices are the data set's closes of {day.asof} with "
+        f"is spent. Shares are not rounded. Prices are the data set's closes of {day.asof} with "
         "slippage, which are not the market's where they are adjusted for later events; the trade "
         f"is {format_count(settings.delay, 'day')} later."
     )
     if settings.rebalance_days > 1:
         lead += f" The run's backtest rebalances only every {settings.rebalance_days} signal dates."
+    if kept := sorted(set(holdings) & set(without_price(day))):
+        lead += (
+            f" Held without a price on that day, so not to be sold: {', '.join(kept)}; the others "
+            "are replaced as if it were not among them."
+        )
     if trades.empty:
         return Section("Trades", lead=f"{lead} Nothing is to be traded.")
     columns = (trades[name] for name in ("ticker", "side", "shares", "price", "value", "cost"))

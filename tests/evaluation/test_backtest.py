@@ -116,6 +116,11 @@ def test_dropout_by_hand():
     blind = np.where(np.isin(np.arange(6), [0, 1]), np.nan, signal)
     sell, buy = dropout(blind, np.isin(np.arange(6), [1, 2, 3]), top_k=3, n_drop=1)
     assert (sell.tolist(), buy.tolist()) == ([1], [4])
+    # A holding that cannot be sold, as after a delisting, does not keep the others from it.
+    sellable = np.arange(6) != 1
+    held = np.isin(np.arange(6), [1, 3, 5])
+    sell, buy = dropout(blind, held, top_k=3, n_drop=1, sellable=sellable)
+    assert (sell.tolist(), buy.tolist()) == ([5], [2])
 
 
 @pytest.mark.parametrize("seed", range(20))

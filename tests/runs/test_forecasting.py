@@ -335,6 +335,29 @@ def test_the_command_writes_a_dated_forecast_once(trained: Trained) -> None:
     assert (folder / "forecast.csv").read_bytes() == before
 
 
+def test_a_holding_that_cannot_be_sold_is_named_and_blocks_no_other(
+    trained: Trained, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained.append_a_day("S03")  # delisted
+    day = trained.forecast()
+    worst = day.stocks["ticker"].iloc[-1]
+    kept = {"S03": 5.0, worst: 5.0, day.stocks["ticker"].iloc[-2]: 5.0}
+    found = trades(day, kept, 1000)
+    assert found.loc[found["side"] == "sell", "ticker"].tolist() == [worst]
+    held = trained.files.data_dir / "held.csv"
+    held.write_text("ticker,shares\n" + "".join(f"{t},{n}\n" for t, n in kept.items()))
+    words = (f"run={trained.run}", f"paths.data_dir={trained.files.data_dir}")
+    call(*words, f"holdings={held}")
+    folder = trained.run / "forecasts" / str(day.asof)
+    page = (folder / "forecast.html").read_text()
+    assert "Held without a price on that day, so not to be sold: S03" in page
+    assert f"closes of {day.asof} with" in page
+    call(*words)
+    assert "trades.csv: removed, because this call names no holdings" in caplog.text
+    with pytest.raises(ValueError, match="Did you mean 'holdings'"):
+        call(*words, f"hodings={held}")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -46,10 +46,10 @@ class Request:
 
 def read_request(words: Mapping[str, str], today: date) -> Request:
     """Raises ValueError naming the word that is missing or invalid."""
-    for name, example in (("universe", "nifty200"), ("start", "2022-01-01")):
+    for name in ("universe", "start"):
         if name not in words:
             raise ValueError(
-                f"{name}= is missing, e.g. {PROGRAM} universe=nifty200 {name}={example}"
+                f"{name}= is missing, e.g. {PROGRAM} universe=nifty200 start=2022-01-01"
             )
     start = _day("start", words["start"])
     end = _day("end", words["end"]) if "end" in words else None

@@ -103,6 +103,10 @@ class DownloadFolder:
         if ours:  # stocks of the user's own may lie beside the downloaded ones
             wanted = {stock.ticker.casefold() for stock in stocks}
             foreign = [path for path in foreign if _stem(path).casefold() in wanted]
+        elif self.path.is_dir():  # a folder of price files, not of a download
+            beside = (self.sectors_file, side_file(self.path))
+            here = [path for path in sorted(self.path.iterdir()) if path not in beside]
+            foreign += [path for path in here if table_suffix(path.name)]
         if os.path.lexists(self.sectors_file) and not self.facts.sectors:
             foreign.append(self.sectors_file)
         if foreign:

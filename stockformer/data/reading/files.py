@@ -40,7 +40,8 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: a folder, expected a file")
     if not path.is_file():
         raise ValueError(
-            f"{path}: file not found, or not a file (paths.data_dir: the folder of the data sets)"
+            f"{path}: file not found, or not a file (dataset.source names it; by default it is in "
+            "paths.data_dir)"
         )
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: larger than {MAX_BYTES >> 20} MiB")

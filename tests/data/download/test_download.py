@@ -261,6 +261,11 @@ def test_files_of_the_user_s_own_are_never_overwritten(
     assert "holds files that no download wrote (OTHER.parquet); they are kept" in error
     assert contents(into) == before
     (into / "raw/OTHER.parquet").unlink()
+    (into / "OWN.csv").write_text("mine")  # a folder of price files, without raw/
+    before = contents(into)
+    assert "no download wrote (OWN.csv)" in download(market, *words)[1]
+    assert contents(into) == before
+    (into / "OWN.csv").unlink()
     (into / "sectors.csv").write_text("mine")
     assert "no download wrote (sectors.csv)" in download(market, *words)[1]
     (into / "sectors.csv").unlink()
