@@ -27,6 +27,7 @@ from stockformer.training.memory import peak_memory_mib
 log = logging.getLogger(__name__)
 
 TIMED_STEPS = 5  # after two warm-up steps
+LONG = 10.0  # seconds after which fewer are enough: long steps vary little
 
 
 class CheckFailed(ValueError):
@@ -167,12 +168,12 @@ class Preflight:
         optimizer.step()
 
     def seconds_of(self, experiment: Experiment, action: Callable[[], object]) -> float:
-        """The median over some runs of `action`, after two warm-up runs."""
-        seconds = []
-        for _ in range(2 + TIMED_STEPS):
+        """The median over some runs of `action`, after two to warm up, or one where it is long."""
+        seconds: list[float] = []
+        while len(seconds) < (2 if sum(seconds) > LONG else 2 + TIMED_STEPS):
             started = time.perf_counter()
             action()
             if experiment.device.type != "cpu":
                 torch.accelerator.synchronize()
             seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds[2:])
+        return statistics.median(seconds[2:] or seconds[1:])

@@ -201,7 +201,7 @@ def test_a_controller_killed_again_and_again_loses_nothing_and_repeats_nothing(
 
 
 def wait_for_states(folder: Path, wanted: dict[str, int]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while states(folder) != wanted:
         assert time.monotonic() < end, states(folder)
         time.sleep(0.05)
