@@ -153,7 +153,7 @@ def why_not_from(run: Path, config: DictConfig, panel: Panel, validation_start: 
     manifest = RunDir(run).read_manifest("split", "tickers", "factor_names")
     used = last_day_used(manifest["split"])
     if used > validation_start:
-        return f"it has seen days up to {used}, and the validation begins on {validation_start}"
+        return f"that has seen days up to {used}, and the validation begins on {validation_start}"
     if manifest["tickers"] != panel.tickers.tolist():
         return "it has other stocks"
     names = alpha158.expand(config.dataset.factors) or panel.factor_names

@@ -76,7 +76,9 @@ def forecast(
     notes = [*data.notes, *spec.notes]
     age = (data.panel.dates[row] - max(member.last_day_used for member in members)).astype(int)
     if age > MAX_AGE_DAYS:
-        notes.insert(0, f"the model was fitted and selected on days that end {age} days before")
+        notes.insert(
+            0, f"the model was fitted and selected on data that end {age} days before this day"
+        )
     if not (data.targets.start >= spec.settings.delay).any():
         notes.append(
             "the forecast return begins before the trade, which is "

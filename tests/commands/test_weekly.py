@@ -139,7 +139,7 @@ def test_six_weeks(weekly: Weekly, loop: Path, programs: Programs) -> None:
     status, output = weekly(DAYS + 5)
     assert status == 0, output
     assert programs.called == ["validate", "train"]
-    assert "from random weights (it has seen days up to" in output
+    assert "from random weights (that has seen days up to" in output
     assert decisions(loop) == ["first", "promoted"]
     history = ChampionFolder(loop).history()
     promoted = loop / history[1].run
