@@ -209,9 +209,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="kept, and used again; default: temporary")
     parser.add_argument("--limit", type=float, default=14.0, help="GiB at which a step is ended")
     parser.add_argument("--evaluate", type=Path, help=argparse.SUPPRESS)
-    arguments, overrides = parser.parse_known_args()
+    parser.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     if arguments.evaluate:
-        evaluate_forecasts(overrides, arguments.evaluate)
+        evaluate_forecasts(arguments.overrides, arguments.evaluate)
         return
     stocks, days = arguments.stocks, arguments.days
     if arguments.quick:
