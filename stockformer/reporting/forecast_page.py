@@ -113,7 +113,7 @@ def ranking(day: DayForecast) -> Section:
     best, worst = day.stocks[:SHOWN], day.stocks[SHOWN:][-SHOWN:]
     return Section(
         title="Ranking",
-        lead=f"Ranks are of the {len(day.stocks)} stocks with a forecast. Change: since the "
+        lead=f"Ranks are of the {len(day.stocks)} stocks with a forecast. Change: places up since the "
         f"forecast of {day.before}.",
         tables=[stocks(day, best, "Best"), stocks(day, worst, "Worst")],
         remarks=[OUTPUTS, *([METHOD] if day.influence else [])],
