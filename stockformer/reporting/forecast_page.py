@@ -113,8 +113,8 @@ def ranking(day: DayForecast) -> Section:
     best, worst = day.stocks[:SHOWN], day.stocks[SHOWN:][-SHOWN:]
     return Section(
         title="Ranking",
-        lead=f"Ranks are of the {len(day.stocks)} stocks with a forecast. Change: places up since the "
-        f"forecast of {day.before}.",
+        lead=f"Ranks are of the {len(day.stocks)} stocks with a forecast. Change: places up "
+        f"since the forecast of {day.before}.",
         tables=[stocks(day, best, "Best"), stocks(day, worst, "Worst")],
         remarks=[OUTPUTS, *([METHOD] if day.influence else [])],
         details=[stocks(day, day.stocks, "All", board="forecast")],
