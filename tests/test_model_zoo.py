@@ -56,8 +56,12 @@ def test_a_key_that_one_of_the_models_lacks_is_refused(command: Command) -> None
 
 @pytest.mark.full
 def test_all_models_learn_the_demo_market(command: Command, tmp_path: Path) -> None:
-    trials = swept(command, tmp_path, "seed=0", "report=false", "trainer.device=cpu")
+    few = ("seed=0", "trainer.max_epoch=3", "report=false", "trainer.device=cpu")
+    trials = swept(command, tmp_path, *few)
     assert set(models_of(trials)) == {*MODELS} - {"stockformer"}
-    least = {"ridge": 0.0, "lightgbm": 0.03}  # of the signal day's factors alone
-    for name, row in trials.settings.iterrows():
-        assert trials.test.loc[name, "rank_ic"] > least.get(row["model"], 0.05), row["model"]
+    found = dict(
+        zip(trials.settings["model"], trials.test["rank_ic"].reindex(trials.settings.index))
+    )
+    ridge = found.pop("ridge")  # a linear model of the signal day's factors finds little
+    assert ridge > 0, found
+    assert min(found.values()) > 0.03, found
