@@ -102,10 +102,13 @@ def prepare(
             cache / key,
         )
         panel = load()
+        fills = fill_factors is not None  # else nothing is taken from the earlier panel
         with _naming_the_cache(cache), _new_folder(folder) as unfinished:
-            _store(panel, unfinished, factor_names, fill_factors, _newest(newest))
-        with _naming_the_cache(cache):
-            atomic.write(newest, key.encode())
+            earlier = _newest(newest) if fills else None
+            _store(panel, unfinished, factor_names, fill_factors, earlier)
+        if fills:
+            with _naming_the_cache(cache):
+                atomic.write(newest, key.encode())
 
     panel = _prepared(cache / key, _checked, write)
     object.__setattr__(panel, "stored_in", cache / key)  # of no copy with other content

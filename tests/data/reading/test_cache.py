@@ -137,6 +137,7 @@ def test_without_factors_to_fill_the_source_keeps_its_own(prepared: Prepared) ->
             cache=prepared.cache,
         )
         assert panel.factors.shape == (80, 6, 0)
+    assert not [*prepared.cache.glob("*.newest")]  # nothing would be taken from it
 
 
 def change_content(prepared: Prepared) -> None:
