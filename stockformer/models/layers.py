@@ -6,6 +6,7 @@ B batch, L lookback, H horizon, N stocks, F factors, D width, E heads.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,26 @@ class Heads(nn.Module):
             returns = self.head_return(state)  # (B,N,H)
             logits = self.head_class(state).unflatten(-1, (-1, 2))  # (B,N,H,2)
         return Forecast(returns=returns.transpose(1, 2), logits=logits.transpose(1, 2))
+
+
+class Recurrent(nn.Module):
+    """Each stock alone; its last state is the forecast's. dropout: of each layer's outputs."""
+
+    cell: ClassVar[type[nn.GRU | nn.LSTM]]
+
+    def __init__(
+        self, *, width: int, layers: int, dropout: float, horizon: int, factors: int
+    ) -> None:
+        super().__init__()
+        between = dropout if layers > 1 else 0.0
+        self.encoder = self.cell(factors + 1, width, layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+        self.heads = Heads(width, horizon)
+
+    def forward(self, batch: Batch) -> Forecast:
+        x = cells(batch)  # (B,N,L,F+1)
+        states, _ = self.encoder(x.flatten(0, 1))  # (B*N,L,D)
+        return self.heads(self.dropout(states[:, -1]).view(*x.shape[:2], -1))
 
 
 class Attention(nn.Module):
