@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from stockformer.interface import Batch, Forecast
 from stockformer.models.attention import causal_attention
 from stockformer.models.kernels import add_linear, add_norm, causal_convolution, linear_relu
+from stockformer.models.layers import require_divisible
 from stockformer.models.strongest_attention import spread, strongest_attention
 from stockformer.models.wavelet import band_matrices
 
@@ -180,8 +181,7 @@ class Stockformer(nn.Module):
         learn_graph: bool,
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+        require_divisible(width, heads)
         self.lookback, self.calendar_slots = lookback, calendar_slots
         self.activation_checkpointing = activation_checkpointing
         for name, band in zip(("band_low", "band_high"), band_matrices(lookback, wavelet)):
