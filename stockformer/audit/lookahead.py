@@ -29,9 +29,10 @@ from omegaconf import DictConfig
 
 from stockformer.audit import variants
 from stockformer.audit.observe import Observation, Request, observe, source_observation
-from stockformer.audit.results import days_at_once, positions
+from stockformer.audit.results import positions
 from stockformer.commands.command import command, log_config
 from stockformer.config.recorded import recorded
+from stockformer.data.dataset import days_at_once
 from stockformer.evaluation.screening import likely_leaks
 from stockformer.training.progress import progress, working
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stockformer.data.dataset import BLOCK_CELLS
+from stockformer.data.dataset import days_at_once
 
 ValuesAt = Callable[[np.ndarray], np.ndarray]
 """(positions of days (P,)) -> the values of these days, (P, ...)."""
@@ -57,11 +57,6 @@ def positions(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     order = np.argsort(rows)
     found: np.ndarray = order[np.searchsorted(rows[order], wanted)]
     return found
-
-
-def days_at_once(cells: int) -> int:
-    """How many days of so many cells are looked at together."""
-    return max(1, BLOCK_CELLS // max(1, cells))
 
 
 def _digests(at: ValuesAt, days: int) -> np.ndarray:

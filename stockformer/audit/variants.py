@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from stockformer.data.dataset import BLOCK_CELLS, NewArray
+from stockformer.data.dataset import NewArray, days_at_once
 from stockformer.data.panel import Panel
 
 WHOLE, REPLACED, DROPPED, REVALUED = "whole", "replaced", "dropped", "revalued"
@@ -53,7 +53,7 @@ def garble(
     factors = panel.factors
     if factors.size:
         factors = new_array(factors.shape, np.float32)
-        size = max(1, BLOCK_CELLS // max(1, factors[0].size))
+        size = days_at_once(factors[0].size)
         for first in range(0, len(factors), size):
             block = slice(first, first + size)
             given = panel.factors[block]

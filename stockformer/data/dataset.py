@@ -81,6 +81,11 @@ class Dataset:
                     log.info("%s", line)
 
 
+def days_at_once(cells: int) -> int:
+    """How many days of so many cells are worked on together."""
+    return max(1, BLOCK_CELLS // max(1, cells))
+
+
 def apply_processors(
     panel: Panel,
     processors: Mapping[str, Processor],
@@ -144,7 +149,7 @@ def _by_blocks(
     context = 1 if processor.recursive else processor.earlier_rows
     in_place = work is not None and (processor.recursive or not context)
     out, names = work if in_place else None, panel.factor_names
-    size = max(1, BLOCK_CELLS // max(1, math.prod(others)))
+    size = days_at_once(math.prod(others))
     for first in range(0, days, size):
         stop, start = min(first + size, days), max(0, first - context)
         block = panel.between(start, stop)

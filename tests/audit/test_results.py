@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stockformer.audit import lookahead, observe, processes, results, variants
+from stockformer.audit import lookahead, observe, processes, variants
 from stockformer.audit.lookahead import Leak
 from stockformer.audit.observe import Observation, Request
 from stockformer.audit.results import Results, positions
+from stockformer.data import dataset
 from stockformer.data.panel import Panel
 from stockformer.data.reading.cache import scratch_arrays
 from stockformer.data.splits import Split
@@ -56,7 +57,7 @@ def leaks_of(change: Callable[[np.ndarray], None]) -> tuple[list[Leak], set[int]
 
 @pytest.mark.parametrize("cells", [STOCKS * FACTORS, 10**6])
 def test_only_days_that_differ_are_looked_at(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "BLOCK_CELLS", cells)  # a day, or all days at once
+    monkeypatch.setattr(dataset, "BLOCK_CELLS", cells)  # a day, or all days at once
 
     def change(factors: np.ndarray) -> None:
         factors[21:] = 0.0  # after the cut
@@ -139,7 +140,7 @@ def panel_of(**more: Any) -> Panel:
 def test_another_future_is_made_by_blocks_of_days(
     variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "BLOCK_CELLS", 2 * STOCKS * FACTORS)
+    monkeypatch.setattr(dataset, "BLOCK_CELLS", 2 * STOCKS * FACTORS)
     panel = panel_of()
     before = panel.factors.copy()
     other = variants.after(panel, 20, variant)
