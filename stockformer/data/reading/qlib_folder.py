@@ -17,6 +17,7 @@ import pandas as pd
 from stockformer.data.reading.files import Folder
 from stockformer.data.reading.findings import ERROR, Finding, Findings
 from stockformer.data.reading.tables import EARLIEST, plain_text
+from stockformer.data.reading.universe import membership
 
 CALENDAR, LISTS = "calendars/day.txt", "instruments"
 LIST_NAME = re.compile(r"\w[\w.-]*")
@@ -51,14 +52,7 @@ class Membership:
 
     def on(self, dates: np.ndarray, tickers: np.ndarray) -> np.ndarray:
         """(T, N) whether each stock is a member on each date."""
-        member = np.zeros((len(dates), len(tickers)), bool)
-        column = {ticker: i for i, ticker in enumerate(tickers.tolist())}
-        first = np.searchsorted(dates, self.start)
-        stop = np.searchsorted(dates, self.end, side="right")
-        for ticker, a, b in zip(self.ticker.tolist(), first.tolist(), stop.tolist()):
-            if ticker in column:
-                member[a:b, column[ticker]] = True
-        return member
+        return membership(dates, tickers, self.ticker, self.start, self.end)
 
     def anyone_leaves(self, last: np.datetime64) -> bool:
         """Whether the last period of a stock ends before the day `last`."""

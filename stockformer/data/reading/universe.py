@@ -36,6 +36,21 @@ def check_tickers(tickers: list[str], file: str, findings: Findings) -> None:
         first.setdefault(folded, ticker)
 
 
+def membership(
+    dates: np.ndarray, tickers: np.ndarray, names: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> np.ndarray:
+    """(T, N) whether each stock is a member on each date.
+
+    names, start, end (M,): the stock of each period, and its first and last day.
+    """
+    column = {ticker: i for i, ticker in enumerate(tickers.tolist())}
+    member = np.zeros((len(dates), len(tickers)), bool)
+    for ticker, first, last in zip(names.tolist(), start, end):
+        if ticker in column:
+            member[(dates >= first) & (dates <= last), column[ticker]] = True
+    return member
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lists:
     """Files about the stocks; an empty path means no file.
@@ -99,12 +114,9 @@ class Lists:
             lambda i: Finding("the end is before the start", path, "end", int(table.rows[i])),
         )
         names, of_row = table.texts("ticker")
-        column = {ticker: i for i, ticker in enumerate(tickers.tolist())}
-        member = np.zeros((len(dates), len(tickers)), bool)
-        for ticker, first, last in zip(names[of_row].tolist(), start, end):
-            if ticker in column:
-                member[(dates >= first) & (dates <= last), column[ticker]] = True
-        without_prices = [ticker for ticker in names.tolist() if ticker not in column]
+        member = membership(dates, tickers, names[of_row], start, end)
+        stocks = set(tickers.tolist())
+        without_prices = [ticker for ticker in names.tolist() if ticker not in stocks]
         _each_ticker(findings, "membership", "a member without prices", path, without_prices)
         if not member.any():
             message = "no stock of the data is a member on any of its dates: other names, or dates?"
