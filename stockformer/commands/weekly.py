@@ -24,7 +24,14 @@ from stockformer.config.quoting import as_path, pasteable, quoted
 from stockformer.config.trust import trusted
 from stockformer.evaluation.paired_test import Level
 from stockformer.runs.challenge import Champion, Week, challenge, plan_week
-from stockformer.runs.champion import FIRST, KEPT, PROMOTED, ChampionFolder, Decision
+from stockformer.runs.champion import (
+    FIRST,
+    KEPT,
+    PROMOTED,
+    ChampionFolder,
+    Decision,
+    changes,
+)
 from stockformer.runs.console import program
 from stockformer.runs.folder import RunDir
 from stockformer.runs.logs import start_log
@@ -114,13 +121,13 @@ class WeeklyLoop:
 
     def champions(self) -> list[Path]:
         """The champion and the former ones, the newest first."""
-        return [self.folder.path / each.run for each in reversed(self.history) if each.changed]
+        return [self.folder.path / each.run for each in changes(self.history)]
 
     def champion(self) -> Champion | None:
         """The champion; None before the first week's end."""
-        last = next((each for each in reversed(self.history) if each.changed), None)
-        if last is None:
+        if not (changed := changes(self.history)):
             return None
+        last = changed[0]
         selected_until = last.date if last.decision == PROMOTED else ""
         return Champion(self.folder.path / last.run, selected_until)
 

@@ -141,6 +141,11 @@ class ChampionFolder:
             raise ValueError(f"{where}: its champion is not that of its history")
 
 
+def changes(history: Sequence[Decision]) -> list[Decision]:
+    """The decisions by which a run became the champion, the newest first."""
+    return [each for each in reversed(history) if each.changed]
+
+
 def champion_of(history: Sequence[Decision]) -> str:
     """The run that is the champion, relative to the folder; empty without one."""
-    return next((each.run for each in reversed(history) if each.changed), "")
+    return next((each.run for each in changes(history)), "")
