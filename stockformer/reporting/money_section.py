@@ -70,18 +70,26 @@ def section(run: RecordedRun) -> Section:
                 "too expensive to trade like this.",
             )
         )
-    plots.append(Plot("Equity", equity(traded, run.ledger), "After costs; dotted: before costs."))
+    plots.append(
+        Plot(
+            "Equity",
+            equity(traded, run.ledger),
+            "Good: the solid line, after costs, ends above the universe's. The distance from before "
+            "to after costs is what trading takes.",
+        )
+    )
     remarks += [*turnover(traded, run.ledger), *capacity(traded)]
-    return Section(TITLE, lead(traded), [*shown, excess(traded)], remarks, plots)
+    shown.append(excess(traded))
+    return Section(TITLE, lead(traded), remarks=remarks, plots=plots, details=shown)
 
 
 def lead(traded: BacktestResult) -> str:
     """The verdict on trading the forecasts, and the settings."""
     s = traded.settings
+    period = "" if s.rebalance_days == 1 else f"{s.rebalance_days} signal dates"
     return (
         f"{excess_verdict(traded.excess['base'])} TopK-dropout: the {s.top_k} highest forecasts "
-        f"are held, at most {s.n_drop} replaced every "
-        f"{format_count(s.rebalance_days, 'signal date')}, traded "
+        f"are held, at most {s.n_drop} replaced every {period or 'signal date'}, traded "
         f"{format_count(s.delay, 'day')} after the signal. "
         f"Costs: {s.buy_cost / BASIS_POINT:.1f} basis points to buy, "
         f"{s.sell_cost / BASIS_POINT:.1f} to sell, {s.slippage_basis_points:g} of slippage. "
@@ -135,11 +143,13 @@ def turnover(traded: BacktestResult, ledger: Backtest | None) -> list[str]:
     gross = float((ledger.equity["gross_return"] - ledger.equity["benchmark"]).mean())
     paid = float((ledger.equity["cost"] + ledger.equity["slippage"]).mean())
     if gross <= 0:
-        return [f"{said} Before costs nothing is left either: {gross / BASIS_POINT:+.1f} a day."]
+        return [
+            f"{said} There is no excess before costs either: {gross / BASIS_POINT:+.1f} basis points."
+        ]
     return [
-        f"{said} Before costs {gross / BASIS_POINT:+.1f} basis points a day are left: enough for "
-        f"{gross / both_sides / BASIS_POINT:.1f} basis points per traded value, where "
-        f"{paid / both_sides / BASIS_POINT:.1f} were paid."
+        f"{said} The excess before costs, {gross / BASIS_POINT:+.1f} basis points a day, pays for "
+        f"trading at up to {gross / both_sides / BASIS_POINT:.1f} basis points of the traded "
+        f"value; {paid / both_sides / BASIS_POINT:.1f} were paid."
     ]
 
 

@@ -115,7 +115,7 @@ def test_the_waterfall_bars_end_where_the_last_begins(run: RecordedRun) -> None:
         assert starts[place] == pytest.approx(starts[place - 1] + values[place - 1])
     assert starts[-2] + values[-2] == pytest.approx(values[-1])
     assert starts[0] == starts[-1] == 0.0
-    shown = [float(row[1]) for row in section.tables[0].rows]
+    shown = [float(row[1]) for row in section.details[0].rows]
     assert sum(shown[:-1]) == pytest.approx(shown[-1], abs=0.3)  # rounded to a tenth
 
 
