@@ -74,8 +74,8 @@ def section(run: RecordedRun) -> Section:
         Plot(
             "Equity",
             equity(traded, run.ledger),
-            "Good: the solid line, after costs, ends above the universe's. The distance from before "
-            "to after costs is what trading takes.",
+            "Good: the solid line, after costs, ends above the universe's. The line before costs "
+            "shows what trading takes.",
         )
     )
     remarks += [*turnover(traded, run.ledger), *capacity(traded)]
@@ -143,9 +143,7 @@ def turnover(traded: BacktestResult, ledger: Backtest | None) -> list[str]:
     gross = float((ledger.equity["gross_return"] - ledger.equity["benchmark"]).mean())
     paid = float((ledger.equity["cost"] + ledger.equity["slippage"]).mean())
     if gross <= 0:
-        return [
-            f"{said} There is no excess before costs either: {gross / BASIS_POINT:+.1f} basis points."
-        ]
+        return [f"{said} Even before costs there is no excess: {gross / BASIS_POINT:+.1f} a day."]
     return [
         f"{said} The excess before costs, {gross / BASIS_POINT:+.1f} basis points a day, pays for "
         f"trading at up to {gross / both_sides / BASIS_POINT:.1f} basis points of the traded "

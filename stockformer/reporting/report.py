@@ -13,6 +13,7 @@ from stockformer.evaluation.metrics import LOSSES, METRICS
 from stockformer.evaluation.predictions import daily
 from stockformer.evaluation.quantities import TRAINING_TIME, Quantity, format_count
 from stockformer.reporting import (
+    attribution_section,
     explorer_section,
     figures,
     money_section,
@@ -63,6 +64,7 @@ def page(run: RecordedRun, page_folder: Path) -> Page:
         money_section.section(run),
         probabilities_section.section(run),
         explorer_section.section(run),
+        attribution_section.section(run),
         backtest(run),
         best_and_worst(run),
         training(run),
