@@ -10,13 +10,17 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from stockformer.evaluation.metrics import QUANTILES
-from stockformer.evaluation.statistics import Estimate, estimate
+from stockformer.evaluation.predictions import Predictions, calibration
+from stockformer.evaluation.statistics import Estimate, estimate, newey_west
 
 CELL = ["signal_date", "step"]
 ROUNDING = 1e-6
 """Of their size: forecasts that differ by less differ by single-precision rounding."""
+LEAST_FORECASTS = 30
+"""With fewer in a bin, a realised frequency says nothing."""
 WINDOWS = (63, 21)
 """Dates of a rolling mean: the first window that fits three times into the dates."""
 
@@ -70,6 +74,29 @@ def brier_skill(brier: pd.Series, reference: pd.Series, horizon: int) -> Estimat
     own, base = brier[known], reference[known]
     ratio, scale = own.mean() / base.mean(), base.mean()
     return estimate(1 - ratio + (ratio * base - own) / scale, horizon)
+
+
+def calibration_intervals(predictions: Predictions, bins: int) -> pd.DataFrame:
+    """`predictions.calibration` of the bins with at least `LEAST_FORECASTS`, with lower_frequency
+    and upper_frequency: the 95 % interval of the realised frequency.
+
+    Stocks of a date rise and fall together, so the date is the unit: Newey-West over the dates of
+    the linear part of the ratio of sums.
+    """
+    table = calibration(predictions, bins)
+    enough = table[table["n"] >= LEAST_FORECASTS]
+    ends = {}
+    for place, row in enough.iterrows():
+        last = row["upper"] >= 1
+        probability = predictions.probability
+        below = probability <= row["upper"] if last else probability < row["upper"]
+        inside = predictions.valid & (probability >= row["lower"]) & below
+        n, ups = (each.sum(axis=(1, 2)) for each in (inside, inside & predictions.up))
+        error = newey_west((ups - row["frequency"] * n) / n.mean(), predictions.horizon)
+        width = stats.t.ppf(0.975, max(error.n - 1, 1)) * error.standard_error
+        ends[place] = (max(row["frequency"] - width, 0.0), min(row["frequency"] + width, 1.0))
+    columns = ["lower_frequency", "upper_frequency"]
+    return enough.join(pd.DataFrame.from_dict(ends, orient="index", columns=columns))
 
 
 def rank_ic_by_stock(cells: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,10 @@ TITLE = "Probabilities"
 BINS = 20
 KNOWN = "training_mean"
 """The constant that is known before the test: the share of "up" in training."""
+CONSTANT = {
+    "known": 'the share of "up" in training',
+    "hindsight": 'the share of "up" on the test dates themselves',
+}
 SKILL = Quantity("Brier skill score", "%", 2, around_zero=True, percent=True)
 SCORE = Quantity("Brier score", "squared probability", 4)
 
@@ -37,24 +41,25 @@ def section(run: RecordedRun) -> Section:
     rows = [("base rate of these test dates, in hindsight", float(reference.mean()), hindsight)]
     if known is not None:
         rows.insert(0, ("share of up in training, known before", *known))
-    table = calibration(predictions, BINS)
+    intervals = forecasts.calibration_intervals(predictions, BINS)
+    calibrated = Plot(
+        "Calibration",
+        signal_figures.calibration(intervals),
+        "Good: on the dashed line, what was forecast with 60 % comes true 60 % of the time. Lines: "
+        f"95 % intervals, by date. Bins of under {forecasts.LEAST_FORECASTS} forecasts are not "
+        "shown.",
+    )
+    counts = Plot(
+        "Forecasts by probability",
+        signal_figures.counts(calibration(predictions, BINS)),
+        "Forecasts close together can be calibrated and still say little.",
+    )
+    constant, against = ("known", known[1]) if known is not None else ("hindsight", hindsight)
     return Section(
         TITLE,
-        verdict(float(brier.mean()), hindsight if known is None else known[1], known is not None),
+        verdict(float(brier.mean()), against, CONSTANT[constant]),
         [skill(float(brier.mean()), rows)],
-        plots=[
-            Plot(
-                "Calibration",
-                signal_figures.calibration(table),
-                "Good: on the dashed line, what was forecast with 60 % comes true 60 % of the "
-                "time. The larger a marker, the more forecasts.",
-            ),
-            Plot(
-                "Forecasts by probability",
-                signal_figures.counts(table),
-                "Forecasts close together can be calibrated and still say little.",
-            ),
-        ],
+        plots=[calibrated, counts] if len(intervals) else [counts],
     )
 
 
@@ -80,23 +85,18 @@ def against_training(run: RecordedRun) -> tuple[float, Estimate] | None:
     return score, skill
 
 
-def verdict(brier: float, skill: Estimate, known_before: bool) -> str:
-    """Whether the probabilities are better than one constant."""
-    constant = (
-        'the share of "up" in training' if known_before else 'the share of "up" on the test dates'
-    )
+def verdict(brier: float, skill: Estimate, constant: str) -> str:
+    """Whether the probabilities are better than always forecasting this constant."""
     value = f"Brier score {SCORE.format(brier)}"
     said = f"skill score {SKILL.format(skill.mean)}, p {format_p(skill.p)}"
     if skill.few:
-        return f"{value}: too few dates to compare it with a constant ({said})."
-    found = {
-        1: "better than always forecasting",
-        0: "not significantly different from always forecasting",
-        -1: "worse than always forecasting",
-    }[skill.sign]
+        return f"{value}: too few dates to compare it with always forecasting {constant} ({said})."
+    better = "better" if skill.mean > 0 else "worse"
+    surely = "significantly " if skill.sign else ""
+    doubt = "" if skill.sign else ", but not significantly"
     return (
-        f"{value}: the probabilities are {found} {constant} ({said}). The skill score is 1 less "
-        "the Brier score over that of the constant; negative is worse than the constant."
+        f"{value}: the probabilities are {surely}{better} than always forecasting {constant}"
+        f"{doubt} ({said}). The skill score is 1 less the Brier score over that of the constant."
     )
 
 

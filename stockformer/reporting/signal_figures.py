@@ -150,11 +150,17 @@ def outcome_by_prediction(binned: pd.DataFrame) -> go.Figure:
 
 
 def calibration(table: pd.DataFrame) -> go.Figure:
-    """Realised frequency of "up" by forecast probability. table: `predictions.calibration`."""
-    some = table[table["n"] > 0]
+    """Realised frequency of "up" by forecast probability, with intervals.
+
+    table: `forecasts.calibration_intervals`, with a row.
+    """
+    frequency, lower, upper = (
+        table[name].to_numpy() for name in ("frequency", "lower_frequency", "upper_frequency")
+    )
     figure = base('probability of "up" (forecast)', "went up (share of forecasts)")
-    _diagonal(figure, np.array([some["lower"].min(), some["upper"].max()]), "calibrated")
-    _binned(figure, some["probability"], some["frequency"], some["n"], ".3f")
+    _diagonal(figure, np.array([table["lower"].min(), table["upper"].max()]), "calibrated")
+    _binned(figure, table["probability"], table["frequency"], table["n"], ".3f")
+    figure.data[-1].error_y = _errors(frequency, lower, upper)
     return figure
 
 

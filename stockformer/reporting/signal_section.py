@@ -159,13 +159,13 @@ def _decay(detail: SignalDetail) -> list[Plot]:
     return [
         Plot(
             "Rank IC with each later day",
-            signal_figures.decay(detail.decay, "", "rank IC (single day)"),
+            signal_figures.decay(detail.decay, "", "rank IC (that day alone)"),
             "Of the forecasts with the return of that day alone. Good: above zero at least until "
             "the trade; the slower it falls, the rarer one needs to trade. Lines: 95 % intervals.",
         ),
         Plot(
             "Rank IC with the return up to each day",
-            signal_figures.decay(detail.decay, "cumulated_", "rank IC (from the signal on)"),
+            signal_figures.decay(detail.decay, "cumulated_", "rank IC (up to that day)"),
             "Of the forecasts with the return from the signal's close to that day's. Highest at "
             "the holding period that suits the signal. Lines: 95 % intervals that allow for the "
             "days that consecutive dates share; with under 10 times as many dates as days they are "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,3 +109,28 @@ def test_outcomes_are_averaged_in_bins_of_equally_many_forecasts() -> None:
     np.testing.assert_allclose(binned, [[1.5, 15.0, 2], [3.5, 40.0, 2]])
     same = forecasts.outcome_by_prediction(four.assign(prediction=0.0))
     np.testing.assert_allclose(same, [[0.0, 27.5, 4]])
+
+
+def test_the_interval_of_a_frequency_counts_dates_not_stocks() -> None:
+    random = np.random.default_rng(0)
+    covered, narrow, trials = 0, 0, 200
+    for _ in range(trials):
+        before = some_predictions(60, seed=int(random.integers(1 << 30)))
+        # On each date all stocks rise, or none does.
+        up = np.broadcast_to(random.random((60, 2, 1)) < 0.5, before.up.shape) & before.valid
+        probability = np.where(random.random(up.shape) < 0.5, 0.3, 0.7)
+        judged = replace(before, up=up, probability=probability, label=np.where(up, 1.0, -1.0))
+        table = forecasts.calibration_intervals(judged, 2)
+        covered += table["lower_frequency"].iloc[0] <= 0.5 <= table["upper_frequency"].iloc[0]
+        narrow += abs(table["frequency"].iloc[0] - 0.5) < 2 * 0.5 / np.sqrt(table["n"].iloc[0])
+    assert covered / trials > 0.9, covered / trials
+    assert narrow / trials < 0.8
+
+
+def test_bins_of_few_forecasts_have_no_frequency() -> None:
+    before = some_predictions(60)
+    probability = np.full(before.up.shape, 0.6)
+    probability[0, 0, 0] = 0.1
+    table = forecasts.calibration_intervals(replace(before, probability=probability), 10)
+    assert len(table) == 1
+    assert table["probability"].iloc[0] == pytest.approx(0.6)

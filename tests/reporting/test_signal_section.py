@@ -137,15 +137,15 @@ def test_lines_differ_by_more_than_their_colour() -> None:
 def test_probabilities_worse_than_a_constant_are_said_to_be(run: RecordedRun) -> None:
     right = some_predictions(60)
     for probability, said in (
-        (np.where(right.up, 0.1, 0.9), "are worse than always forecasting"),
-        (np.where(right.up, 0.9, 0.1), "are better than always forecasting"),
+        (np.where(right.up, 0.1, 0.9), "are significantly worse than always forecasting"),
+        (np.where(right.up, 0.9, 0.1), "are significantly better than always forecasting"),
     ):
         judged = of_forecasts(run, right.prediction, probability=probability)
         section = probabilities_section.section(judged)
         assert said in section.lead
         cells = section.tables[0].rows[-1]
         assert cells[2].startswith("+" if "better" in said else "-")
-        counts = section.plots[1].figure.data[0].y
+        counts = section.plots[-1].figure.data[0].y
         assert sum(counts) == right.valid.sum()
 
 
@@ -159,7 +159,9 @@ def test_the_known_share_of_ups_is_the_reference_where_it_was_recorded(run: Reco
     judged = replace(run, evaluation=replace(run.evaluation, table=table))
     section = probabilities_section.section(judged)
     assert section.tables[0].rows[1][2:4] == ("-4.00%", "-6.00% to -2.00%")
-    assert 'worse than always forecasting the share of "up" in training' in section.lead
+    assert (
+        'significantly worse than always forecasting the share of "up" in training' in section.lead
+    )
 
 
 def test_a_month_of_one_date_is_pale() -> None:
