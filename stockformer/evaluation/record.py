@@ -51,7 +51,7 @@ BACKTEST: Form = {
     "sectors": ({str: float}, None),
     "capacity": ({str: NUMBER}, None),
     "daily": _RETURNS,
-    "waterfall?": ({str: _ESTIMATE}, None),  # since version 0.3
+    "waterfall?": ({str: _ESTIMATE}, None),  # missing in records of earlier versions
 }
 EVALUATION: Form = {
     "version": int,
@@ -71,7 +71,7 @@ EVALUATION: Form = {
     "daily": {f"{name}?": [NUMBER] for name in METRICS}
     | {"signal_date": [str], "rank_ic": [NUMBER]},
     "backtest": (BACKTEST, None),
-    "signal?": (SIGNAL_DETAIL, None),  # since version 0.3
+    "signal?": (SIGNAL_DETAIL, None),  # missing in records of earlier versions
     "validation": ({"daily": _RETURNS | {"turnover?": [NUMBER]}}, None),
 }
 """Other keys are ignored."""

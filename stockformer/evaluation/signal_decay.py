@@ -35,26 +35,33 @@ def decay(
     """
     rows = np.searchsorted(market.dates, signal_dates)
     known = np.where(market.choosable[rows], signal, np.nan)
-    table = {}
+    ranked, table = ranks(known), {}
     for day in range(1, days + 1):
         reached = rows + day < len(market.dates)
         if not reached.any():
             break
         first, last = rows[reached], rows[reached] + day
         close = market.close[last]
-        single = rank_ic(known[reached], close / market.close[last - 1] - 1)
-        cumulated = rank_ic(known[reached], close / market.close[first] - 1)
+        single = _rank_ic(ranked[reached], close / market.close[last - 1] - 1)
+        cumulated = _rank_ic(ranked[reached], close / market.close[first] - 1)
         if not np.isfinite(single).any():
             continue
         table[day] = (*_row(single, 1), *_row(cumulated, day))
     return pd.DataFrame.from_dict(table, orient="index", columns=list(COLUMNS)).rename_axis("day")
 
 
-def rank_ic(signal: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-    """(S,) rank correlation of two arrays (S, N) by date, over the cells known in both."""
+def _rank_ic(signal: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    """(S,) rank correlation by date over the cells known in both; signal (S, N): its ranks.
+
+    The signal is ranked anew only on dates on which a stock has no outcome: ranking is what takes
+    time.
+    """
     both = np.isfinite(signal) & np.isfinite(outcome)
-    a, b = (ranks(np.where(both, values, np.nan)) for values in (signal, outcome))
-    return correlation(a, b, both)
+    fewer = (both != np.isfinite(signal)).any(axis=1)
+    if fewer.any():
+        signal = signal.copy()
+        signal[fewer] = ranks(np.where(both, signal, np.nan)[fewer])
+    return correlation(signal, ranks(np.where(both, outcome, np.nan)), both)
 
 
 def _row(series: np.ndarray, overlap: int) -> tuple[float, float, float, float]:

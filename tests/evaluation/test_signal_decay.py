@@ -81,3 +81,18 @@ def test_the_band_of_the_running_sum_is_the_test_of_the_mean() -> None:
         band["upper"].iloc[-1] * np.sqrt(series.iloc[:21].count() / test.n)
     )
     assert no_skill_band(pd.Series([np.nan, np.nan]), 1)["upper"].isna().all()
+
+
+def test_a_stock_without_an_outcome_is_left_out_of_the_ranking() -> None:
+    random = np.random.default_rng(4)
+    returns = random.normal(0, 0.02, (30, 12))
+    returns[random.random(returns.shape) < 0.15] = np.nan
+    where = market_of_returns(DATES, TICKERS, returns, fill="close")
+    signal = random.normal(size=(10, 12))
+    table = decay(signal, DATES[5:15], where, days=3)
+    close = pd.DataFrame(where.close)
+    for day in (1, 2, 3):
+        outcome = close.to_numpy()[5 + day : 15 + day] / close.to_numpy()[5:15] - 1
+        known = [pd.DataFrame({"a": a, "b": b}).dropna() for a, b in zip(signal, outcome)]
+        expected = np.mean([each["a"].corr(each["b"], method="spearman") for each in known])
+        assert table.loc[day, "cumulated_rank_ic"] == pytest.approx(expected)
