@@ -43,13 +43,18 @@ def test_days_after_the_end_are_missing_from_the_count() -> None:
     assert table["n_dates"].tolist() == [4, 3, 2, 1]
 
 
-def test_a_stock_that_was_not_traded_on_the_signal_date_is_left_out() -> None:
+@pytest.mark.parametrize("why", ["not traded", "no member"])
+def test_a_stock_that_could_not_be_bought_on_the_signal_date_is_left_out(why: str) -> None:
     returns, _ = market()
-    returns[10, 0] = np.nan
-    where = market_of_returns(DATES, TICKERS, returns, fill="close")
-    signal = returns[11:12].copy()
+    member = np.ones(returns.shape, bool)
+    if why == "not traded":
+        returns[10, 0] = np.nan
+    else:
+        member[10, 0] = False
+    where = market_of_returns(DATES, TICKERS, returns, fill="close", member=member)
+    signal = returns[12:13].copy()
     signal[0, 0] = -signal[0, 0] * 100  # would spoil the ranking
-    assert decay(signal, DATES[10:11], where, days=1).loc[1, "rank_ic"] == pytest.approx(1)
+    assert decay(signal, DATES[10:11], where, days=2).loc[2, "rank_ic"] == pytest.approx(1)
 
 
 def test_an_interval_over_shared_days_covers_what_the_usual_one_does_not() -> None:

@@ -54,6 +54,9 @@ def test_a_date_chosen_by_keyboard_shows_its_stocks(visit: Visit, run: RecordedR
         stock = predictions.tickers.tolist().index(name)
         assert float(value) == pytest.approx(forecast[stock], abs=0.06)
         assert (rank == "") == (not predictions.valid[day, :, stock].any())
+    outcomes = {row[0]: (float(row[4]), int(row[5])) for row in shown if row[4]}
+    highest_first = sorted(outcomes, key=lambda name: -outcomes[name][0])
+    assert [outcomes[name][1] for name in highest_first] == list(range(1, len(outcomes) + 1))
     trade_date = run.ledger.equity.index[day]
     positions = run.ledger.positions
     held = set(positions["ticker"][positions["date"] == trade_date])
