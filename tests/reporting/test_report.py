@@ -55,7 +55,7 @@ def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     assert page.texts["h1"][0].startswith("The model ")
     assert page.texts["h2"] == [
         *("Against the baselines", "Signal", "From signal to money", "Probabilities"),
-        "Explorer",
+        *("Explorer", "What moved it"),
         *("Backtest in detail", "Best and worst", "Training", "Data", "Provenance"),
     ]
     names = page.texts["th"]
