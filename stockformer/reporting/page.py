@@ -93,7 +93,7 @@ class Page:
 
     @property
     def has_plots(self) -> bool:
-        return any(section.plots for section in self.sections)
+        return any(section.plots or section.explorer for section in self.sections)
 
     def html(self) -> str:
         """The HTML; the template escapes all text that comes from a run."""

@@ -51,7 +51,8 @@ def waterfall(parts: Mapping[str, float], title: str) -> go.Figure:
 
     parts: the last is the sum of the others.
     """
-    names, values = list(parts), list(parts.values())
+    names = [name.replace(" ", "<br>") for name in parts]  # narrow screens have little space
+    values = list(parts.values())
     ends = np.cumsum(values[:-1]).tolist()
     starts = [0.0, *ends[:-1], 0.0]
     total = [place in (0, len(values) - 1) for place in range(len(values))]
