@@ -43,6 +43,7 @@ from stockformer.data.windows import Windows
 from stockformer.evaluation import inputs
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import all_baselines
+from stockformer.evaluation.importance import Importance
 from stockformer.evaluation.metrics import MONITORS
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
@@ -67,6 +68,7 @@ from stockformer.training.estimate import (
     training_bytes,
 )
 from stockformer.training.evaluate import Evaluation, Evaluator
+from stockformer.training.importance import permutation_importance
 from stockformer.training.loader import make_loader
 from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
@@ -497,6 +499,18 @@ class Experiment:
         batches = self.loader(part, alone=True)
         shown = progress(batches, part, total=len(batches))
         return self.evaluator.evaluate(self.model, self.loss, shown)
+
+    def importance(self, horizon: int) -> Importance:
+        """How much of the test rank IC rests on each input. horizon: `Predictions.horizon`."""
+        batches = self.loader("test", alone=True)
+        return permutation_importance(
+            self.model,
+            progress(batches, "what moved the forecasts", total=len(batches)),
+            self.data.panel.factor_names,
+            evaluator=self.evaluator,
+            horizon=horizon,
+            seed=self.config.seed,
+        )
 
     def log_overfit_result(self, run: RunDir) -> None:
         """Log whether the best epoch has overfitted its one batch."""

@@ -48,8 +48,8 @@ class Text:
 class Section:
     """The content under one heading, in this order.
 
-    pairs: the data of the page's comparison of two rows, as JSON. details: tables that come after
-    the figures. links: addresses by title.
+    pairs: the data of the page's comparison of two rows, as JSON. explorer: those of its explorer
+    (`explorer_section`). details: tables that come after the figures. links: addresses by title.
     """
 
     title: str
@@ -58,6 +58,7 @@ class Section:
     remarks: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     pairs: str = ""
+    explorer: str = ""
     details: Sequence[Table] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
@@ -65,6 +66,9 @@ class Section:
 
     def pairs_json(self) -> Markup:
         return for_script(self.pairs)
+
+    def explorer_json(self) -> Markup:
+        return for_script(self.explorer)
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,12 @@ class Page:
         return any(table.board for section in self.sections for table in section.tables)
 
     @property
+    def has_explorer(self) -> bool:
+        return any(section.explorer for section in self.sections)
+
+    @property
     def has_plots(self) -> bool:
-        return any(section.plots for section in self.sections)
+        return any(section.plots or section.explorer for section in self.sections)
 
     def html(self) -> str:
         """The HTML; the template escapes all text that comes from a run."""
@@ -127,4 +135,4 @@ def address(target: Path, page_folder: Path) -> str:
 
 
 def for_script(json: str) -> Markup:
-    return Markup(json.replace("<", "\\u003c"))
+    return Markup(json.replace("<", "\\u003c").replace("&", "\\u0026"))

@@ -10,20 +10,25 @@ from pathlib import Path
 
 from stockformer.evaluation import forecasts
 from stockformer.evaluation.metrics import LOSSES, METRICS
-from stockformer.evaluation.predictions import calibration, daily, rank_stability
+from stockformer.evaluation.predictions import daily
 from stockformer.evaluation.quantities import TRAINING_TIME, Quantity, format_count
-from stockformer.evaluation.statistics import FEW_DATES
-from stockformer.reporting import figures, tables
+from stockformer.reporting import (
+    attribution_section,
+    explorer_section,
+    figures,
+    money_section,
+    probabilities_section,
+    signal_section,
+    tables,
+)
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
+from stockformer.reporting.signal_section import NO_PREDICTIONS
 from stockformer.reporting.trading_section import backtest
 from stockformer.runs.console import program
 from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import RecordedRun, read_run
 
 log = logging.getLogger(__name__)
-
-CALIBRATION_BINS = 20
-NO_PREDICTIONS = "The run has no test predictions."
 
 
 def write_report(run: RecordedRun, output: Path | None) -> Path:
@@ -55,8 +60,11 @@ def page(run: RecordedRun, page_folder: Path) -> Page:
     """All sections, the verdict first. page_folder: the folder that the page is written to."""
     sections = [
         comparison(run),
-        on_test_dates(run),
-        forecasts_taken_apart(run),
+        signal_section.section(run),
+        money_section.section(run),
+        probabilities_section.section(run),
+        explorer_section.section(run),
+        attribution_section.section(run),
         backtest(run),
         best_and_worst(run),
         training(run),
@@ -78,76 +86,6 @@ def comparison(run: RecordedRun) -> Section:
         tables.HOW_TO_READ_COMPARISON,
         [*tables.comparison(table), *([tables.targets(evaluation)] if evaluation.targets else [])],
         [*evaluation.sentences, *tables.remarks(evaluation)],
-    )
-
-
-def on_test_dates(run: RecordedRun) -> Section:
-    """The metrics of the forecasts by day."""
-    title, predictions = "On the test dates", run.predictions
-    if predictions is None:
-        return Section(title, NO_PREDICTIONS)
-    days = daily(predictions)
-    by_day, cumulated = figures.metric_by_day, figures.cumulated_by_day
-    mean, climbs = "Dashed: the mean.", "With skill it climbs steadily; by chance it wanders."
-    return Section(
-        title,
-        f"{format_count(len(days), 'signal date')}. Each metric is computed across the stocks of a "
-        "date, then averaged over dates. Intervals: moving-block bootstrap; t and p: Newey-West, "
-        f"against zero. Below {FEW_DATES} dates both are too narrow.",
-        [
-            tables.scores(predictions),
-            tables.by_month(
-                forecasts.rank_ic_by_month(days), "Rank IC by month", METRICS["rank_ic"]
-            ),
-        ],
-        plots=[
-            Plot("Rank IC by day", by_day(days, "rank_ic"), mean),
-            Plot("Rank IC, cumulated", cumulated(days, "rank_ic"), climbs),
-            Plot("Rank IC, distribution", figures.metric_distribution(days, "rank_ic"), mean),
-            Plot("IC by day", by_day(days, "ic"), mean),
-            Plot("IC, cumulated", cumulated(days, "ic"), climbs),
-            Plot("MAE by day", by_day(days, "mae"), mean),
-        ],
-    )
-
-
-def forecasts_taken_apart(run: RecordedRun) -> Section:
-    """Returns by forecast quantile, the size of forecasts, and their calibration."""
-    title, predictions = "Forecasts", run.predictions
-    if predictions is None:
-        return Section(title, NO_PREDICTIONS)
-    frame = predictions.frame()
-    cells = frame[frame["valid"]]
-    quantiles = forecasts.quantile_returns(cells)
-    return Section(
-        title,
-        "Excess: over the mean of the date's stocks. Before costs.",
-        plots=[
-            Plot(
-                "Return by quantile",
-                figures.quantile_means(quantiles),
-                "Fifths of each date's stocks by forecast. If the bars rise from left to right, "
-                "the whole ranking is informative, not only its ends.",
-            ),
-            Plot("Return by quantile, cumulated", figures.quantiles_cumulated(quantiles)),
-            Plot(
-                "Prediction against outcome",
-                figures.outcome_by_prediction(forecasts.outcome_by_prediction(cells)),
-                "Ten bins of equally many forecasts. On the dashed line, forecasts are right in "
-                "size; if the markers rise, they are right at least in direction.",
-            ),
-            Plot(
-                "Calibration",
-                figures.calibration(calibration(predictions, CALIBRATION_BINS)),
-                "Forecasts binned by probability; the larger a marker, the more forecasts. On the "
-                "dashed line, probabilities are calibrated.",
-            ),
-            Plot(
-                "Stability of the ranking",
-                figures.stability_by_day(rank_stability(predictions)),
-                "At 1 the ranking never changes; the lower it is, the higher the turnover.",
-            ),
-        ],
     )
 
 

@@ -125,7 +125,10 @@ def _compared(
 
 def targets(evaluation: EvaluationRecord) -> Table:
     """The project targets and whether the model meets them."""
-    rows = [(t.name, "met" if t.met else "not met", f"{t.value:.4f}") for t in evaluation.targets]
+    value = Quantity("value", "as named", 4)
+    rows = [
+        (t.name, "met" if t.met else "not met", value.format(t.value)) for t in evaluation.targets
+    ]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 

@@ -139,7 +139,7 @@ def test_a_page_opens_whole_and_sends_nothing(
     assert outside == []
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate("typeof hacked") == "undefined"
-    figures = visit.page.locator(".plot, .own-plot")
+    figures = visit.page.locator(".plot, .own-plot:not([hidden])")
     assert figures.count() == visit.page.locator(".main-svg:first-child").count()
     assert "\n".join(visit.page.evaluate(OVERLAPS)) == ""
     light = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -54,8 +54,9 @@ def page(html: str) -> Page:
 def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     assert page.texts["h1"][0].startswith("The model ")
     assert page.texts["h2"] == [
-        *("Against the baselines", "On the test dates", "Forecasts", "Backtest"),
-        *("Best and worst", "Training", "Data", "Provenance"),
+        *("Against the baselines", "Signal", "From signal to money", "Probabilities"),
+        *("Explorer", "What moved it"),
+        *("Backtest in detail", "Best and worst", "Training", "Data", "Provenance"),
     ]
     names = page.texts["th"]
     assert {"value", "model's lead", "best constant in hindsight"} <= set(names)
