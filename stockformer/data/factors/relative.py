@@ -41,21 +41,34 @@ LEAST_CORRELATION = 0.15  # of a peer, over BETA_DAYS
 
 
 class Market:
-    """The members of a panel's universe, and intermediates of several factors, computed lazily.
-
-    Raises ValueError without open, close and volume.
-    """
+    """The members of a panel's universe, and intermediates of several factors, computed lazily."""
 
     def __init__(self, panel: Panel) -> None:
-        if missing := [name for name in ("open", "close", "volume") if name not in panel.prices]:
-            raise ValueError(
-                f"dataset.factors: relative factors need prices, {missing} are missing"
-            )
-        self.open, self.close = panel.prices["open"], panel.prices["close"]
-        self.value = self.close * panel.prices["volume"]
+        self.prices = panel.prices
         member = True if panel.member is None else panel.member
         self.returns = np.where(member, panel.returns, np.nan)
         self.sectors = np.full(panel.tickers.shape, "") if panel.sectors is None else panel.sectors
+
+    def price(self, name: str) -> np.ndarray:
+        """Raises ValueError where the data set has no such price."""
+        if name not in self.prices:
+            raise ValueError(
+                f"dataset.factors: the data set has no price {name!r}, which the relative factors "
+                f"{', '.join(USES[name])} are made of; leave them out"
+            )
+        return self.prices[name]
+
+    @property
+    def close(self) -> np.ndarray:
+        return self.price("close")
+
+    @property
+    def open(self) -> np.ndarray:
+        return self.price("open")
+
+    @property
+    def value(self) -> np.ndarray:
+        return self.close * self.price("volume")
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -181,6 +194,12 @@ FACTORS: dict[str, tuple[Factor, int]] = {
     for days in spans
 }
 RELATIVE: tuple[str, ...] = tuple(FACTORS)
+USES = {
+    "close": ("all",),
+    "open": ("OVERNIGHT", "INTRADAY"),
+    "volume": ("TRADED",),
+}
+"""The families that need a price besides returns."""
 
 
 def compute(panel: Panel, names: tuple[str, ...], out: np.ndarray) -> None:

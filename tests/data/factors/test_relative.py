@@ -203,7 +203,10 @@ def test_an_unknown_name_is_told_with_its_nearest(panel: Panel, name: str, neare
         library.compute(panel, ["KMID", name])
 
 
-def test_missing_prices_are_told(panel: Panel) -> None:
-    closes = {"close": panel.prices["close"]}
-    with pytest.raises(ValueError, match="relative factors need prices"):
-        library.compute(replace(panel, prices=closes), ["RES5"])
+def test_closes_are_enough_for_all_but_parts_of_the_day_and_volume(panel: Panel) -> None:
+    given = replace(panel, prices={"close": panel.prices["close"]})
+    some = [n for n in relative.RELATIVE if not n.startswith(("OVERNIGHT", "INTRADAY", "TRADED"))]
+    assert_array_equal(library.compute(given, some)[0], library.compute(panel, some)[0])
+    for name, missing in (("OVERNIGHT5", "open"), ("INTRADAY5", "open"), ("TRADED5", "volume")):
+        with pytest.raises(ValueError, match=rf"no price '{missing}'.*{name[:-1]}"):
+            library.compute(given, [*some, name])
