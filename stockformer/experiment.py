@@ -355,7 +355,11 @@ class Experiment:
             learn_graph=embedding.learned,
         )
         model.to(self.device)
-        devices.speed_up(model, self.device, config.trainer.precision.value, config.trainer.compile)
+        sample = self.data.windows.part(self.data.split.train[:1])[[0]]
+        precision = devices.choose_precision(config.trainer.precision.value, model, sample)
+        # Recorded, so that the run is resumed and evaluated in the same one.
+        self.config = OmegaConf.merge(config, {"trainer": {"precision": precision}})
+        devices.speed_up(model, self.device, precision, config.trainer.compile)
         seed(config.seed + self.processes.rank)  # different dropout in each process
         return embedding, model
 

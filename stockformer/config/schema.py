@@ -35,6 +35,7 @@ class Precision(Enum):
     float32 = "float32"
     bf16 = "bf16"
     tf32 = "tf32"
+    auto = "auto"
 
 
 class OnNonfinite(Enum):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 
 import torch
 from torch import nn
 
+from stockformer.interface import Batch
+
 log = logging.getLogger(__name__)
+
+MAX_DIFFERENCE = 0.1  # of forecasts in bfloat16, in their deviation across stocks
 
 
 def choose(name: str) -> torch.device:
@@ -38,15 +43,61 @@ def set_up(device: torch.device, precision: str, deterministic: bool) -> None:
             "use float32"
         )
     if precision == "bf16":
-        if cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if cuda and not has_bfloat16(device):
             raise ValueError(f"trainer.precision=bf16: {device} has no bfloat16; use float32")
-        if device.type == "cpu" and not _cpu_has_bfloat16():
+        if device.type == "cpu" and not has_bfloat16(device):
             log.warning("trainer.precision=bf16: this CPU emulates bfloat16; float32 is faster")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it takes a second
         torch.use_deterministic_algorithms(deterministic)
+
+
+def choose_precision(name: str, model: nn.Module, sample: Batch) -> str:
+    """`auto` is bf16 where the device has it and the untrained model's forecasts of the sample
+    differ from those in float32 by at most `MAX_DIFFERENCE`; else float32.
+
+    sample: on any device; it is moved to the model's.
+    """
+    if name != "auto":
+        return name
+    device = next(model.parameters(), torch.empty(0)).device
+    if not has_bfloat16(device):
+        log.info("trainer.precision=auto: float32, because %s has no bfloat16", device)
+        return "float32"
+    difference = bfloat16_difference(model, sample.to(device))
+    choice = "bf16" if difference <= MAX_DIFFERENCE else "float32"
+    log.info(
+        "trainer.precision=auto: %s; in bfloat16 forecasts differ by %.1f %% of their deviation "
+        "(at most %.0f %%)",
+        choice,
+        100 * difference,
+        100 * MAX_DIFFERENCE,
+    )
+    return choice
+
+
+def bfloat16_difference(model: nn.Module, batch: Batch) -> float:
+    """Root mean squared difference of the forecasts in bfloat16 and in float32, relative to their
+    deviation across stocks in float32; infinite where they have none, or are not finite."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        exact = model(batch).returns
+        with torch.autocast(exact.device.type, torch.bfloat16):
+            rounded = model(batch).returns
+    model.train(training)
+    deviation = (exact - exact.mean(dim=-1, keepdim=True)).square().mean().sqrt()
+    difference = float((rounded - exact).square().mean().sqrt() / deviation)
+    return difference if math.isfinite(difference) else math.inf
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for it, rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_has_bfloat16()
 
 
 def speed_up(model: nn.Module, device: torch.device, precision: str, compiled: bool) -> None:
