@@ -35,7 +35,7 @@ SCRIPTS = {
 
 def test_every_benchmark_is_tested() -> None:
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
-    assert scripts == {*SCRIPTS, "speed"}  # speed: test_speed.py
+    assert scripts == {*SCRIPTS, "skill", "speed"}  # test_skill.py, test_speed.py
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""benchmarks/skill.py on made runs, and its two formulas against simulations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from reporting.run_folder import failed_run, finished_run, some_predictions
+
+from benchmarks import skill
+from stockformer.evaluation.predictions import daily
+
+
+def test_the_null_is_that_of_independent_orders() -> None:
+    predictions = some_predictions(dates=200)
+    null = skill.permutation_null(predictions)
+    stocks = predictions.valid[:, 0].sum(axis=1)
+    assert abs(null.mean()) < 4 * null.std() / len(null) ** 0.5
+    assert null.std() == pytest.approx((1 / (stocks - 1)).mean() ** 0.5 / 200**0.5, rel=0.1)
+
+
+def test_the_order_of_dates_and_the_true_forecasts_are_what_is_scored() -> None:
+    predictions = some_predictions(dates=200).step(1)
+    assert daily(predictions)["rank_ic"].mean() > skill.permutation_null(predictions).max() / 2
+
+
+@pytest.mark.parametrize("trials", [2, 10, 60])
+def test_the_best_of_noise_is_the_expected_largest_of_normal_means(trials: int) -> None:
+    drawn = np.random.default_rng(0).standard_normal((20_000, trials)).max(axis=1)
+    assert skill.best_of_noise(trials, 0.5) == pytest.approx(0.5 * drawn.mean(), rel=0.12)
+    assert skill.best_of_noise(1, 0.5) == 0
+
+
+def test_the_runs_are_judged_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (finished_run(tmp_path / str(n), seed=n) for n in range(2))
+    tried = tmp_path / "tried.csv"
+    pd.DataFrame({"configuration": ["a", "b", "c"]}).to_csv(tried)
+    monkeypatch.setattr(sys, "argv", ["skill.py", str(one), str(other), "--tried", str(tried)])
+    skill.main()
+    output = capsys.readouterr().out
+    assert output.count("rank IC") >= 4
+    assert "best of 3 trials of noise" in output
+    assert output.splitlines()[-1].startswith("  the first run leads by")
+
+
+def test_a_run_without_predictions_is_named(tmp_path: Path) -> None:
+    run = failed_run(tmp_path / "run", ValueError("no data"))
+    with pytest.raises(SystemExit, match="run: no test predictions"):
+        skill.predictions_of(run)
