@@ -15,6 +15,9 @@ from reporting.run_folder import TICKERS, failed_run, finished_run, leave_out
 from stockformer.reporting import report
 from stockformer.runs import recorded_run as run_reader
 
+BUNDLED = {"scatter", "bar", "pie"}
+"""The traces of Plotly's basic bundle."""
+
 
 class Page(HTMLParser):
     """Text by tag, every attribute that can make a browser fetch something, and the figures."""
@@ -86,8 +89,8 @@ def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
 
 
 def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> None:
-    assert len(html.encode()) < 6.5e6
-    assert html.count("plotly.js v") == 1
+    assert len(html.encode()) < 2e6
+    assert html.count("plotly.js (basic - minified) v") == 1
     assert not {"src", "srcset", "action"} & {name for name, _ in page.attributes}
     addresses = [value for name, value in page.attributes if name == "href"]
     assert all(address and address.startswith("#section-") for address in addresses)
@@ -96,13 +99,14 @@ def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> Non
     assert "@import" not in style
     policy = next(v for n, v in page.attributes if n == "content" and v and "default-src" in v)
     assert policy.startswith("default-src 'none';")
-    own = [script for script in page.texts["script"] if "plotly.js v" not in script]
+    own = [script for script in page.texts["script"] if "plotly.js (basic" not in script]
     assert not [script for script in own if "http" in script]
 
 
 def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
     drawn = [json.loads(s) for s in page.texts["script"] if s.startswith('{"data"')]
-    assert len(drawn) == 30
+    assert len(drawn) == 27
+    assert {trace["type"] for figure in drawn for trace in figure["data"]} <= BUNDLED
     for figure in drawn:
         for axis in ("xaxis", "yaxis"):
             assert re.fullmatch(r".+ \(.+\)", figure["layout"][axis]["title"]["text"])
