@@ -65,12 +65,14 @@ class Verdict:
         if self.ranking.answer == UNKNOWN:
             return "Do not use this model yet: the evidence on its ranking is incomplete."
         earned = {
-            YES: "This model ranks better than every baseline and earns more than the universe.",
-            NO: "This model ranks better than every baseline, but nothing is left after costs.",
-            WORSE: "This model ranks better than every baseline, but loses to the universe after "
+            YES: "Usable, as far as tested: it ranks better than every baseline and earns more "
+            "than the universe after costs.",
+            NO: "Not worth trading: it ranks better than every baseline, but nothing is left after "
             "costs.",
-            UNKNOWN: "This model ranks better than every baseline; whether anything is left after "
-            "costs is not shown.",
+            WORSE: "Not worth trading: it ranks better than every baseline, but loses to the "
+            "universe after costs.",
+            UNKNOWN: "Promising: it ranks better than every baseline; whether anything is left "
+            "after costs is not shown.",
         }[self.money.answer]
         doubt = " The evidence is limited." if self.trust.answer == UNKNOWN else ""
         return f"{earned}{doubt}"

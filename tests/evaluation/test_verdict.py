@@ -75,7 +75,7 @@ def test_skill_money_and_trust_are_three_times_yes() -> None:
     assert (
         "significantly better than all 2 baselines: LightGBM has +0.0200" in found.ranking.sentence
     )
-    assert found.headline.startswith("This model ranks better than every baseline and earns more")
+    assert found.headline.startswith("Usable, as far as tested: it ranks better than every")
     assert found.money.sentence.startswith("-22.0% after costs, -16.0% for the equal-weight univ")
     assert "+5.0 basis points a day (95 % interval +3.0 to +7.0)" in found.money.sentence
 
