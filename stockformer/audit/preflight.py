@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from stockformer.audit.observe import start_server
 from stockformer.config.build import build
 from stockformer.data.reading import quality
 from stockformer.data.reading.findings import REST, WARNING
+from stockformer.evaluation.verdict import contaminated, survivorship
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.models.tabular import Tabular
@@ -73,11 +74,25 @@ class Preflight:
         if by_gradient:
             with self.check("time and memory of this run") as say:
                 say(self.estimate(experiment, batch))
+        log.log(*self.conclusion(data.notes))
+
+    def conclusion(self, notes: Sequence[str]) -> tuple[int, str]:
+        """The level and text of the last line. notes: the caveats of the data set.
+
+        What spoils or flatters a test result is named here: nobody who sees only this line may
+        take the data for clean.
+        """
+        parts = []
         if self.warnings:
-            what = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
-            log.warning("CHECKS PASSED with %s about the data, above - read before you train", what)
-        else:
-            log.info("ALL CHECKS PASSED - Ready to train")
+            count = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
+            parts.append(f"with {count} about the data, above")
+        caveats = dict.fromkeys([*contaminated(notes), *survivorship(notes)])
+        if caveats:
+            spoilt = "cannot be trusted" if contaminated(notes) else "are optimistic"
+            parts.append(f"but test results {spoilt}: {'; '.join(caveats)}")
+        if not parts:
+            return logging.INFO, "ALL CHECKS PASSED - Ready to train"
+        return logging.WARNING, f"CHECKS PASSED {', '.join(parts)} - read before you train"
 
     @contextmanager
     def check(self, name: str) -> Iterator[Callable[[str], None]]:
