@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -89,11 +90,13 @@ class Verdict:
         return cls(**{name: Answer(**data[name]) for name in QUESTIONS})
 
     def lines(self) -> list[str]:
-        """Question, answer and sentence of each, for a terminal."""
-        return [
-            f"{question} {word(name, getattr(self, name)).upper()}. {getattr(self, name).sentence}"
-            for name, question in QUESTIONS.items()
-        ]
+        """Question and answer, then the sentence, indented: for a terminal of 80 columns."""
+        lines = []
+        for name, question in QUESTIONS.items():
+            answer = getattr(self, name)
+            lines.append(f"{question}  {word(name, answer).upper()}")
+            lines += wrap(answer.sentence, 78, initial_indent="  ", subsequent_indent="  ")
+        return lines
 
 
 QUESTIONS = {

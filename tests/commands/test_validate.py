@@ -28,9 +28,7 @@ def validate(
     return call
 
 
-def test_the_last_line_has_the_caveats_and_nothing_is_left(
-    validate: Validate, tmp_path: Path
-) -> None:
+def test_the_last_line_has_the_caveats(validate: Validate, tmp_path: Path) -> None:
     status, output = validate()
     assert status == 0, output
     last = output.rstrip().splitlines()[-1]
@@ -48,7 +46,9 @@ def test_clean_data_are_ready() -> None:
     checks = Preflight(composed())
     assert checks.conclusion(["a gap"]) == (20, "ALL CHECKS PASSED - Ready to train")
     flattered = checks.conclusion(["survivorship: one list for all dates"])[1]
-    assert flattered.startswith("CHECKS PASSED but results flatter: survivorship: one list")
+    assert flattered.startswith(
+        "CHECKS PASSED but test results are optimistic: survivorship: one list"
+    )
     checks.warnings = 2
     assert "with 2 warnings about the data, above - read" in checks.conclusion([])[1]
 

@@ -12,7 +12,7 @@ from reporting.run_folder import some_predictions
 
 from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.predictions import calibration, daily
-from stockformer.reporting import figures, trading_figures, trial_figures
+from stockformer.reporting import figures, tables, trading_figures, trial_figures
 
 EPOCHS = pd.DataFrame(
     {"train_loss": [3.0, 2.0], "validation_loss": [4.0, np.nan], "learning_rate": [1e-3, 1e-4]},
@@ -75,6 +75,39 @@ def test_a_model_that_never_tells_stocks_apart_still_has_its_figures() -> None:
     days = DAYS.assign(rank_ic=np.nan)
     assert not figures.metric_by_day(days, "rank_ic").layout.shapes
     np.testing.assert_array_equal(figures.cumulated_by_day(days, "rank_ic").data[0].y, 0.0)
+
+
+def test_lines_differ_in_colour_and_dash() -> None:
+    series = dict.fromkeys(("after costs", "universe", "index"), RETURNS)
+    lines = [trace.line for trace in trading_figures.lines(series, "x (y)", ".1f").data]
+    assert len({line.color for line in lines}) == len({line.dash for line in lines}) == 3
+
+
+@pytest.mark.parametrize("significant", [True, False])
+def test_a_forest_shows_which_leads_are_significant(significant: bool) -> None:
+    leads = pd.DataFrame(
+        {
+            "lead": [0.2, -0.1],
+            "lower": [0.1, -0.2],
+            "upper": [0.3, 0.0],
+            "significant": significant,
+        },
+        index=["<b>ridge", "zero"],
+    ).assign(significant=significant)
+    figure = figures.forest(leads, "lead (x)", "+.1f", 100)
+    symbols = [trace.marker.symbol for trace in figure.data]
+    assert symbols == (["circle", "x"] if significant else ["circle-open"])
+    np.testing.assert_allclose(figure.data[0].error_x.arrayminus[0], 0.1)
+    assert list(figure.layout.yaxis.categoryarray) == ["zero", "&lt;b&gt;ridge"]
+    assert not figures.forest(pd.DataFrame(), "lead (x)", "+.1f", 100).data
+
+
+def test_a_month_with_one_date_is_not_the_darkest() -> None:
+    years = pd.DataFrame([[0.2, 0.1, 0.15]], index=[2024], columns=[1, 2, "year"])
+    counts = pd.Series([1, 20], index=pd.MultiIndex.from_tuples([(2024, 1), (2024, 2)]))
+    shades = tables.by_month(years, "t", METRICS["rank_ic"], counts).shades
+    assert shades == {(0, 1): pytest.approx(0.447, abs=1e-3), (0, 2): 1.0}
+    assert tables.by_month(years, "t", METRICS["rank_ic"]).shades[0, 1] == 1.0
 
 
 def test_a_histogram_counts_every_day_and_stays_small() -> None:

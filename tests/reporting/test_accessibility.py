@@ -1,0 +1,53 @@
+"""No serious finding of axe-core on a run's page and on a leaderboard, light and dark.
+
+Skipped without axe-core from npm (npm install --no-save axe-core, or STOCKFORMER_AXE=axe.min.js).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from reporting.test_browser import Visit, browser, folder, playwright  # noqa: F401 (fixtures)
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    places = [Path(os.environ["STOCKFORMER_AXE"])] if "STOCKFORMER_AXE" in os.environ else []
+    if not places and (npm := shutil.which("npm")):
+        command = [npm, "root", "--global"]
+        root = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        places = [Path(base) / "axe-core/axe.min.js" for base in (ROOT / "node_modules", root)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        pytest.skip("no axe-core (npm install --no-save axe-core, or STOCKFORMER_AXE=axe.min.js)")
+    return found.read_text("utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["0/report.html", "6/report.html", "leaderboard.html"])
+def test_axe_has_no_serious_finding(
+    browser,  # noqa: F811
+    folder: Path,  # noqa: F811
+    axe: str,
+    name: str,
+    scheme: str,
+) -> None:
+    visit = Visit(browser, folder / name, scheme=scheme)
+    visit.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    visit.draw_all()
+    visit.page.evaluate(axe)
+    found = visit.page.evaluate("axe.run()")["violations"]
+    serious = [
+        f"{each['id']}: {node['target']} {node['failureSummary']}"
+        for each in found
+        if each["impact"] in SERIOUS
+        for node in each["nodes"]
+    ]
+    assert serious == []
