@@ -12,16 +12,26 @@ function drawn(holder) {
   if (!holder.data && holder.nextElementSibling) {
     const { data, layout } = JSON.parse(holder.nextElementSibling.textContent);
     draw(holder, data, layout);
-    new ResizeObserver(() => Plotly.Plots.resize(holder)).observe(holder);
+    let width = holder.clientWidth; // an observer is also called at once
+    new ResizeObserver(() => {
+      if (holder.clientWidth !== width) Plotly.Plots.resize(holder);
+      width = holder.clientWidth;
+    }).observe(holder);
   }
   return holder;
+}
+// One at a time, in the page's order, so that the first is seen and the page scrolls meanwhile.
+const queue = [];
+function drawNext() {
+  drawn(queue.shift());
+  if (queue.length) setTimeout(drawNext);
 }
 const near = new IntersectionObserver(
   (entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
       near.unobserve(target);
-      drawn(target);
+      if (queue.push(target) === 1) setTimeout(drawNext);
     }
   },
   { rootMargin: "300px" },
