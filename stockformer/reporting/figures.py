@@ -43,7 +43,7 @@ def training_curve(
             hover = f"epoch %{{x}}: %{{y:{quantity.spec}}}"
             figure.add_scatter(
                 x=metrics.index.to_numpy(),
-                y=metrics[column].to_numpy(),
+                y=metrics[column].to_numpy() * quantity.scale,
                 name=part,
                 mode="lines+markers" if len(metrics) <= FEW else "lines",
                 marker={"size": 5},
@@ -76,13 +76,13 @@ def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
     figure = dated(days.index, quantity.axis)
     figure.add_bar(
         x=days.index.to_numpy(),
-        y=days[name].to_numpy(),
+        y=days[name].to_numpy() * quantity.scale,
         width=0.8 * DAY,
         marker={"color": TEST, "line": {"width": 0}},
         hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{quantity.spec}}}<extra></extra>",
     )
     if days[name].notna().any():
-        mean = float(days[name].mean())
+        mean = float(days[name].mean()) * quantity.scale
         figure.add_hline(mean, line={"color": VALIDATION, "width": 2, "dash": "dash"})
     figure.update_layout(showlegend=False)
     return figure
@@ -107,7 +107,8 @@ def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
 
 def metric_distribution(days: pd.DataFrame, name: str) -> go.Figure:
     """Histogram of the metric over signal dates, and its mean."""
-    return histogram(days[name], METRICS[name].axis, METRICS[name].spec)
+    quantity = METRICS[name]
+    return histogram(days[name] * quantity.scale, quantity.axis, quantity.spec)
 
 
 def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:

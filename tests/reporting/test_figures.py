@@ -65,6 +65,13 @@ def test_a_training_curve_shows_both_parts_and_the_tested_epoch() -> None:
     assert not figures.training_curve(EPOCHS, "loss", METRICS["mae"], None).layout.shapes
 
 
+def test_daily_returns_are_in_basis_points() -> None:
+    assert METRICS["top_minus_bottom"].format(0.00123) == "+12.3"
+    figure = figures.metric_by_day(DAYS, "top_minus_bottom")
+    np.testing.assert_allclose(figure.data[0].y, DAYS["top_minus_bottom"] * 1e4)
+    assert figure.layout.yaxis.title.text.endswith("(basis points)")
+
+
 def test_a_cumulated_metric_passes_over_days_without_it() -> None:
     days = pd.DataFrame({"rank_ic": [0.1, np.nan, -0.3]}, index=DAYS.index[:3])
     (trace,) = figures.cumulated_by_day(days, "rank_ic").data
