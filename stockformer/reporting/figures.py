@@ -233,9 +233,20 @@ def forest(leads: pd.DataFrame, x: str, number_format: str, height: int) -> go.F
     figure.add_vline(0, line={"color": REFERENCE, "width": 1.5})
     order = {"categoryorder": "array", "categoryarray": named[::-1]}
     figure.update_yaxes(**order, range=[-0.6, len(named) - 0.4], title=None)
-    figure.update_xaxes(nticks=3, tickangle=0)
+    ends = [] if leads.empty else [float(leads["lower"].min()), float(leads["upper"].max())]
+    figure.update_xaxes(tickvals=_few_ticks(*ends) if ends else None)
     figure.update_layout(showlegend=False, height=height, margin={"t": 6, "r": 12})
     return figure
+
+
+def _few_ticks(low: float, high: float) -> list[float]:
+    """Zero, and a round number on each side that the values reach: there is space for no more."""
+    most = max(abs(low), abs(high))
+    if not 0 < most < np.inf:
+        return [0.0]
+    decade = 10.0 ** np.floor(np.log10(most))
+    step = decade * max(digit for digit in (1, 2, 5) if digit * decade <= most * 1.0001)
+    return [tick for tick in (-step, 0.0, step) if min(low, 0.0) <= tick <= max(high, 0.0)]
 
 
 def forest_height(rows: int) -> int:

@@ -109,6 +109,24 @@ def test_a_forest_shows_which_leads_are_significant(significant: bool) -> None:
     assert not figures.forest(pd.DataFrame(), "lead (x)", "+.1f", 100).data
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0, 0.149, [0.0, 0.1]),
+        (-0.8, 0.6, [-0.5, 0.0, 0.5]),
+        (-13.0, 3.0, [-10.0, 0.0]),
+        (0.0, 0.0, [0.0]),
+        (0.2, 0.6, [0.0, 0.5]),
+    ],
+)
+def test_a_forest_has_few_round_ticks(low: float, high: float, ticks: list[float]) -> None:
+    leads = pd.DataFrame(
+        {"lead": [low], "lower": [low], "upper": [high], "significant": [False]}, index=["a"]
+    )
+    figure = figures.forest(leads, "lead (x)", "+.1f", 100)
+    np.testing.assert_allclose(figure.layout.xaxis.tickvals, ticks)
+
+
 def test_a_month_with_one_date_is_not_the_darkest() -> None:
     years = pd.DataFrame([[0.2, 0.1, 0.15]], index=[2024], columns=[1, 2, "year"])
     counts = pd.Series([1, 20], index=pd.MultiIndex.from_tuples([(2024, 1), (2024, 2)]))
