@@ -60,7 +60,7 @@ class Verdict:
         if self.trust.answer == NO:
             return "Do not use this model: its test result cannot be trusted."
         if self.ranking.answer == WORSE:
-            return "Do not use this model: it ranks significantly worse than it should."
+            return "Do not use this model: it ranks worse than chance or a simple baseline."
         if self.ranking.answer == NO:
             return "Do not use this model: it ranks no better than a simple baseline."
         if self.ranking.answer == UNKNOWN:

@@ -161,7 +161,7 @@ def _audit(notes: list[str]) -> Mark:
 
 def _noted(title: str, notes: list[str], otherwise: str) -> Mark:
     if notes:
-        return Mark(title, otherwise, "yes", notes[0])
+        return Mark(title, otherwise, "yes", f"{notes[0][:1].upper()}{notes[0][1:]}.")
     return Mark(title, "plain", "none noted", "By the data set's own caveats.")
 
 
