@@ -30,7 +30,7 @@ from stockformer.data.dataset import (
     require_known,
     training_days,
 )
-from stockformer.data.factors import alpha158
+from stockformer.data.factors import library
 from stockformer.data.factors.earlier import extended
 from stockformer.data.factors.processors import State
 from stockformer.data.graph import Embedding, NoGraph
@@ -43,6 +43,7 @@ from stockformer.data.windows import Windows
 from stockformer.evaluation import inputs
 from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import all_baselines
+from stockformer.evaluation.importance import Importance
 from stockformer.evaluation.metrics import MONITORS
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
@@ -67,6 +68,7 @@ from stockformer.training.estimate import (
     training_bytes,
 )
 from stockformer.training.evaluate import Evaluation, Evaluator
+from stockformer.training.importance import permutation_importance
 from stockformer.training.loader import make_loader
 from stockformer.training.losses import Loss
 from stockformer.training.processes import Processes
@@ -93,7 +95,7 @@ def read_dataset(config: DictConfig, fitted: FittedPreprocessing | None = None) 
 
 def read_panel(config: DictConfig) -> Panel:
     """The source's panel with its factors, from the cache if available."""
-    source, names = config.dataset.source, alpha158.expand(config.dataset.factors)
+    source, names = config.dataset.source, library.expand(config.dataset.factors)
     settings = cast(dict[str, Any], OmegaConf.to_container(source, resolve=True))
     paths = input_paths(source, settings)
     if not paths:  # a simulated market
@@ -103,7 +105,7 @@ def read_panel(config: DictConfig) -> Panel:
     def fill(panel: Panel, out: np.ndarray, earlier: Panel | None) -> None:
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
             if earlier is None or not extended(panel, names, out, earlier):
-                alpha158.compute(panel.prices, names, out=out)
+                library.compute(panel, names, out=out)
 
     panel = prepare(
         lambda: build(source),
@@ -142,12 +144,12 @@ def prepare_dataset(
     keep_unprocessed: False leaves no factors in `unprocessed`; those computed here are overwritten.
     """
     dataset = config.dataset
-    names = alpha158.expand(dataset.factors)
+    names = library.expand(dataset.factors)
     work: np.ndarray | None = None
     if names and panel.factor_names != names:
         work = new_array((*panel.returns.shape, len(names)), np.float32)
         with working(f"computing {len(names)} factors of {len(panel.tickers)} stocks"):
-            panel = panel.with_factors(*alpha158.compute(panel.prices, names, out=work))
+            panel = panel.with_factors(*library.compute(panel, names, out=work))
     unknown = [name for name in dataset.waived_factors if name not in panel.factor_names]
     if unknown:
         raise ValueError(f"dataset.waived_factors: the data have no factor {unknown[0]!r}")
@@ -497,6 +499,18 @@ class Experiment:
         batches = self.loader(part, alone=True)
         shown = progress(batches, part, total=len(batches))
         return self.evaluator.evaluate(self.model, self.loss, shown)
+
+    def importance(self, horizon: int) -> Importance:
+        """How much of the test rank IC rests on each input. horizon: `Predictions.horizon`."""
+        batches = self.loader("test", alone=True)
+        return permutation_importance(
+            self.model,
+            progress(batches, "what moved the forecasts", total=len(batches)),
+            self.data.panel.factor_names,
+            evaluator=self.evaluator,
+            horizon=horizon,
+            seed=self.config.seed,
+        )
 
     def log_overfit_result(self, run: RunDir) -> None:
         """Log whether the best epoch has overfitted its one batch."""

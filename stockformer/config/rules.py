@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stockformer.config.schema import Fill
 from stockformer.config.trust import is_trusted, trusted
-from stockformer.data.factors import alpha158
+from stockformer.data.factors import library
 from stockformer.evaluation.metrics import METRICS, MONITORS
 
 # `_target_` may name what these modules define, and torch's optimizers and schedulers; `build`
@@ -108,6 +108,7 @@ RULES: dict[str, Rule] = {
     "loss.error": one_of("absolute", "squared"),
     "loss.regression_weight": AT_LEAST_0,
     "loss.classification_weight": AT_LEAST_0,
+    "loss.error_weight": AT_LEAST_0,
     "optimizer.lr": ABOVE_0,
     "optimizer.weight_decay": AT_LEAST_0,
     "optimizer.betas": (
@@ -187,7 +188,7 @@ def check_values(config: DictConfig) -> None:
         if not allowed_target(target):
             raise ValueError(f"{key}={refusal(target)}")
     _check_together(values)
-    alpha158.resolve(alpha158.expand(config.dataset.factors))  # an unknown name is an error
+    library.require_known(library.expand(config.dataset.factors))  # an unknown name is an error
     unknown = [name for name in config.dataset.project_targets if name not in METRICS]
     if unknown:
         raise ValueError(

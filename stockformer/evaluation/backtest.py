@@ -256,6 +256,13 @@ def capacity(backtest: Backtest, market: Market, participation_rate: float) -> d
     return {"all_trades": float(capital.min()), "most_trades": float(np.quantile(capital, 0.05))}
 
 
+def universe_returns(market: Market) -> np.ndarray:
+    """(T,) daily return of the equal-weight universe, the benchmark; 0 on the first date."""
+    returns = _equal_weight_return(market, np.arange(len(market.dates)))
+    returns[0] = 0.0
+    return returns
+
+
 def largest_imbalance(backtest: Backtest) -> float:
     """Largest disagreement between the frames on a day, as a fraction of the starting capital.
 

@@ -17,6 +17,7 @@ from stockformer.evaluation.backtest import BASIS_POINT, TRADING_DAYS, Backtest,
 from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
 from stockformer.evaluation.quantities import format_p
+from stockformer.evaluation.signal_detail import SIGNAL_DETAIL, SignalDetail
 from stockformer.evaluation.statistics import Estimate
 from stockformer.evaluation.verdict import QUESTIONS, Verdict, conclude
 from stockformer.runs.typed_json import NUMBER, Form, require
@@ -52,6 +53,7 @@ BACKTEST: Form = {
     "sectors": ({str: float}, None),
     "capacity": ({str: NUMBER}, None),
     "daily": _RETURNS,
+    "waterfall?": ({str: _ESTIMATE}, None),  # missing in records of earlier versions
 }
 EVALUATION: Form = {
     "version": int,
@@ -72,6 +74,7 @@ EVALUATION: Form = {
     "daily": {f"{name}?": [NUMBER] for name in METRICS}
     | {"signal_date": [str], "rank_ic": [NUMBER]},
     "backtest": (BACKTEST, None),
+    "signal?": (SIGNAL_DETAIL, None),  # missing in records of earlier versions
     "validation": ({"daily": _RETURNS | {"turnover?": [NUMBER]}}, None),
 }
 """Other keys are ignored."""
@@ -106,8 +109,8 @@ class BacktestResult:
     `backtest.return_figures`, a row for the universe and one for the index if there is one.
     start_offsets: `backtest.figures`, a row a start date within the rebalancing period; None if the
     period is one day. sectors: mean share of the account by sector; None if unknown. capacity:
-    `backtest.capacity`; None if unknown. returns by date: net_return, benchmark. ledger: None if
-    this was read from evaluation.json.
+    `backtest.capacity`; None if unknown. returns by date: net_return, benchmark. waterfall:
+    `money.waterfall`; None if not recorded. ledger: None if this was read from evaluation.json.
     """
 
     settings: Settings
@@ -118,6 +121,7 @@ class BacktestResult:
     sectors: Mapping[str, float] | None
     capacity: Mapping[str, float] | None
     returns: pd.DataFrame
+    waterfall: Mapping[str, Estimate] | None = None
     ledger: Backtest | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -125,17 +129,18 @@ class BacktestResult:
         return {
             "settings": asdict(self.settings),
             "figures": self.figures.to_dict("index"),
-            "excess": {name: asdict(each) for name, each in self.excess.items()},
+            "excess": _dicts(self.excess),
             "benchmarks": self.benchmarks.to_dict("index"),
             "start_offsets": None if starts is None else starts.reset_index().to_dict("records"),
             "sectors": self.sectors,
             "capacity": self.capacity,
             "daily": _lists(self.returns, "date"),
+            "waterfall": None if self.waterfall is None else _dicts(self.waterfall),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BacktestResult:
-        starts = data["start_offsets"]
+        starts, parts = data["start_offsets"], data.get("waterfall")
         return cls(
             settings=Settings(**data["settings"]),
             figures=_rows(data["figures"]),
@@ -147,6 +152,7 @@ class BacktestResult:
             sectors=data["sectors"],
             capacity=data["capacity"],
             returns=_by_date(data["daily"], "date", RETURNS),
+            waterfall=None if parts is None else {n: _estimate(each) for n, each in parts.items()},
         )
 
     def lines(self) -> list[str]:
@@ -180,7 +186,8 @@ class EvaluationRecord:
     simulated. statistics: `statistics.summary`, a row a metric. daily: metrics by test date.
     backtest: None if there were too few dates or nothing was ranked. validation: net_return,
     benchmark and turnover by date of the same backtest on the validation forecasts, on which models
-    are selected; None if the model was not selected there, or the dates are too few.
+    are selected; None if the model was not selected there, or the dates are too few. signal: how
+    long the signal lasts and where it works; None if nothing was ranked, or not recorded.
     """
 
     epoch: int | None
@@ -197,6 +204,7 @@ class EvaluationRecord:
     daily: pd.DataFrame
     backtest: BacktestResult | None
     validation: pd.DataFrame | None
+    signal: SignalDetail | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of evaluation.json, as `from_json` reads it."""
@@ -218,6 +226,7 @@ class EvaluationRecord:
                 "daily": _lists(self.daily[list(METRICS)], "signal_date"),
                 "backtest": None if self.backtest is None else self.backtest.to_json(),
                 "validation": None if validation is None else {"daily": _lists(validation, "date")},
+                "signal": None if self.signal is None else self.signal.to_json(),
             }
         )
         require(data, EVALUATION, "evaluation")
@@ -236,7 +245,7 @@ class EvaluationRecord:
         require(data, EVALUATION, "evaluation")
         if not data["table"]:
             raise ValueError("an empty table")
-        validation = data["validation"]
+        validation, signal = data["validation"], data.get("signal")
         backtest = None if data["backtest"] is None else BacktestResult.from_json(data["backtest"])
         table = pd.DataFrame(
             [_numbers(row, TABLE_COLUMNS) for row in data["table"]],
@@ -265,6 +274,7 @@ class EvaluationRecord:
             validation=None
             if validation is None
             else _by_date(validation["daily"], "date", VALIDATION),
+            signal=None if signal is None else SignalDetail.from_json(signal),
         )
 
     def lines(self) -> list[str]:
@@ -356,6 +366,10 @@ def _of_version_3(data: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:+.4f}"
+
+
+def _dicts(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(each) for name, each in estimates.items()}
 
 
 def _estimate(data: dict[str, Any]) -> Estimate:

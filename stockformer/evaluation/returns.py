@@ -58,6 +58,29 @@ def invested(ledger: Backtest) -> pd.Series:
     return value.reindex(ledger.equity.index, fill_value=0.0) / ledger.equity["account"]
 
 
+NOTHING, BOUGHT, HELD, SOLD = range(4)
+"""Of `actions`."""
+
+
+def actions(ledger: Backtest, tickers: np.ndarray) -> np.ndarray:
+    """(D, N) uint8 what the backtest did with each stock on each date of its ledger.
+
+    HELD: held before and after; NOTHING: neither held nor traded.
+    """
+    places = pd.Index(tickers)
+    done = np.full((len(ledger.equity), len(places)), NOTHING, np.uint8)
+
+    def cells(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        days = ledger.equity.index.get_indexer(pd.Index(frame["date"]))
+        return days, places.get_indexer(pd.Index(frame["ticker"]))
+
+    done[cells(ledger.positions)] = HELD
+    sides = ledger.trades["side"]
+    for side, code in (("buy", BOUGHT), ("sell", SOLD)):
+        done[cells(ledger.trades[sides == side])] = code
+    return done
+
+
 def profit_by_stock(ledger: Backtest) -> pd.DataFrame:
     """Profit of each stock after costs; open positions are valued at their last close.
 

@@ -15,6 +15,7 @@ from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.predictions import Predictions, daily, score
 from stockformer.evaluation.record import EvaluationRecord, ProjectTarget
 from stockformer.evaluation.screening import TOO_GOOD
+from stockformer.evaluation.signal_detail import signal_detail
 from stockformer.evaluation.trading import (
     BacktestSpec,
     daily_returns,
@@ -50,10 +51,11 @@ def summarise(
     caveats = [*notes, *trading.notes, *gap_notes(predictions, trading.market.dates)]
     caveats += _caveats(scores)
     # A backtest of equal forecasts would trade the order of the tickers.
-    traded = trade(predictions, trading) if scores["n_ranked_dates"] else None
+    ranked = scores["n_ranked_dates"] > 0
+    traded = trade(predictions, trading) if ranked else None
     sentences = [comparison.levels(compared)]
     if traded is None:
-        why = "too few test dates" if scores["n_ranked_dates"] else "the forecasts rank nothing"
+        why = "too few test dates" if ranked else "the forecasts rank nothing"
         caveats.append(f"no backtest: {why}")
     else:
         caveats += gaps_of_index(traded.returns.index, trading)
@@ -85,6 +87,7 @@ def summarise(
         daily=days,
         backtest=traded,
         validation=None if validation is None else daily_returns(validation, trading),
+        signal=signal_detail(predictions, trading.market, trading.sectors) if ranked else None,
     )
 
 

@@ -27,6 +27,7 @@ from stockformer.evaluation.backtest import (
     sector_exposure,
     topk_dropout,
 )
+from stockformer.evaluation.money import daily_parts, waterfall
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import BacktestResult
 from stockformer.evaluation.statistics import Estimate, estimate, p_value
@@ -185,6 +186,7 @@ def trade(predictions: Predictions, trading: BacktestSpec) -> BacktestResult | N
         sectors=_sector_shares(ledger, trading),
         capacity=_capacity(ledger, trading),
         returns=ledger.equity[["net_return", "benchmark"]],
+        waterfall=waterfall(daily_parts(signal, predictions.signal_dates, market, ledger)),
         ledger=ledger,
     )
 

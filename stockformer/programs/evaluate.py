@@ -4,6 +4,7 @@
     python evaluate.py run=FOLDER split.fold=1   elsewhere: dataset=, split=, backtest=, paths.*
     python evaluate.py run=[FOLDER,FOLDER]       as one: averaged on the same dates, else stitched
     python evaluate.py run=SWEEP                 likewise the runs of a sweep's folder
+    ... importance=true                          also: what moved the forecasts of one run
     ... into=FOLDER                              where that goes
     ... output=FILE.html                         its page there, not in the folder
 
@@ -15,7 +16,12 @@ from typing import Any
 
 from stockformer.commands.plain_command import Words, plain_command
 
-VALID = {"run": "FOLDER or [FOLDER,FOLDER]", "into": "FOLDER", "output": "FILE.html"}
+VALID = {
+    "run": "FOLDER or [FOLDER,FOLDER]",
+    "importance": "true",
+    "into": "FOLDER",
+    "output": "FILE.html",
+}
 
 
 def evaluate(words: Words, overrides: list[str]) -> Iterable[Any]:

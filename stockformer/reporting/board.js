@@ -122,5 +122,5 @@ for (const chooser of document.querySelectorAll(".pairs")) {
   for (const list of lists) list.addEventListener("input", compare);
   compare();
   holders.push(plot);
-  new ResizeObserver(() => Plotly.Plots.resize(plot)).observe(plot);
+  fit(plot);
 }

@@ -6,14 +6,12 @@ style sheet, so that one figure works in light, dark and print.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.quantities import Quantity
 
 TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
@@ -70,47 +68,6 @@ def learning_rate(metrics: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def metric_by_day(days: pd.DataFrame, name: str) -> go.Figure:
-    """A bar for each signal date, and their mean. days: `predictions.daily`."""
-    quantity = METRICS[name]
-    figure = dated(days.index, quantity.axis)
-    figure.add_bar(
-        x=days.index.to_numpy(),
-        y=days[name].to_numpy() * quantity.scale,
-        width=0.8 * DAY,
-        marker={"color": TEST, "line": {"width": 0}},
-        hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{quantity.spec}}}<extra></extra>",
-    )
-    if days[name].notna().any():
-        mean = float(days[name].mean()) * quantity.scale
-        figure.add_hline(mean, line={"color": VALIDATION, "width": 2, "dash": "dash"})
-    figure.update_layout(showlegend=False)
-    return figure
-
-
-def cumulated_by_day(days: pd.DataFrame, name: str) -> go.Figure:
-    """The running sum over signal dates; a date without the metric adds nothing."""
-    quantity = METRICS[name]
-    figure = dated(days.index, f"cumulated {quantity.title} (sum)")
-    figure.add_scatter(
-        x=days.index.to_numpy(),
-        y=days[name].fillna(0.0).cumsum().to_numpy(),
-        mode="lines+markers" if len(days) <= FEW else "lines",
-        marker={"size": 5},
-        line={"color": TEST, "width": 2},
-        hovertemplate="to %{x|%a %Y-%m-%d}: %{y:+.2f}<extra></extra>",
-    )
-    figure.add_hline(0, line={"color": REFERENCE, "width": 1})
-    figure.update_layout(showlegend=False)
-    return figure
-
-
-def metric_distribution(days: pd.DataFrame, name: str) -> go.Figure:
-    """Histogram of the metric over signal dates, and its mean."""
-    quantity = METRICS[name]
-    return histogram(days[name] * quantity.scale, quantity.axis, quantity.spec)
-
-
 def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:
     """Counts of days in bins by the rule of Freedman and Diaconis, and the mean; x: with the unit.
 
@@ -139,35 +96,6 @@ def histogram(values: pd.Series, x: str, number_format: str) -> go.Figure:
     return figure
 
 
-def quantile_means(days: pd.DataFrame) -> go.Figure:
-    """Mean excess return by quantile of the forecast. days: `forecasts.quantile_returns`."""
-    means = days.mean()
-    figure = base("quantile of the forecast (1 = lowest)", "excess return (mean, fraction)")
-    figure.add_bar(
-        x=list(days.columns),
-        y=means.to_numpy(),
-        marker={"color": [QUANTILES[int(q) - 1] for q in days.columns], "line": {"width": 0}},
-        hovertemplate="quantile %{x}: %{y:+.5f}<extra></extra>",
-    )
-    figure.update_xaxes(dtick=1)
-    return figure
-
-
-def quantiles_cumulated(days: pd.DataFrame) -> go.Figure:
-    """A line for each quantile: the running sum of its excess returns; a gap adds nothing."""
-    figure = dated(days.index, "excess return (sum, fraction)")
-    for quantile in days.columns:
-        figure.add_scatter(
-            x=days.index.to_numpy(),
-            y=days[quantile].fillna(0.0).cumsum().to_numpy(),
-            name=str(quantile),
-            mode="lines",
-            line={"color": QUANTILES[int(quantile) - 1], "width": 1.8},
-            hovertemplate=f"to %{{x|%a %Y-%m-%d}}: %{{y:+.4f}}<extra>quantile {quantile}</extra>",
-        )
-    return figure
-
-
 def stability_by_day(correlation: pd.Series) -> go.Figure:
     """Rank correlation with the date before. correlation: `predictions.rank_stability`."""
     figure = dated(correlation.index, "rank correlation (to date before)")
@@ -178,25 +106,6 @@ def stability_by_day(correlation: pd.Series) -> go.Figure:
         line={"color": TEST, "width": 2},
         hovertemplate="%{x|%a %Y-%m-%d}: %{y:+.3f}<extra></extra>",
     )
-    return figure
-
-
-def outcome_by_prediction(binned: pd.DataFrame) -> go.Figure:
-    """Mean realised return by predicted return. binned: `forecasts.outcome_by_prediction`."""
-    figure = base("predicted return (fraction)", "realised return (mean, fraction)")
-    ends = binned["prediction"].iloc[[0, -1]].to_numpy()
-    _reference(figure, ends, "as predicted")
-    _binned(figure, binned["prediction"], binned["label"], binned["n"], "+.4f")
-    return figure
-
-
-def calibration(table: pd.DataFrame) -> go.Figure:
-    """Realised frequency of "up" by forecast probability. table: `predictions.calibration`."""
-    some = table[table["n"] > 0]
-    figure = base('probability of "up" (forecast)', "went up (share of forecasts)")
-    ends = np.array([some["lower"].min(), some["upper"].max()])
-    _reference(figure, ends, "calibrated")
-    _binned(figure, some["probability"], some["frequency"], some["n"], ".3f")
     return figure
 
 
@@ -289,33 +198,3 @@ def dated(days: pd.Index, y: str, x: str = "signal date (day)") -> go.Figure:
     if len(days) <= 8:  # few days would get ticks within the day
         figure.update_xaxes(dtick=DAY, tickformat="%b %-d")
     return figure
-
-
-def _reference(figure: go.Figure, ends: Sequence[float] | np.ndarray, name: str) -> None:
-    """The diagonal of perfect forecasts."""
-    line = {"color": REFERENCE, "width": 1.5, "dash": "dash"}
-    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name=name, hoverinfo="skip")
-
-
-def _binned(
-    figure: go.Figure, x: pd.Series, y: pd.Series, n: pd.Series, number_format: str
-) -> None:
-    """A marker for each bin, its area proportional to the number of forecasts."""
-    figure.add_scatter(
-        x=x.to_numpy(),
-        y=y.to_numpy(),
-        customdata=n.to_numpy(),
-        mode="lines+markers",
-        name="test dates",
-        line={"color": TEST, "width": 1.5},
-        marker={
-            "color": TEST,
-            "size": 4 + 10 * np.sqrt(n / n.max()).to_numpy(),
-            "line": {"width": 0},
-            "opacity": 1,
-        },
-        hovertemplate=(
-            f"forecast %{{x:{number_format}}}<br>realised %{{y:{number_format}}}<br>"
-            "%{customdata:,} forecasts<extra></extra>"
-        ),
-    )

@@ -12,13 +12,17 @@ function drawn(holder) {
   if (!holder.data && holder.nextElementSibling) {
     const { data, layout } = JSON.parse(holder.nextElementSibling.textContent);
     draw(holder, data, layout);
-    let width = holder.clientWidth; // an observer is also called at once
-    new ResizeObserver(() => {
-      if (holder.clientWidth !== width) Plotly.Plots.resize(holder);
-      width = holder.clientWidth;
-    }).observe(holder);
+    fit(holder);
   }
   return holder;
+}
+// A figure is as wide as its place, unless that is hidden.
+function fit(holder) {
+  let width = holder.clientWidth; // an observer is also called at once
+  new ResizeObserver(() => {
+    if (holder.clientWidth && holder.clientWidth !== width) Plotly.Plots.resize(holder);
+    width = holder.clientWidth;
+  }).observe(holder);
 }
 // One at a time, in the page's order, so that the first is seen and the page scrolls meanwhile.
 const queue = [];
@@ -88,7 +92,7 @@ async function png(holder) {
   const onWhite = { ...layout, paper_bgcolor: "#fff", plot_bgcolor: "#fff", width, height };
   return Plotly.toImage({ data, layout: onWhite }, { format: "png", scale: 2, width, height });
 }
-for (const holder of holders) {
+for (const holder of document.querySelectorAll(".plot, .own-plot")) {
   const name = holder.getAttribute("aria-label");
   const action = async () => save(await png(holder), `${name}.png`);
   holder.closest("figure").append(button("PNG", `Download the figure ${name} as PNG`, action));

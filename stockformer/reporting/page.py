@@ -65,10 +65,10 @@ class Text:
 class Section:
     """The content under one heading, in this order.
 
-    pairs: the data of the page's comparison of two rows, as JSON. details: tables that come after
-    the figures. links: addresses by title. anchor: the section's address within the page; by
-    default its number. panels: the figures are small and stand side by side. folded: the title
-    under which tables and remarks that come last are collapsed, if there are any.
+    pairs: the data of the page's comparison of two rows, as JSON. explorer: those of its explorer
+    (`explorer_section`). details: tables that come after the figures. links: addresses by title.
+    anchor: the section's address within the page; by default its number. panels: the figures are
+    small and stand side by side. folded: a section that comes last, collapsed under its title.
     """
 
     title: str
@@ -77,18 +77,20 @@ class Section:
     remarks: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     pairs: str = ""
+    explorer: str = ""
     details: Sequence[Table] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
     texts: Sequence[Text] = ()
     anchor: str = ""
     panels: bool = False
-    folded: str = ""
-    folded_tables: Sequence[Table] = ()
-    folded_remarks: Sequence[str] = ()
+    folded: Section | None = None
 
     def pairs_json(self) -> Markup:
         return for_script(self.pairs)
+
+    def explorer_json(self) -> Markup:
+        return for_script(self.explorer)
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,13 @@ class Page:
         return any(table.board for section in self.sections for table in section.tables)
 
     @property
+    def has_explorer(self) -> bool:
+        return any(section.explorer for section in self.sections)
+
+    @property
     def has_plots(self) -> bool:
-        return any(section.plots for section in self.sections)
+        folded = [section.folded for section in self.sections if section.folded is not None]
+        return self.has_explorer or any(section.plots for section in (*self.sections, *folded))
 
     def html(self) -> str:
         """The HTML; the template escapes all text that comes from a run."""
@@ -189,4 +196,4 @@ def _has_values(trace: go.Figure) -> bool:
 
 
 def for_script(json: str) -> Markup:
-    return Markup(json.replace("<", "\\u003c"))
+    return Markup(json.replace("<", "\\u003c").replace("&", "\\u0026"))

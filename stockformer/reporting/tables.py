@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
 from stockformer.evaluation.predictions import Predictions, daily, score
@@ -125,7 +126,8 @@ def _compared(
 
 def targets(evaluation: EvaluationRecord) -> Table:
     """The project targets and whether the model meets them."""
-    rows = [(t.name, t.outcome, f"{t.value:.4f}") for t in evaluation.targets]
+    value = Quantity("value", "as named", 4)
+    rows = [(t.name, t.outcome, value.format(t.value)) for t in evaluation.targets]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
@@ -211,15 +213,16 @@ def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
 
     stocks: `forecasts.rank_ic_by_stock`.
     """
-    header = ("stock", "share of the rank IC", "mean forecast", "mean outcome", "scored cells")
+    returns = ("mean forecast (basis points)", "mean outcome (basis points)")
+    header = ("stock", "share of the rank IC", *returns, "scored cells")
 
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [
             (
                 str(ticker),
                 f"{row['contribution']:+.5f}",
-                f"{row['prediction']:+.5f}",
-                f"{row['label']:+.5f}",
+                f"{row['prediction'] / BASIS_POINT:+.1f}",
+                f"{row['label'] / BASIS_POINT:+.1f}",
                 f"{row['cells']:.0f}",
             )
             for ticker, row in zip(part.index, part.to_dict("records"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -19,7 +20,7 @@ from stockformer.reporting.figures import (
     plain,
 )
 
-LINES = ((TRAIN, "solid"), (VALIDATION, "dash"), (REFERENCE, "dot"))
+LINES = ((TRAIN, "solid"), (VALIDATION, "dash"), (REFERENCE, "dot"), (TEST, "dashdot"))
 """Colours that the colour-blind can tell apart, and a dash for who sees or prints none."""
 
 
@@ -42,6 +43,34 @@ def lines(
     percent = ".0%" if number_format.endswith("%") else None
     figure.update_yaxes(tickformat=percent)
     figure.update_layout(showlegend=len(series) > 1)
+    return figure
+
+
+def waterfall(parts: Mapping[str, float], title: str) -> go.Figure:
+    """A bar for each part, which begins where the one before ended; the first and last from zero.
+
+    parts: the last is the sum of the others.
+    """
+    names = [name.replace(" ", "<br>") for name in parts]  # narrow screens have little space
+    values = list(parts.values())
+    ends = np.cumsum(values[:-1]).tolist()
+    starts = [0.0, *ends[:-1], 0.0]
+    total = [place in (0, len(values) - 1) for place in range(len(values))]
+    colours = [
+        TRAIN if whole else TEST if v >= 0 else VALIDATION for v, whole in zip(values, total)
+    ]
+    figure = base("part (name)", title)
+    figure.add_bar(
+        x=names,
+        y=values,
+        base=starts,
+        text=[f"{value:+.1f}" for value in values],
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": colours, "line": {"width": 0}},
+        hovertemplate="%{x}: %{text}<extra></extra>",
+    )
+    figure.add_hline(0, line={"color": REFERENCE, "width": 1})
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The report's section on the backtest."""
+"""The backtest in detail: its figures, and its ledger by day, month and stock."""
 
 from __future__ import annotations
 
@@ -7,40 +7,24 @@ from collections.abc import Mapping
 import pandas as pd
 
 from stockformer.evaluation import returns
-from stockformer.evaluation.backtest import BASIS_POINT, Backtest, largest_imbalance
-from stockformer.evaluation.quantities import (
-    EARNED,
-    Quantity,
-    format_count,
-    format_interval,
-    format_p,
-    format_t,
-)
+from stockformer.evaluation.backtest import Backtest, largest_imbalance
+from stockformer.evaluation.quantities import EARNED, Quantity, format_count
 from stockformer.evaluation.record import BacktestResult
-from stockformer.evaluation.trading import excess_verdict
 from stockformer.reporting import tables, trading_figures
 from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.tables import Table
 from stockformer.runs.recorded_run import RecordedRun
 
-TITLE = "Backtest"
+TITLE = "Backtest in detail"
 PERCENT = Quantity("return", "%", 1, around_zero=True, percent=True)
-DAILY_EXCESS = Quantity("daily excess", "basis points", 1, around_zero=True)
 WINDOWS = (63, 21)
 """Days of a rolling ratio: the first window that fits twice into the dates."""
 FEW_DAYS = 252
 
 
-def backtest(run: RecordedRun) -> Section:
-    """The figures with variants and benchmarks, the equity curve, and details of the ledger."""
-    if run.evaluation is None:
-        return Section(TITLE, "The run has not been tested.")
-    traded = run.evaluation.backtest
-    if traded is None:
-        return Section(
-            TITLE, "There was no backtest: too few test dates, or no date with a ranking."
-        )
-    plots, remarks = equity_curve(traded, run.ledger), caveats(traded)
+def section(run: RecordedRun, traded: BacktestResult) -> Section:
+    """The figures with variants and benchmarks, and details of the ledger."""
+    plots, remarks = by_day(traded, run.ledger), []
     if run.ledger is None:
         remarks.append(f"The ledger is incomplete ({run.path.name}/equity.csv and others).")
     else:
@@ -64,27 +48,10 @@ def backtest(run: RecordedRun) -> Section:
     if traded.sectors:
         plots.append(Plot("Sectors", trading_figures.sectors(traded.sectors), "The rest is cash."))
     details = [] if run.ledger is None else from_ledger(run.ledger)
-    return Section(
-        TITLE, lead(traded), [excess(traded), earned(traded)], remarks, plots, details=details
-    )
-
-
-def lead(traded: BacktestResult) -> str:
-    """The verdict on trading the forecasts, and the settings."""
-    s = traded.settings
-    text = (
-        f"{excess_verdict(traded.excess['base'])} TopK-dropout: the {s.top_k} highest forecasts "
-        f"are held, at most {s.n_drop} replaced every "
-        f"{format_count(s.rebalance_days, 'signal date')}, traded "
-        f"{format_count(s.delay, 'day')} after the signal. "
-        f"Costs: {s.buy_cost:.3%} to buy, {s.sell_cost:.3%} to sell, "
-        f"{s.slippage_basis_points:g} basis points of slippage. Universe: all stocks, equally "
-        "weighted, without costs."
-    )
     days = len(traded.returns)
-    if days < FEW_DAYS:
-        text += f" Annual figures from {format_count(days, 'day')} are rough."
-    return text
+    rough = f"Annual figures from {format_count(days, 'day')} are rough."
+    lead = rough if days < FEW_DAYS else ""
+    return Section(TITLE, lead, [earned(traded)], remarks, plots, details=details)
 
 
 def earned(traded: BacktestResult) -> Table:
@@ -94,50 +61,17 @@ def earned(traded: BacktestResult) -> Table:
     for name, quantity in EARNED.items():
         cells = [column.get(name, float("nan")) for column in columns.values()]
         rows.append((quantity.title, *map(quantity.format, cells), quantity.unit))
-    names = [_variant(name) for name in columns]
+    names = [variant(name) for name in columns]
     return Table(("figure", *names, "unit"), rows, words=(0, len(names) + 1))
 
 
-def excess(traded: BacktestResult) -> Table:
-    """Tests of the daily excess over the universe after costs."""
-    rows = [
-        (
-            _variant(name),
-            DAILY_EXCESS.format(test.mean / BASIS_POINT),
-            format_interval(DAILY_EXCESS, test.lower / BASIS_POINT, test.upper / BASIS_POINT),
-            format_t(test.t),
-            format_p(test.p),
-            str(test.n),
-        )
-        for name, test in traded.excess.items()
-    ]
-    header = ("", "mean", "95 % interval", "t", "p", "days")
-    title = "Daily excess over the equal-weight universe, after costs (basis points)"
-    return Table(header, rows, title=title)
-
-
-def caveats(traded: BacktestResult) -> list[str]:
-    """The limit of the capital."""
-    if not traded.capacity:
-        return []
-    capital, most = traded.settings.capital, traded.capacity.get("most_trades", float("nan"))
-    return [
-        f"Capacity: at a capital of {most:,.0f} (here {capital:,.0f}) 95 % of the trades stay "
-        "within the permitted share of their day's volume."
-    ]
-
-
-def equity_curve(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
-    """Equity, drawdown and returns by day; an index, if there is one, needs the ledger."""
+def by_day(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
+    """Drawdown and returns by day; an index, if there is one, needs the ledger."""
     net, universe = traded.returns["net_return"], traded.returns["benchmark"]
     both = {"after costs": net, "universe": universe}
     if ledger is not None and ledger.equity["index"].notna().all():
         both["index"] = ledger.equity["index"]
     plots = [
-        Plot(
-            "Equity",
-            trading_figures.lines(_each(returns.wealth, both), "wealth (start = 1)", ".3f"),
-        ),
         Plot(
             "Drawdown",
             trading_figures.lines(
@@ -154,7 +88,7 @@ def equity_curve(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
     if window is not None:
         ratios = {name: returns.rolling_sharpe(each, window) for name, each in both.items()}
         figure = trading_figures.lines(ratios, f"Sharpe ratio ({window} days, annual)", "+.2f")
-        plots.insert(2, Plot("Rolling Sharpe ratio", figure))
+        plots.insert(1, Plot("Rolling Sharpe ratio", figure))
     return plots
 
 
@@ -184,8 +118,8 @@ def ledger_plots(ledger: Backtest) -> list[Plot]:
         Plot("Stocks held", trading_figures.lines(held, "stocks (number)", ".0f")),
         Plot(
             "Turnover",
-            trading_figures.bars(equity["turnover"], "turnover (% of the account)", ".1%"),
-            "Dashed: the mean.",
+            trading_figures.bars(equity["turnover"] / 2, "turnover (one-sided, %)", ".1%"),
+            "Half of the bought and sold value, as a share of the account. Dashed: the mean.",
         ),
         Plot(
             "Costs, cumulated",
@@ -195,7 +129,8 @@ def ledger_plots(ledger: Backtest) -> list[Plot]:
     ]
 
 
-def _variant(name: object) -> str:
+def variant(name: object) -> str:
+    """A variant of the backtest in a table."""
     return "as set" if name == "base" else str(name).replace("_", " ")
 
 

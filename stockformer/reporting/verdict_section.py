@@ -77,14 +77,16 @@ def lead(run: RecordedRun) -> Section:
         plots=_panels(evaluation),
         anchor="lead",
         panels=True,
-        folded="All values, tests and p-values, project targets, and notes",
-        folded_tables=[*tables.comparison(table), *targets],
-        folded_remarks=[
-            evaluation.verdict,
-            *evaluation.sentences,
-            *tables.remarks(evaluation),
-            tables.HOW_TO_READ_COMPARISON,
-        ],
+        folded=Section(
+            "All values, tests and p-values, project targets, and notes",
+            tables=[*tables.comparison(table), *targets],
+            remarks=[
+                evaluation.verdict,
+                *evaluation.sentences,
+                *tables.remarks(evaluation),
+                tables.HOW_TO_READ_COMPARISON,
+            ],
+        ),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from stockformer.data.factors import alpha158
+from stockformer.data.factors import library
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 from stockformer.evaluation.paired_test import (
@@ -156,7 +156,7 @@ def why_not_from(run: Path, config: DictConfig, panel: Panel, validation_start: 
         return f"that has seen days up to {used}, and the validation begins on {validation_start}"
     if manifest["tickers"] != panel.tickers.tolist():
         return "it has other stocks"
-    names = alpha158.expand(config.dataset.factors) or panel.factor_names
+    names = library.expand(config.dataset.factors) or panel.factor_names
     if manifest["factor_names"] != list(names):
         return "it has other factors"
     if configuration(RunDir(run)).model != config.model:

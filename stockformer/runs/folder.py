@@ -99,6 +99,7 @@ class RunDir:
     tensorboard/   events; checkpoints/{best,last,previous,epoch-*}.safetensors
     predictions.parquet, predictions/{regression,classification}/*.csv
     trades.csv, positions.csv, equity.csv: the ledger of the backtest
+    importance.json what moved the forecasts, if it was asked for later; with its own digest in it
     evaluations/   the model evaluated again or elsewhere: run folders of their own
     data_quality.html  warnings about the data; report.html: the page of analyze.py
     debug/         the dates and state of a number that was not finite
@@ -122,6 +123,7 @@ class RunDir:
         self.trades_file = path / "trades.csv"
         self.positions_file = path / "positions.csv"
         self.equity_file = path / "equity.csv"
+        self.importance_file = path / "importance.json"
         self.evaluations_folder = path / "evaluations"
         self.quality_file = path / "data_quality.html"
         self.report_file = path / "report.html"
@@ -372,6 +374,18 @@ class RunDir:
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         text = json.dumps(evaluation, indent=2, allow_nan=False)
         self._write(self.evaluation_file, text.encode())
+
+    def write_importance(self, importance: Mapping[str, Any]) -> None:
+        """Of a run that has ended: SHA256SUMS, which others may be reading, stays as it is."""
+        atomic.write(self.importance_file, with_digest(importance).encode())
+
+    def read_importance(self, form: Form) -> dict[str, Any]:
+        """What `write_importance` was given. Raises ValueError where that is damaged."""
+        path = self.importance_file
+        data = atomic.read(path, MAX_TEXT)
+        content: dict[str, Any] = parse_json(data, form, str(path))
+        require_digest(content, data, str(path))
+        return content
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """All epochs so far; every row has the first one's columns."""

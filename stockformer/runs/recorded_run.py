@@ -16,6 +16,7 @@ import pandas as pd
 
 from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.backtest import Backtest
+from stockformer.evaluation.importance import IMPORTANCE, Importance
 from stockformer.evaluation.predictions import Predictions, calibration, score
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.runs import atomic
@@ -86,6 +87,7 @@ class RecordedRun:
     evaluation: EvaluationRecord | None
     predictions: Predictions | None
     ledger: Backtest | None
+    importance: Importance | None = None
 
     @property
     def name(self) -> str:
@@ -193,6 +195,7 @@ def read_run(path: Path, large_files: bool = True) -> RecordedRun:
         evaluation=evaluation,
         predictions=_read(run, run.predictions_file, _predictions) if large_files else None,
         ledger=_ledger(run, evaluation) if large_files else None,
+        importance=_importance(run) if large_files else None,
     )
 
 
@@ -285,6 +288,17 @@ def _ledger(run: RunDir, evaluation: EvaluationRecord | None) -> Backtest | None
     if trades is None or positions is None or equity is None:
         return None
     return Backtest(settings, trades, positions, equity.set_index("date"))
+
+
+def _importance(run: RunDir) -> Importance | None:
+    """What moved the forecasts; None if it was not computed."""
+    if not run.importance_file.exists():
+        return None
+    try:
+        return Importance.from_json(run.read_importance(IMPORTANCE))
+    except ValueError as error:
+        again = f"{program('evaluate')} run={run.path} importance=true"
+        raise ValueError(f"{error}; {again} makes it anew") from error
 
 
 def _status(run: RunDir) -> Status:

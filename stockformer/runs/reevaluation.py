@@ -17,7 +17,7 @@ from stockformer.config.quoting import pasteable
 from stockformer.data.reading.unpacking import read_parquet
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import plain
-from stockformer.experiment import evaluate, record_evaluation
+from stockformer.experiment import Experiment, evaluate, record_evaluation
 from stockformer.runs.console import program
 from stockformer.runs.description import last_day_used, manifest, same_data
 from stockformer.runs.folder import RunDir
@@ -31,12 +31,14 @@ UNNAMED = ("paths.", "trainer.device")
 """Settings of where the data are, which do not change the evaluation."""
 
 
-def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -> Path:
+def reevaluate(
+    path: Path, overrides: Sequence[str], into: Path | None = None, *, importance: bool = False
+) -> Path:
     """Evaluate the best checkpoint of a run folder again; returns the folder of the evaluation.
 
     Without overrides, or with only paths of the same data, on the run's own test days: the recorded
     metrics must be reproduced, and nothing is written. With others elsewhere, into a new folder, by
-    default within the run's.
+    default within the run's. importance: also compute what moved the forecasts, into that folder.
     Raises ValueError if the metrics are not reproduced, the model cannot be evaluated there, or a
     file is missing.
     """
@@ -52,6 +54,8 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
     moved = all(line.startswith(UNNAMED) for line in overrides)
     if not overrides or (moved and same_data(trained.manifest, now)):
         require_reproduced(run, trained.manifest, now, evaluation)
+        if importance:
+            record_importance(run, experiment, evaluation)
         return run.path
     facts, predictions = trained.facts, evaluation.predictions
     command = f"{pasteable('run', run.path.resolve())} {shlex.join(overrides)}"
@@ -69,8 +73,17 @@ def reevaluate(path: Path, overrides: Sequence[str], into: Path | None = None) -
             record = replace(record, verdict=f"{warning}. {record.verdict}")
         notes = (f"evaluated elsewhere: {' '.join(overrides)}", *record.notes)
         record_evaluation(place, predictions, replace(record, notes=notes))
+        if importance:
+            record_importance(place, experiment, evaluation)
     log.info("evaluated elsewhere: %s; the run's own evaluation is unchanged", folder)
     return folder
+
+
+def record_importance(run: RunDir, experiment: Experiment, evaluation: Evaluation) -> None:
+    """Compute what moved the forecasts of the test days, and write it to `run`."""
+    found = experiment.importance(evaluation.predictions.horizon)
+    run.write_importance(plain(found.to_json()))
+    log.info("what moved the forecasts: %s", run.importance_file)
 
 
 def require_reproduced(

@@ -53,6 +53,7 @@ class Loss(nn.Module, ABC):
         return self.parts(self.sums(forecast, batch), self.counts(batch))
 
 
+FLAT = 1e-10  # length of deviations from the mean up to which values count as equal
 ERRORS = {"absolute": torch.abs, "squared": torch.square}
 
 
@@ -113,6 +114,54 @@ class MaskedLoss(Loss):
         regression, classification = error + error_low, entropy + entropy_low
         total = self.weights[0] * regression + self.weights[1] * classification
         return LossParts(total, regression, classification)
+
+
+class CorrelationLoss(Loss):
+    """Minus the mean daily correlation of forecast and target across stocks, with cross-entropy.
+
+    With a target of ranks the correlation is nearly the rank IC. It ignores the forecasts' scale:
+    a squared error keeps it that of the target. A day with less than two valid stocks, or without
+    any difference between its targets, has no correlation. A mean over no cells is 0.
+    """
+
+    def __init__(self, *, error_weight: float, classification_weight: float) -> None:
+        super().__init__()
+        self.error_weight, self.classification_weight = error_weight, classification_weight
+
+    def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
+        """(3,): minus the correlations, squared error, cross-entropy."""
+        valid = batch.valid
+        correlations = correlation(forecast.returns, batch.target, valid)
+        entropy = per_cell_cross_entropy(forecast.logits, batch.up)
+        error = (forecast.returns - batch.target).square()
+        return torch.stack([-correlations.sum(), (error * valid).sum(), (entropy * valid).sum()])
+
+    def counts(self, batch: Batch) -> Tensor:
+        cells, length = batch.valid.sum(), _deviations(batch.target, batch.valid)[1]
+        days = (length > FLAT).sum()
+        return torch.stack([days, cells, cells]).to(batch.target.dtype)
+
+    def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
+        minus_correlation, error, classification = sums / counts.clamp(min=1)
+        regression = minus_correlation + self.error_weight * error
+        total = regression + self.classification_weight * classification
+        return LossParts(total, regression, classification)
+
+
+def correlation(forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Pearson correlations over the valid stocks; each (B, H, N) -> (B, H), 0 where undefined."""
+    (own, length), (others, other_length) = (_deviations(x, valid) for x in (forecast, target))
+    return (own * others).sum(dim=-1) / (length * other_length)
+
+
+def _deviations(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations from the mean of the valid stocks, 0 elsewhere, and their length; (B, H, N) -> (B,
+    H, N), (B, H)."""
+    count = valid.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = (values * valid).sum(dim=-1, keepdim=True) / count
+    deviations = (values - mean) * valid
+    # The root's gradient is infinite at 0.
+    return deviations, deviations.square().sum(dim=-1).clamp(min=FLAT**2).sqrt()
 
 
 class PublishedLoss(Loss):

@@ -38,6 +38,37 @@ def test_the_recorded_metrics_come_out_again(
     assert contents(tmp_path / "run") == before
 
 
+def test_what_moved_the_forecasts_is_computed_on_demand(
+    trained: Callable[..., None], command: Command, tmp_path: Path
+) -> None:
+    trained(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    status, output = command("evaluate", "run=run", "importance=true")
+    assert status == 0, output
+    written = contents(tmp_path / "run")
+    found = json.loads(written.pop(tmp_path / "run/importance.json"))
+    assert written == before
+    assert [each["name"] for each in found["inputs"]] == [*Phase5Files.factors, "past returns"]
+    recorded = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert found["rank_ic"] == pytest.approx(recorded["model"]["rank_ic"])
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Drop of the rank IC" in page
+    command("evaluate", "run=run", "importance=true")
+    assert (
+        contents(tmp_path / "run")[tmp_path / "run/importance.json"] == json.dumps(found).encode()
+    )
+
+
+def test_importance_is_of_one_run_and_true_or_false(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    status, output = command("evaluate", "run=[a,b]", "importance=true")
+    assert status == 1
+    assert "importance=true: is computed for one run" in output
+    status, output = command("evaluate", "run=run", "importance=yes")
+    assert status == 1
+    assert "importance=yes: true or false" in output
+
+
 def test_the_same_data_elsewhere_are_the_same(
     train: Command, command: Command, tmp_path: Path, phase5_files: Phase5Files
 ) -> None:

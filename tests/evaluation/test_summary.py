@@ -155,7 +155,7 @@ def test_json_holds_the_tests_next_to_the_means_and_the_days(market):
     assert list(read) == [
         *("version", "epoch", "model", "table", "verdict", "answers", "sentences", "targets"),
         *("oracle_rank_ic", "first_step_rank_ic", "notes", "statistics", "daily", "backtest"),
-        "validation",
+        *("validation", "signal"),
     ]
     assert read["version"] == 4
     days = found.daily

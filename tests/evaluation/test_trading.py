@@ -264,7 +264,7 @@ def test_what_json_holds_is_what_was_traded(trading):
     read = json.loads(json.dumps(plain(traded.to_json()), allow_nan=False))
     assert list(read) == [
         *("settings", "figures", "excess", "benchmarks", "start_offsets", "sectors", "capacity"),
-        "daily",
+        *("daily", "waterfall"),
     ]
     assert read["settings"]["top_k"] == 5
     assert read["figures"]["base"]["index_total_return"] is None

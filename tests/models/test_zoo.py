@@ -31,7 +31,7 @@ NAMES = sorted(path.stem for path in (config_folder() / "model").glob("*.yaml"))
 TABULAR = ("ridge", "lightgbm")
 TRAINED = sorted({*NAMES} - {*TABULAR})
 ALONE = ("mlp", "lstm", "gru", "transformer", "tcn", *TABULAR)
-MASKED = (*ALONE, "master", "stockmixer")
+MASKED = (*ALONE, "cross_section", "master", "stockmixer")
 """Those in which a missing stock does not influence the others; Stockformer has no mask."""
 
 

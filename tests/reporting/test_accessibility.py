@@ -40,7 +40,6 @@ def test_axe_has_no_serious_finding(
     scheme: str,
 ) -> None:
     visit = Visit(browser, folder / name, scheme=scheme)
-    visit.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     visit.draw_all()
     visit.page.evaluate(axe)
     found = visit.page.evaluate("axe.run()")["violations"]

@@ -114,8 +114,12 @@ class Visit:
         self.page.goto(file.as_uri())
         self.page.wait_for_load_state()
 
+    def open_all(self) -> None:
+        self.page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+
     def draw_all(self) -> None:
-        """Bring every figure into view, as a reader who scrolls through the page."""
+        """Bring every figure into view, as a reader who opens and scrolls through everything."""
+        self.open_all()
         for figure in self.page.locator(".plot").all():
             figure.scroll_into_view_if_needed()
             figure.locator(".main-svg").first.wait_for()
@@ -146,7 +150,7 @@ def test_a_page_opens_whole_and_sends_nothing(
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate("typeof hacked") == "undefined"
     visit.draw_all()
-    figures = visit.page.locator(".plot, .own-plot")
+    figures = visit.page.locator(".plot, figure:not([hidden]) .own-plot")
     assert figures.count() == visit.page.locator(".main-svg:first-child").count()
     assert "\n".join(visit.page.evaluate(OVERLAPS)) == ""
     light = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -159,6 +163,7 @@ def test_figures_are_drawn_when_they_come_into_view(browser: Browser, folder: Pa
     drawn.first.wait_for()
     few = drawn.count()
     assert 0 < few < visit.page.locator(".plot").count() / 2
+    visit.open_all()
     before = visit.page.evaluate("document.documentElement.scrollHeight")
     visit.draw_all()
     assert drawn.count() == visit.page.locator(".plot").count()

@@ -10,9 +10,17 @@ import plotly.graph_objects as go
 import pytest
 from reporting.run_folder import some_predictions
 
+from stockformer.evaluation.forecasts import calibration_intervals, quantile_estimates
 from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.predictions import calibration, daily
-from stockformer.reporting import figures, tables, trading_figures, trial_figures
+from stockformer.evaluation.statistics import no_skill_band
+from stockformer.reporting import (
+    figures,
+    signal_figures,
+    tables,
+    trading_figures,
+    trial_figures,
+)
 
 EPOCHS = pd.DataFrame(
     {"train_loss": [3.0, 2.0], "validation_loss": [4.0, np.nan], "learning_rate": [1e-3, 1e-4]},
@@ -25,6 +33,8 @@ SETTINGS = pd.DataFrame(
     {"optimizer.lr": [f"1e-{n}" for n in range(12)], "model.name": list("abbbbbbbbbbb")}
 )
 SCORE = pd.Series([*np.linspace(0.05, -0.05, 11), np.nan])
+ESTIMATES = quantile_estimates(QUANTILES, 1)
+DECAY = pd.DataFrame({"rank_ic": [0.1], "lower": [0.0], "upper": [0.2], "n_dates": [9]}, index=[1])
 BINNED = pd.DataFrame({"prediction": [1.5, 3.5], "label": [15.0, 40.0], "n": [2, 2]})
 
 
@@ -33,16 +43,19 @@ BINNED = pd.DataFrame({"prediction": [1.5, 3.5], "label": [15.0, 40.0], "n": [2,
     [
         figures.training_curve(EPOCHS, "loss", METRICS["mae"], 1),
         figures.learning_rate(EPOCHS),
-        figures.metric_by_day(DAYS, "rank_ic"),
-        figures.cumulated_by_day(DAYS, "rank_ic"),
-        figures.outcome_by_prediction(BINNED),
-        figures.calibration(calibration(some_predictions())),
-        figures.metric_distribution(DAYS, "rank_ic"),
-        figures.metric_distribution(DAYS.assign(rank_ic=np.nan), "rank_ic"),
-        figures.quantile_means(QUANTILES),
-        figures.quantiles_cumulated(QUANTILES),
+        signal_figures.cumulated(no_skill_band(DAYS["rank_ic"], 1)),
+        signal_figures.by_day(DAYS["rank_ic"], (DAYS["rank_ic"], 21)),
+        signal_figures.by_day(DAYS["rank_ic"], None),
+        signal_figures.decay(DECAY, "", "rank IC (1)"),
+        signal_figures.quantiles(ESTIMATES),
+        signal_figures.quantiles_cumulated(QUANTILES),
+        signal_figures.outcome_by_prediction(BINNED),
+        signal_figures.calibration(calibration_intervals(some_predictions(), 5)),
+        signal_figures.counts(calibration(some_predictions())),
+        signal_figures.importance(ESTIMATES),
         figures.stability_by_day(DAYS["rank_ic"]),
         trading_figures.lines({"a": RETURNS, "b": RETURNS}, "return (%)", ".1%", fill=True),
+        trading_figures.waterfall({"a": 3.0, "b": -1.0, "c": 2.0}, "excess (1)"),
         trading_figures.bars(RETURNS, "return (%)", ".1%"),
         trading_figures.returns_distribution(RETURNS),
         trading_figures.by_start_date(pd.DataFrame({"x": [0.1, -0.1]}), "x", "excess (%)"),
@@ -67,21 +80,21 @@ def test_a_training_curve_shows_both_parts_and_the_tested_epoch() -> None:
 
 def test_daily_returns_are_in_basis_points() -> None:
     assert METRICS["top_minus_bottom"].format(0.00123) == "+12.3"
-    figure = figures.metric_by_day(DAYS, "top_minus_bottom")
-    np.testing.assert_allclose(figure.data[0].y, DAYS["top_minus_bottom"] * 1e4)
+    figure = figures.training_curve(EPOCHS, "loss", METRICS["top_minus_bottom"], None)
+    np.testing.assert_allclose(figure.data[0].y, [3e4, 2e4])
     assert figure.layout.yaxis.title.text.endswith("(basis points)")
 
 
 def test_a_cumulated_metric_passes_over_days_without_it() -> None:
-    days = pd.DataFrame({"rank_ic": [0.1, np.nan, -0.3]}, index=DAYS.index[:3])
-    (trace,) = figures.cumulated_by_day(days, "rank_ic").data
+    series = pd.Series([0.1, np.nan, -0.3], index=DAYS.index[:3])
+    *_, trace = signal_figures.cumulated(no_skill_band(series, 1)).data
     np.testing.assert_allclose(trace.y, [0.1, 0.1, -0.2])
 
 
-def test_a_model_that_never_tells_stocks_apart_still_has_its_figures() -> None:
-    days = DAYS.assign(rank_ic=np.nan)
-    assert not figures.metric_by_day(days, "rank_ic").layout.shapes
-    np.testing.assert_array_equal(figures.cumulated_by_day(days, "rank_ic").data[0].y, 0.0)
+def test_error_bars_reach_to_the_ends_of_the_interval() -> None:
+    (trace,) = signal_figures.quantiles(ESTIMATES).data
+    np.testing.assert_allclose(trace.y + trace.error_y.array, ESTIMATES["upper"] * 1e4)
+    np.testing.assert_allclose(trace.y - trace.error_y.arrayminus, ESTIMATES["lower"] * 1e4)
 
 
 def test_lines_differ_in_colour_and_dash() -> None:

@@ -65,8 +65,8 @@ def test_the_answers_stand_before_the_sections_and_in_words() -> None:
     assert 'id="verdict"' not in html(Section("One"))
 
 
-def test_tables_that_come_last_are_folded() -> None:
-    page = html(Section("One", folded="All tests", folded_tables=[TABLE], folded_remarks=["said"]))
+def test_a_section_that_comes_last_is_folded() -> None:
+    page = html(Section("One", folded=Section("All tests", tables=[TABLE], remarks=["said"])))
     folded = page[page.index("<details>") : page.index("</details>")]
     assert "<summary>All tests</summary>" in folded
     assert "A table" in folded

@@ -20,7 +20,9 @@ from stockformer.runs import recorded_run as run_reader
 
 BUNDLED = {"scatter", "bar", "pie"}
 """The traces of Plotly's basic bundle."""
-ANCHORS = ("lead", "signal", "money", "probabilities", "explorer", "training", "data")
+ANCHORS = ["lead", "signal", "money", "probabilities", "explorer"]
+ANCHORS += ["attribution", "training", "data"]
+"""Of the sections, in the page's order."""
 
 
 class Page(HTMLParser):
@@ -62,9 +64,9 @@ def test_the_answers_come_first_then_a_figure_and_no_table(page: Page, html: str
     assert page.texts["h1"][0].startswith("Do not use this model: ")
     assert page.texts["h2"] == [
         *("Lead over each baseline", "Signal", "From signal to money", "Probabilities"),
-        *("Best and worst dates and stocks", "Training", "Data, reproduction, downloads"),
+        *("Explorer", "What moved it", "Training", "Data, reproduction, downloads"),
     ]
-    for anchor in ("verdict", "trust", "lead", "signal", "money", "probabilities", "explorer"):
+    for anchor in ("verdict", "trust", *ANCHORS):
         assert html.count(f'id="{anchor}"') == 1
     assert html.index('class="plot"') < html.index("<table")
     questions = [text for text in page.texts["span"] if text.endswith("?")]
@@ -153,7 +155,7 @@ def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> Non
 
 def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
     drawn = [json.loads(s) for s in page.texts["script"] if s.startswith('{"data"')]
-    assert len(drawn) == 30
+    assert len(drawn) == 31
     assert {trace["type"] for figure in drawn for trace in figure["data"]} <= BUNDLED
     for figure in drawn:
         for axis in ("xaxis", "yaxis"):

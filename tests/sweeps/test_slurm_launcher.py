@@ -68,8 +68,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def ended(process: subprocess.Popen[str], status: int = 0) -> str:
-    output, _ = process.communicate(timeout=240)
+def ended(process: subprocess.Popen[str], status: int = 0, seconds: float = 240) -> str:
+    output, _ = process.communicate(timeout=seconds)
     assert process.returncode == status, output
     assert "Traceback" not in output, output
     return output
@@ -171,11 +171,12 @@ def test_a_job_whose_time_is_up_continues_to_the_bit(
     tmp_path: Path, cluster: slurm.Cluster, start: Start
 ) -> None:
     small = SmallRuns(tmp_path)
-    long = ("trainer.max_epoch=600", "trainer.early_stopping.patience=600")
+    # Slurm warns up to a minute early: a round is seconds of training, 20 to 75 epochs.
+    long = ("trainer.max_epoch=150", "trainer.early_stopping.patience=150")
     words = small.words(*long)
     words = [word for word in words if not word.startswith("report")]
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55")
-    output = ended(start(*words, SLURM, *limits, program=str(TRAIN)))
+    output = ended(start(*words, SLURM, *limits, program=str(TRAIN)), seconds=600)
     assert "submitted again" in output
     small.run(tmp_path / "whole", *long)
     assert not differences(tmp_path / "sweep" / "0", tmp_path / "whole")

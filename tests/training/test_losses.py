@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stockformer.interface import Batch, Forecast
-from stockformer.training.losses import Loss, MaskedLoss, PublishedLoss
+from stockformer.training.losses import CorrelationLoss, Loss, MaskedLoss, PublishedLoss
 
 
 def masked_loss(**changes: str | bool | float) -> MaskedLoss:
@@ -127,3 +127,48 @@ def test_a_batch_in_pieces_has_the_same_loss(loss: Loss) -> None:
     torch.testing.assert_close(loss.parts(sums, loss.counts(batch)).total, expected)
     pieces = loss.counts(batch.rows(slice(0, 1))) + loss.counts(batch.rows(slice(1, 5)))
     torch.testing.assert_close(pieces, loss.counts(batch), rtol=1e-6, atol=0)
+
+
+def correlation_loss() -> CorrelationLoss:
+    return CorrelationLoss(error_weight=0.1, classification_weight=0.5)
+
+
+def test_the_correlation_loss_is_minus_the_mean_daily_correlation() -> None:
+    forecast, batch = case()
+    parts = correlation_loss()(forecast, batch)
+    daily = []
+    for step in range(2):
+        cells = batch.valid[0, step]
+        pair = torch.stack([forecast.returns[0, step, cells], batch.target[0, step, cells]])
+        daily.append(torch.corrcoef(pair)[0, 1])
+    error = (forecast.returns - batch.target)[batch.valid].square().mean()
+    torch.testing.assert_close(parts.regression, 0.1 * error - torch.stack(daily).mean())
+    entropy = cross_entropy(forecast.logits[batch.valid], batch.up[batch.valid])
+    torch.testing.assert_close(parts.classification, entropy)
+    torch.testing.assert_close(parts.total, parts.regression + 0.5 * entropy)
+
+
+def test_correlation_ignores_the_scale_of_forecasts_and_missing_cells() -> None:
+    forecast, batch = case()
+    loss = CorrelationLoss(error_weight=0.0, classification_weight=0.0)
+    moved = torch.where(batch.valid, 7 * forecast.returns - 3, 1e6)
+    expected = loss(forecast, batch).total
+    torch.testing.assert_close(loss(replace(forecast, returns=moved), batch).total, expected)
+
+
+@pytest.mark.parametrize("what", ["forecast", "target", "one stock"])
+def test_a_day_without_a_correlation_has_a_finite_gradient(what: str) -> None:
+    forecast, batch = case()
+    if what == "forecast":
+        forecast = replace(forecast, returns=torch.zeros(1, 2, 3, requires_grad=True))
+    elif what == "target":
+        batch = replace(batch, target=torch.full((1, 2, 3), 0.2))
+    else:
+        valid = batch.valid.clone()
+        valid[0, 0] = torch.tensor([True, False, False])
+        batch = replace(batch, valid=valid)
+    loss = correlation_loss()
+    loss(forecast, batch).total.backward()
+    assert forecast.returns.grad is not None
+    assert forecast.returns.grad.isfinite().all()
+    assert loss.counts(batch)[0] == {"forecast": 2, "target": 0, "one stock": 1}[what]

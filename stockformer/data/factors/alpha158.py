@@ -19,7 +19,6 @@ list the factors, ``s`` is the block of stocks, a ``Stocks``.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -352,19 +351,21 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for given in names for name in SETS.get(given, (given,)))
 
 
+def known() -> dict[str, tuple[Factor, int]]:
+    """Function and number of days of every factor by name."""
+    found = {name: (factor, 0) for name, factor in SINGLE_DAY.items()}
+    for family, spans in ((LAGGED, LAGS), (ROLLING, WINDOWS), (EXTRA, WINDOWS)):
+        found |= {f"{n}{span}": (factor, span) for n, factor in family.items() for span in spans}
+    return found
+
+
 def resolve(names: Sequence[str]) -> list[tuple[Factor, int]]:
     """Function and number of days of each name; ValueError for an unknown name."""
-    known = {name: (factor, 0) for name, factor in SINGLE_DAY.items()}
-    for family, spans in ((LAGGED, LAGS), (ROLLING, WINDOWS), (EXTRA, WINDOWS)):
-        known |= {f"{n}{span}": (factor, span) for n, factor in family.items() for span in spans}
+    factors = known()
     for name in names:
-        if name not in known:
-            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"dataset.factors: unknown name {name!r}; the nearest known is {nearest!r}, and "
-                f"{' and '.join(SETS)} stand for all of theirs"
-            )
-    return [known[name] for name in names]
+        if name not in factors:
+            raise ValueError(f"factors: {name!r} is none of Alpha158, Alpha360 and EXTRA")
+    return [factors[name] for name in names]
 
 
 def compute(

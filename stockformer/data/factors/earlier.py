@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stockformer.data.factors import alpha158
+from stockformer.data.factors import library
 from stockformer.data.panel import Panel
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def extended(panel: Panel, names: Sequence[str], out: np.ndarray, earlier: Panel
         return False
     columns = _columns(panel, earlier)
     unchanged = int((columns >= 0).sum())
-    if not unchanged or not alpha158.extend(panel.prices, names, out, earlier.factors, columns):
+    if not unchanged or not library.extend(panel, names, out, earlier.factors, columns):
         return False
     log.info(
         "factors of %d stocks on %d days taken from the data set prepared before", unchanged, days

@@ -15,12 +15,11 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from stockformer.data.factors.cross_section import KINDS, cross_sectional
+from stockformer.data.factors.cross_section import KINDS, NORMAL_MAD, cross_sectional
 from stockformer.data.panel import Panel
 from stockformer.data.targets import Targets
 
 State = Mapping[str, np.ndarray]
-NORMAL_MAD = 1.4826  # standard deviation of a normal variable in median absolute deviations
 SIZE_DAYS = 20  # traded value is averaged over a month
 
 
@@ -44,7 +43,7 @@ class CrossSectional:
     """Each day's values across stocks on a common scale of about unit deviation.
 
     kind "rank": percentile rank, centred, ties averaged; "zscore": by the day's mean and standard
-    deviation, clipped at `clip`.
+    deviation; "robust": by the median and the median absolute deviation; both clipped at `clip`.
     """
 
     stateless = True

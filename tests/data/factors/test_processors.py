@@ -96,6 +96,28 @@ def test_ranks_and_z_scores_are_of_the_day() -> None:
         assert np.array_equal(np.isnan(factors), np.isnan(market().factors))
 
 
+def test_robust_z_scores_of_the_day() -> None:
+    panel = market()
+    factors = run(CrossSectional(kind="robust", clip=4.0), panel).factors
+    day, column = 30, 1
+    values = panel.factors[day, :, column].astype(float)
+    centred = values - np.nanmedian(values)
+    expected = centred / (1.4826 * np.nanmedian(np.abs(centred)))
+    np.testing.assert_allclose(factors[day, :, column], expected.clip(-4, 4), rtol=1e-5, atol=1e-7)
+    assert np.array_equal(np.isnan(factors), np.isnan(panel.factors))
+
+
+def test_robust_z_scores_where_most_stocks_are_equal_or_none_is_known() -> None:
+    panel = market()
+    values = panel.factors.copy()
+    values[10, :, 0], values[11, :, 0] = 3.0, np.nan
+    values[10, 0, 0] = 9.0
+    given = panel.with_factors(values, panel.factor_names)
+    factors = run(CrossSectional(kind="robust", clip=4.0), given).factors
+    assert (factors[10, :, 0] == 0).all()
+    assert np.isnan(factors[11, :, 0]).all()
+
+
 def test_outliers_are_cut_at_the_training_quantiles() -> None:
     panel = market()
     low, high = np.nanquantile(panel.factors[SEEN], (0.05, 0.95), axis=(0, 1))

@@ -254,7 +254,7 @@ def test_what_cannot_be_read_leaves_nothing_behind(prepared: Prepared) -> None:
     with pytest.raises(ValueError, match="price not above 0"):
         prepared.panel()
     assert [path for path in prepared.cache.iterdir() if path.suffix != ".lock"] == []
-    with pytest.raises(ValueError, match="unknown name"):
+    with pytest.raises(ValueError, match="none of Alpha158"):
         prepare.prepare(
             lambda: PriceFilesPanel,
             settings={},
