@@ -21,8 +21,9 @@ from stockformer.evaluation.verdict import contaminated, survivorship
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.models.tabular import Tabular
+from stockformer.runs import audited
 from stockformer.runs.console import human_time
-from stockformer.runs.description import size_of
+from stockformer.runs.description import manifest, size_of
 from stockformer.training.memory import peak_memory_mib
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Preflight:
             with self.check("backward: every parameter that should learn does"):
                 self.backward(experiment, forecast, batch)
         with self.check("look-ahead, one cut: no input of the model depends on later days") as say:
-            say(self.lookahead())
+            say(self.lookahead(experiment))
         if by_gradient:
             with self.check("time and memory of this run") as say:
                 say(self.estimate(experiment, batch))
@@ -138,9 +139,10 @@ class Preflight:
         if idle:
             raise ValueError(f"no gradient reaches {', '.join(idle)}: the model cannot learn them")
 
-    def lookahead(self) -> str:
-        """The fast form of `python -m stockformer.audit.lookahead`."""
+    def lookahead(self, experiment: Experiment) -> str:
+        """The fast form of `python -m stockformer.audit.lookahead`; its outcome is recorded."""
         found = lookahead.run_audit(self.config, cuts=1, fast=True)
+        audited.record(self.config, manifest(experiment), len(found.leaks), cuts=1)
         if found.leaks:
             raise ValueError("\n".join(map(str, found.leaks)))
         for line in found.not_checkable:

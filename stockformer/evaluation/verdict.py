@@ -102,7 +102,7 @@ class Verdict:
 QUESTIONS = {
     "ranking": "Does it rank better than the best baseline?",
     "money": "Is anything left after costs?",
-    "trust": "Can this be trusted?",
+    "trust": "Can this result be trusted?",
 }
 
 
@@ -176,7 +176,7 @@ def _ranking(table: pd.DataFrame, own: Row, few_rankings: bool) -> Answer:
         answer, relation, lead = _against(rankers, sign, n)
         if answer == YES and missing:
             answer, relation = UNKNOWN, "better than those run"
-        sentence = f"Rank IC {value}, {relation}: {lead}."
+        sentence = f"Rank IC {value}, {relation}; {lead}."
     return Answer(answer, f"{sentence}{missing}{_levels(table, n)}")
 
 

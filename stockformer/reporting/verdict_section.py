@@ -14,6 +14,7 @@ from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.statistics import FEW_DATES, Estimate
 from stockformer.evaluation.verdict import (
+    NO,
     QUESTIONS,
     UNKNOWN,
     WAIVED,
@@ -24,6 +25,7 @@ from stockformer.evaluation.verdict import (
 )
 from stockformer.reporting import figures, tables
 from stockformer.reporting.page import Mark, Plot, Section
+from stockformer.runs.console import program
 from stockformer.runs.folder import SWEEP_FILE
 from stockformer.runs.recorded_run import RecordedRun, folders_under
 
@@ -34,15 +36,23 @@ PANELS = {
 }
 """The metrics whose leads are drawn, beside the return after costs: unit, its size, format."""
 TITLE = "Lead over each baseline"
+AUDITED = {"passed": "good", "FAILED": "bad"}
+"""The answers to outcomes of an audit, named as `runs.audited` records them."""
 
 
 def card(evaluation: EvaluationRecord) -> list[Mark]:
-    """The three answers, each with its question and reason."""
-    found = []
+    """The three answers, each with its question and reason.
+
+    No answer is green if the result cannot be trusted.
+    """
+    answers, found = evaluation.answers, []
     for name, question in QUESTIONS.items():
-        answer = getattr(evaluation.answers, name)
+        answer = getattr(answers, name)
         colour = {YES: "good", UNKNOWN: "unsure"}.get(answer.answer, "bad")
-        found.append(Mark(question, colour, word(name, answer), answer.sentence))
+        said = word(name, answer)
+        if colour == "good" and answers.trust.answer == NO:
+            colour, said = "unsure", "apparently"
+        found.append(Mark(question, colour, said, answer.sentence))
     return found
 
 
@@ -50,7 +60,7 @@ def strip(run: RecordedRun, evaluation: EvaluationRecord) -> list[Mark]:
     """What the answers rest on, each with what it means where it is not as it should be."""
     notes = [*evaluation.notes, *(run.manifest.warnings if run.manifest is not None else ())]
     return [
-        _audit(notes),
+        _audit(run, notes),
         _noted("Contamination", contaminated(notes), "bad"),
         _noted("Survivorship", survivorship(notes), "unsure"),
         _dates(run, evaluation),
@@ -149,16 +159,20 @@ def _significant(frame: pd.DataFrame) -> pd.Series:
     return (frame["p"] < 0.05) & ((frame["lower"] > 0) | (frame["upper"] < 0))
 
 
-def _audit(notes: list[str]) -> Mark:
+def _audit(run: RecordedRun, notes: list[str]) -> Mark:
+    """As recorded at the run's start; runs of earlier versions recorded nothing."""
     waived = [note for note in notes if WAIVED.search(note)]
     if waived:
         return Mark("Look-ahead audit", "unsure", "waived", waived[0])
-    return Mark(
-        "Look-ahead audit",
-        "unsure",
-        "no record",
-        "A run does not include it; do it before you trust the figures.",
+    facts = {} if run.manifest is None else run.manifest.facts
+    outcome, _, when = str(facts.get("lookahead_audit", "")).partition(" ")
+    if outcome in AUDITED:
+        text = f"{when[:1].upper()}{when[1:]}, on the same data, settings and code."
+        return Mark("Look-ahead audit", AUDITED[outcome], outcome, text)
+    text = (
+        f"Before you trust this: {program('validate')} with this run's overrides, then train again."
     )
+    return Mark("Look-ahead audit", "unsure", "not run", text)
 
 
 def _noted(title: str, notes: list[str], otherwise: str) -> Mark:

@@ -73,7 +73,7 @@ def test_skill_money_and_trust_are_three_times_yes() -> None:
     found = answers()
     assert [a.answer for a in (found.ranking, found.money, found.trust)] == ["yes"] * 3
     assert (
-        "significantly better than all 2 baselines: LightGBM has +0.0200" in found.ranking.sentence
+        "significantly better than all 2 baselines; LightGBM has +0.0200" in found.ranking.sentence
     )
     assert found.headline.startswith("Usable, as far as tested: it ranks better than every")
     assert found.money.sentence.startswith("-22.0% after costs, -16.0% for the equal-weight univ")
@@ -83,7 +83,7 @@ def test_skill_money_and_trust_are_three_times_yes() -> None:
 def test_without_the_strongest_baseline_the_best_is_better_than_those_run() -> None:
     found = answers(table().drop(index="lightgbm"))
     assert found.ranking.answer == "unknown"
-    assert "better than those run: ridge" in found.ranking.sentence
+    assert "better than those run; ridge" in found.ranking.sentence
     assert "LightGBM, usually the strongest baseline, was not run" in found.ranking.sentence
     assert "incomplete" in found.headline
 

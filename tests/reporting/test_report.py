@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from reporting.run_folder import TICKERS, failed_run, finished_run, leave_out
 
-from stockformer.evaluation.verdict import QUESTIONS
-from stockformer.reporting import report
+from stockformer.evaluation.verdict import QUESTIONS, Answer, Verdict
+from stockformer.reporting import report, verdict_section
 from stockformer.runs import recorded_run as run_reader
 
 BUNDLED = {"scatter", "bar", "pie"}
@@ -72,7 +72,7 @@ def test_the_answers_come_first_then_a_figure_and_no_table(page: Page, html: str
     questions = [text for text in page.texts["span"] if text.endswith("?")]
     assert questions[:3] == list(QUESTIONS.values())
     answers = [text.strip() for text in page.texts["strong"]]
-    words = ("only in part", "no record", "yes", "yes", "25", "1 known", "1 (0)")
+    words = ("only in part", "not run", "yes", "yes", "25", "1 known", "1 (0)")
     assert [text.lstrip("\u2713\u2715?\u2022 ") for text in answers[2:]] == list(words)
 
 
@@ -83,6 +83,39 @@ def test_what_spoils_the_test_is_red_on_the_first_screen(tmp_path: Path) -> None
     assert '<li class="bad"><span class="title">Contamination' in strip
     assert '<li class="unsure"><span class="title">Survivorship' in strip
     assert "They can show a rank IC from " in strip
+
+
+@pytest.mark.parametrize(
+    ("recorded", "answer", "said"),
+    [
+        ("passed on 2024-05-06 with 1 cut date", "good", "On 2024-05-06 with 1 cut date, on the "),
+        ("FAILED on 2024-05-06 with 1 cut date", "bad", "On 2024-05-06 with 1 cut date, on the "),
+        ("not run", "unsure", "python validate.py with this run"),
+        (None, "unsure", "python validate.py with this run"),
+    ],
+)
+def test_the_audit_of_the_run_is_shown(
+    tmp_path: Path, recorded: str | None, answer: str, said: str
+) -> None:
+    run = run_reader.read_run(finished_run(tmp_path / "run"))
+    assert run.evaluation is not None
+    assert run.manifest is not None
+    facts = run.manifest.facts | ({} if recorded is None else {"lookahead_audit": recorded})
+    run = replace(run, manifest=replace(run.manifest, facts=facts))
+    mark = verdict_section.strip(run, run.evaluation)[0]
+    assert (mark.title, mark.answer) == ("Look-ahead audit", answer)
+    assert said in mark.text
+
+
+def test_nothing_is_green_where_the_result_cannot_be_trusted(tmp_path: Path) -> None:
+    evaluation = run_reader.read_run(finished_run(tmp_path / "run")).evaluation
+    assert evaluation is not None
+    yes = Answer("yes", "said.")
+    for trust, words in (("no", ["apparently", "apparently", "no"]), ("yes", ["yes"] * 3)):
+        answers = Verdict(ranking=yes, money=yes, trust=Answer(trust, "said."))
+        marks = verdict_section.card(replace(evaluation, answers=answers))
+        assert [mark.word for mark in marks] == words
+        assert ("good" in {mark.answer for mark in marks}) == (trust == "yes")
 
 
 def test_the_trials_of_a_sweep_are_counted(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_table_fits_and_nothing_is_cut(tmp_path: Path) -> None:
     assert lines[0].startswith("Do not use this model: ")
     question = lines.index("Does it rank better than the best baseline?  NO")
     assert lines[question + 1].startswith("  Rank IC ")
-    assert "Can this be trusted?  ONLY IN PART" in lines
+    assert "Can this result be trusted?  ONLY IN PART" in lines
     assert any(line.startswith("The model ") for line in lines)
     table = [line for line in lines if line.startswith(("model", "zero return", "1-day reversal"))]
     assert len(table) == 3
