@@ -52,6 +52,7 @@ from stockformer.evaluation.trading import WITHOUT_PRICES, BacktestSpec, sizes
 from stockformer.interface import Batch
 from stockformer.models.tabular import Tabular
 from stockformer.reporting import quality_page
+from stockformer.runs import audited
 from stockformer.runs.description import log_description, manifest, require_same_data
 from stockformer.runs.folder import AfterEpoch, RunDir
 from stockformer.runs.warm_start import start_from
@@ -403,6 +404,7 @@ class Experiment:
         resumed with other data than it started with.
         """
         facts = manifest(self) | {"run": run.id} | initial
+        facts["lookahead_audit"] = audited.outcome(self.config, facts)
         if self.manifest_stands(run):
             before = run.read_manifest()
             require_same_data(before, facts)

@@ -46,6 +46,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_the_script_of_the_pages_and_its_licence_are_in_the_wheel(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for file in ("plotly-basic.min.js", "plotly-basic.LICENSE"):
+        assert f"stockformer/reporting/vendor/{file}" in names
+
+
 class Installed:
     """The wheel in a virtual environment that has its dependencies, and no checkout."""
 

@@ -34,6 +34,9 @@ from stockformer.commands.command import command, log_config
 from stockformer.config.recorded import recorded
 from stockformer.data.dataset import days_at_once
 from stockformer.evaluation.screening import likely_leaks
+from stockformer.experiment import Experiment, read_dataset
+from stockformer.runs import audited
+from stockformer.runs.description import manifest
 from stockformer.training.progress import progress, working
 
 log = logging.getLogger("stockformer.audit.lookahead")  # not __main__, with python -m
@@ -280,6 +283,8 @@ def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     log_config(config)
     started = time.perf_counter()
     found = run_audit(config, overrides)
+    facts = manifest(Experiment(config, read_dataset(config)))
+    audited.record(config, facts, len(found.leaks), len(found.seen.cuts))
     for line in found.not_checkable:
         log.warning("not checkable: %s", line)
     if found.leaks:

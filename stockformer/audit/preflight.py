@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,11 +17,13 @@ from stockformer.audit.observe import start_server
 from stockformer.config.build import build
 from stockformer.data.reading import quality
 from stockformer.data.reading.findings import REST, WARNING
+from stockformer.evaluation.verdict import contaminated, survivorship
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.models.tabular import Tabular
+from stockformer.runs import audited
 from stockformer.runs.console import human_time
-from stockformer.runs.description import size_of
+from stockformer.runs.description import manifest, size_of
 from stockformer.training.memory import peak_memory_mib
 
 log = logging.getLogger(__name__)
@@ -69,15 +71,29 @@ class Preflight:
             with self.check("backward: every parameter that should learn does"):
                 self.backward(experiment, forecast, batch)
         with self.check("look-ahead, one cut: no input of the model depends on later days") as say:
-            say(self.lookahead())
+            say(self.lookahead(experiment))
         if by_gradient:
             with self.check("time and memory of this run") as say:
                 say(self.estimate(experiment, batch))
+        log.log(*self.conclusion(data.notes))
+
+    def conclusion(self, notes: Sequence[str]) -> tuple[int, str]:
+        """The level and text of the last line. notes: the caveats of the data set.
+
+        What spoils or flatters a test result is named here: nobody who sees only this line may
+        take the data for clean.
+        """
+        parts = []
         if self.warnings:
-            what = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
-            log.warning("CHECKS PASSED with %s about the data, above - read before you train", what)
-        else:
-            log.info("ALL CHECKS PASSED - Ready to train")
+            count = "1 warning" if self.warnings == 1 else f"{self.warnings} warnings"
+            parts.append(f"with {count} about the data, above")
+        caveats = dict.fromkeys([*contaminated(notes), *survivorship(notes)])
+        if caveats:
+            spoilt = "cannot be trusted" if contaminated(notes) else "are optimistic"
+            parts.append(f"but test results {spoilt}: {'; '.join(caveats)}")
+        if not parts:
+            return logging.INFO, "ALL CHECKS PASSED - Ready to train"
+        return logging.WARNING, f"CHECKS PASSED {', '.join(parts)} - read before you train"
 
     @contextmanager
     def check(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -123,9 +139,10 @@ class Preflight:
         if idle:
             raise ValueError(f"no gradient reaches {', '.join(idle)}: the model cannot learn them")
 
-    def lookahead(self) -> str:
-        """The fast form of `python -m stockformer.audit.lookahead`."""
+    def lookahead(self, experiment: Experiment) -> str:
+        """The fast form of `python -m stockformer.audit.lookahead`; its outcome is recorded."""
         found = lookahead.run_audit(self.config, cuts=1, fast=True)
+        audited.record(self.config, manifest(experiment), len(found.leaks), cuts=1)
         if found.leaks:
             raise ValueError("\n".join(map(str, found.leaks)))
         for line in found.not_checkable:

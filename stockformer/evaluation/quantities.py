@@ -13,7 +13,8 @@ class Quantity:
     """A number's name, its unit, and its meaningful decimals.
 
     around_zero: zero means no effect, so the sign is shown and a test against zero makes sense.
-    percent: a fraction that is shown in percent. higher_is_better: None where neither is better.
+    percent: a fraction that is shown in percent; basis_points: one that is shown in hundredths of a
+    percent, as returns of a day are. higher_is_better: None where neither is better.
     """
 
     title: str
@@ -21,6 +22,7 @@ class Quantity:
     decimals: int
     around_zero: bool = False
     percent: bool = False
+    basis_points: bool = False
     higher_is_better: bool | None = None
 
     @property
@@ -35,12 +37,17 @@ class Quantity:
         return f"{self.title} ({self.unit})"
 
     @property
+    def scale(self) -> float:
+        """What a value is multiplied by before `spec` formats it."""
+        return 1e4 if self.basis_points else 1.0
+
+    @property
     def spec(self) -> str:
         """A format specification valid in both Python and Plotly (d3)."""
         return f"{'+' if self.around_zero else ''}.{self.decimals}{'%' if self.percent else 'f'}"
 
     def format(self, value: float) -> str:
-        return MISSING if math.isnan(value) else format(value, self.spec)
+        return MISSING if math.isnan(value) else format(value * self.scale, self.spec)
 
 
 EARNED = {
@@ -58,7 +65,7 @@ EARNED = {
     "max_drawdown": Quantity("largest drawdown", "%", 1, around_zero=True, percent=True),
     "calmar": Quantity("Calmar ratio", "annual return / drawdown", 2, around_zero=True),
     "turnover": Quantity("turnover a day", "%, bought and sold", 1, percent=True),
-    "cost": Quantity("costs a day", "%, with slippage", 3, percent=True),
+    "cost": Quantity("costs a day", "basis points, with slippage", 1, basis_points=True),
     "n_dates": Quantity("days", "number", 0),
 }
 """Names of `evaluation.backtest.figures`, in display order."""

@@ -1,7 +1,8 @@
 """The checks before an expensive run, with train.py's overrides: python validate.py model.width=64
 
-Ends with "ALL CHECKS PASSED - Ready to train"; with "CHECKS PASSED with N warnings about the data",
-each shown above it; or with the check that failed and what to do.
+Ends with "ALL CHECKS PASSED - Ready to train"; with "CHECKS PASSED", the number of
+warnings about the data and the caveats by which test results are optimistic or cannot be trusted;
+or with the check that failed and what to do.
 """
 
 from pathlib import Path

@@ -8,11 +8,12 @@ from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.quantities import format_count, format_interval, format_p
 from stockformer.reporting import signal_figures
 from stockformer.reporting.page import Plot, Section, Text
+from stockformer.reporting.signal_section import NO_PREDICTIONS
 from stockformer.reporting.tables import Table
 from stockformer.runs.console import program
 from stockformer.runs.recorded_run import RecordedRun
 
-TITLE = "What moved it"
+TITLE, ANCHOR = "What moved it", "attribution"
 SHOWN = 20
 """Inputs in the figure; the table has all."""
 
@@ -20,13 +21,15 @@ SHOWN = 20
 def section(run: RecordedRun) -> Section:
     """The drop of the rank IC by input; how to compute it if that was not done."""
     if run.predictions is None:
-        return Section(TITLE, "The run has no test predictions.")
+        return Section(TITLE, NO_PREDICTIONS, anchor=ANCHOR)
     if run.importance is None:
         kind = "" if run.manifest is None else run.manifest.facts.get("kind", "run")
         if kind == "ensemble":
-            return Section(TITLE, "Not computed for several models as one: look at each run.")
+            text = "Not computed for several models as one: look at each run."
+            return Section(TITLE, text, anchor=ANCHOR)
         command = f"{program('evaluate')} {pasteable('run', run.path)} importance=true"
-        return Section(TITLE, f"Not computed yet. This does, from the run's checkpoint: {command}")
+        text = f"Not computed yet. This does, from the run's checkpoint: {command}"
+        return Section(TITLE, text, anchor=ANCHOR)
     found = run.importance
     top = found.table.sort_values("mean", ascending=False, kind="stable").head(SHOWN)
     groups = {name: factors for name, factors in found.factors.items() if len(factors) > 1}
@@ -44,6 +47,7 @@ def section(run: RecordedRun) -> Section:
         ],
         details=[table(found)],
         texts=[Text("Factors of each group", "\n".join(lines))] if groups else [],
+        anchor=ANCHOR,
     )
 
 

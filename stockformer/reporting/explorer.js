@@ -21,7 +21,8 @@ function explore(box) {
     return known.length;
   });
   const select = box.querySelector("select"), input = box.querySelector("input");
-  const said = box.querySelector("p"), plot = box.querySelector(".own-plot");
+  const said = box.querySelector("p"), figure = box.querySelector("figure");
+  const plot = box.querySelector(".own-plot");
   const head = box.querySelector("thead"), body = box.querySelector("tbody");
 
   const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits);
@@ -61,7 +62,7 @@ function explore(box) {
     const skill = rankIc[day] === null ? "no rank IC" : `rank IC ${signed(rankIc[day], 3)}`;
     const traded = trades[day] ? `traded on ${trades[day]}: ${done.join(", ")}` : "not traded";
     said.textContent = `Signal of ${dates[day]}: ${skill} over ${valid[day]} stocks; ${traded}.`;
-    plot.hidden = true;
+    figure.hidden = true;
     show("stock", all.map((cell) => [tickers[cell % stocks], cell]));
   }
   function showStock(stock) {
@@ -72,17 +73,17 @@ function explore(box) {
     said.textContent =
       `${tickers[stock]}: ${known.length} dates with an outcome, on ${right} of them forecast and outcome ` +
       `have the same sign; bought ${count(1)} times, held on ${count(2)} further dates, sold ${count(3)} times.`;
-    plot.hidden = false;
+    figure.hidden = false;
     const values = (array, unit) => all.map((cell) => (array[cell] === NONE ? null : array[cell] * unit));
     const axis = { automargin: true, zeroline: false };
-    Plotly.react(plot, [
-      { type: "bar", name: "outcome", x: dates, y: values(outcome, data.outcomeUnit), marker: { color: "#8c8c8c" } },
-      { type: "scatter", mode: "lines", name: "forecast", x: dates, y: values(forecast, data.forecastUnit), line: { color: "#2f9e7e", width: 2.5 } },
+    draw(plot, [
+      { type: "bar", name: "outcome", x: dates, y: values(outcome, data.outcomeUnit), marker: { color: data.outcomeColour } },
+      { type: "scatter", mode: "lines", name: "forecast", x: dates, y: values(forecast, data.forecastUnit), line: { color: data.forecastColour, width: 2.5 } },
     ], {
       height: 270, margin: { l: 8, r: 24, t: 28, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       xaxis: { ...axis, title: { text: "signal date (day)" } }, yaxis: { ...axis, title: { text: "return (basis points)" } },
-    }, { displayModeBar: false, responsive: true });
+    });
     show("signal date", all.map((cell, day) => [dates[day], cell]).reverse());
   }
 
@@ -100,6 +101,7 @@ function explore(box) {
     if (stock >= 0) return showStock(stock);
     said.textContent = `No stock is named ${name}.`;
   });
+  fit(plot);
   select.value = dates.length - 1;
   showDate(dates.length - 1);
 }

@@ -10,16 +10,17 @@ import json
 
 import numpy as np
 
-from stockformer.evaluation import returns
+from stockformer.evaluation import forecasts, returns
 from stockformer.evaluation.backtest import BASIS_POINT, Backtest
 from stockformer.evaluation.metrics import mean
 from stockformer.evaluation.predictions import Predictions, daily
 from stockformer.evaluation.quantities import format_count
+from stockformer.reporting import figures, tables
 from stockformer.reporting.page import Section
-from stockformer.reporting.signal_section import NO_PREDICTIONS
+from stockformer.reporting.signal_section import nothing_to_score
 from stockformer.runs.recorded_run import RecordedRun
 
-TITLE = "Explorer"
+TITLE, ANCHOR = "Explorer", "explorer"
 CELLS = 36_000
 """Most cells, dates times stocks, that the page holds: about 0.4 MB."""
 UNKNOWN = -32_768
@@ -30,8 +31,8 @@ UNKNOWN_PROBABILITY = 255
 def section(run: RecordedRun) -> Section:
     """The last dates that fit into the page."""
     predictions = run.predictions
-    if predictions is None:
-        return Section(TITLE, NO_PREDICTIONS)
+    if predictions is None or not predictions.valid.any():
+        return Section(TITLE, nothing_to_score(run), anchor=ANCHOR)
     dates, steps, stocks = predictions.prediction.shape
     shown = min(dates, max(1, CELLS // stocks))
     cut = "" if shown == dates else f" Only the last {shown} of {dates} dates are in this page."
@@ -41,7 +42,28 @@ def section(run: RecordedRun) -> Section:
         f"points{averaged}; rank 1 is the highest. The backtest's column is what it did on the day "
         f"that it traded this signal.{cut}"
     )
-    return Section(TITLE, lead, explorer=data(predictions, run.ledger, shown))
+    return Section(
+        TITLE,
+        lead,
+        explorer=data(predictions, run.ledger, shown),
+        anchor=ANCHOR,
+        folded=best_and_worst(predictions),
+    )
+
+
+def best_and_worst(predictions: Predictions) -> Section:
+    """The dates and stocks that contribute most and least to the rank IC."""
+    frame = predictions.frame()
+    stocks = forecasts.rank_ic_by_stock(frame[frame["valid"]])
+    return Section(
+        "Best and worst dates and stocks",
+        "A stock's share of the rank IC: the shares of all stocks add up to the mean. Do not "
+        "exclude stocks or dates because of these tables: that would be selection on test dates.",
+        [
+            *tables.days_by(daily(predictions), "rank_ic", "Dates by rank IC"),
+            *tables.stocks_by_rank_ic(stocks),
+        ],
+    )
 
 
 def data(predictions: Predictions, ledger: Backtest | None, shown: int) -> str:
@@ -68,6 +90,8 @@ def data(predictions: Predictions, ledger: Backtest | None, shown: int) -> str:
             "trades": trade_dates[last],
             "tickers": predictions.tickers.tolist(),
             "rankIc": [round(x, 4) if np.isfinite(x) else None for x in rank_ic.tolist()],
+            "forecastColour": figures.TEST,
+            "outcomeColour": figures.REFERENCE,
             "forecastUnit": forecast_unit,
             "outcomeUnit": outcome_unit,
             "forecast": forecasts,

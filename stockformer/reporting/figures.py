@@ -16,6 +16,8 @@ from stockformer.evaluation.quantities import Quantity
 
 TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
 QUANTILES = ("#c05a32", "#dd9a5c", "#8c8c8c", "#5fa3b8", "#2b6cb0")
+SIGNS = {1: (TRAIN, "circle"), 0: (REFERENCE, "circle-open"), -1: (VALIDATION, "x")}
+"""Colour and marker of a significant lead, of none, and of a significant deficit."""
 PARTS = {"train": TRAIN, "validation": VALIDATION}
 HEIGHT = 270
 DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
@@ -39,7 +41,7 @@ def training_curve(
             hover = f"epoch %{{x}}: %{{y:{quantity.spec}}}"
             figure.add_scatter(
                 x=metrics.index.to_numpy(),
-                y=metrics[column].to_numpy(),
+                y=metrics[column].to_numpy() * quantity.scale,
                 name=part,
                 mode="lines+markers" if len(metrics) <= FEW else "lines",
                 marker={"size": 5},
@@ -105,6 +107,60 @@ def stability_by_day(correlation: pd.Series) -> go.Figure:
         hovertemplate="%{x|%a %Y-%m-%d}: %{y:+.3f}<extra></extra>",
     )
     return figure
+
+
+def forest(leads: pd.DataFrame, x: str, number_format: str, height: int) -> go.Figure:
+    """A row a baseline: the lead with its interval; its marker says whether it is significant.
+
+    leads: lead, lower, upper, significant by name, the first at the top; x: axis with the unit.
+    """
+    figure = base(x, "")
+    named = [plain(str(name)) for name in leads.index]
+    for sign, (colour, symbol) in SIGNS.items():
+        if leads.empty:
+            break
+        rows = leads[np.where(leads["significant"], np.sign(leads["lead"]), 0) == sign]
+        if rows.empty:
+            continue
+        line = {"width": 2, "color": colour}
+        interval = f"%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}}"
+        figure.add_scatter(
+            x=rows["lead"].to_numpy(),
+            y=[plain(str(name)) for name in rows.index],
+            mode="markers",
+            customdata=rows[["lower", "upper"]].to_numpy(),
+            marker={"color": colour, "symbol": symbol, "size": 9, "line": line},
+            error_x={
+                "array": (rows["upper"] - rows["lead"]).to_numpy(),
+                "arrayminus": (rows["lead"] - rows["lower"]).to_numpy(),
+                "color": colour,
+                "thickness": 2,
+                "width": 4,
+            },
+            hovertemplate=f"%{{y}}: %{{x:{number_format}}} ({interval})<extra></extra>",
+        )
+    figure.add_vline(0, line={"color": REFERENCE, "width": 1.5})
+    order = {"categoryorder": "array", "categoryarray": named[::-1]}
+    figure.update_yaxes(**order, range=[-0.6, len(named) - 0.4], title=None)
+    ends = [] if leads.empty else [float(leads["lower"].min()), float(leads["upper"].max())]
+    figure.update_xaxes(tickvals=_few_ticks(*ends) if ends else None)
+    figure.update_layout(showlegend=False, height=height, margin={"t": 6, "r": 12})
+    return figure
+
+
+def _few_ticks(low: float, high: float) -> list[float]:
+    """Zero, and a round number on each side that the values reach: there is space for no more."""
+    most = max(abs(low), abs(high))
+    if not 0 < most < np.inf:
+        return [0.0]
+    decade = 10.0 ** np.floor(np.log10(most))
+    step = decade * max(digit for digit in (1, 2, 5) if digit * decade <= most * 1.0001)
+    return [tick for tick in (-step, 0.0, step) if min(low, 0.0) <= tick <= max(high, 0.0)]
+
+
+def forest_height(rows: int) -> int:
+    """In pixels, so that figures side by side have the same."""
+    return 70 + 26 * max(rows, 3)
 
 
 def base(x: str, y: str) -> go.Figure:

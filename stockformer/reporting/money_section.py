@@ -19,12 +19,13 @@ from stockformer.evaluation.quantities import (
 from stockformer.evaluation.record import BacktestResult
 from stockformer.evaluation.statistics import Estimate
 from stockformer.evaluation.trading import excess_verdict
-from stockformer.reporting import trading_figures
+from stockformer.reporting import trading_figures, trading_section
 from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.tables import Table
+from stockformer.reporting.trading_section import variant
 from stockformer.runs.recorded_run import RecordedRun
 
-TITLE = "From signal to money"
+TITLE, ANCHOR = "From signal to money", "money"
 NO_BACKTEST = "There was no backtest: too few test dates, or no date with a ranking."
 DAILY_EXCESS = Quantity("daily excess", "basis points", 1, around_zero=True)
 NAMES = {
@@ -48,10 +49,10 @@ MEANINGS = {
 def section(run: RecordedRun) -> Section:
     """Where the excess return goes, and what the account earned."""
     if run.evaluation is None:
-        return Section(TITLE, "The run has not been tested.")
+        return Section(TITLE, "The run has not been tested.", anchor=ANCHOR)
     traded = run.evaluation.backtest
     if traded is None:
-        return Section(TITLE, NO_BACKTEST)
+        return Section(TITLE, NO_BACKTEST, anchor=ANCHOR)
     remarks, shown, plots = [], [], []
     if traded.waterfall is None:
         remarks.append(
@@ -80,7 +81,15 @@ def section(run: RecordedRun) -> Section:
     )
     remarks += [*turnover(traded, run.ledger), *capacity(traded)]
     shown.append(excess(traded))
-    return Section(TITLE, lead(traded), remarks=remarks, plots=plots, details=shown)
+    return Section(
+        TITLE,
+        lead(traded),
+        remarks=remarks,
+        plots=plots,
+        details=shown,
+        anchor=ANCHOR,
+        folded=trading_section.section(run, traded),
+    )
 
 
 def lead(traded: BacktestResult) -> str:
@@ -160,11 +169,6 @@ def capacity(traded: BacktestResult) -> list[str]:
         f"Capacity: at a capital of {most:,.0f} (here {capital:,.0f}) 95 % of the trades stay "
         "within the permitted share of their day's volume."
     ]
-
-
-def variant(name: object) -> str:
-    """A variant of the backtest in a table."""
-    return "as set" if name == "base" else str(name).replace("_", " ")
 
 
 def _mean_and_interval(test: Estimate) -> tuple[str, str]:

@@ -11,11 +11,11 @@ from stockformer.evaluation.quantities import Quantity, format_interval, format_
 from stockformer.evaluation.statistics import Estimate
 from stockformer.reporting import signal_figures
 from stockformer.reporting.page import Plot, Section
-from stockformer.reporting.signal_section import NO_PREDICTIONS
+from stockformer.reporting.signal_section import nothing_to_score
 from stockformer.reporting.tables import Table
 from stockformer.runs.recorded_run import RecordedRun
 
-TITLE = "Probabilities"
+TITLE, ANCHOR = "Probabilities", "probabilities"
 BINS = 20
 KNOWN = "training_mean"
 """The constant that is known before the test: the share of "up" in training."""
@@ -30,10 +30,8 @@ SCORE = Quantity("Brier score", "squared probability", 4)
 def section(run: RecordedRun) -> Section:
     """How often what was forecast with a probability came true, and the skill over constants."""
     predictions = run.predictions
-    if predictions is None:
-        return Section(TITLE, NO_PREDICTIONS)
-    if not predictions.valid.any():
-        return Section(TITLE, "No probability can be judged: no forecast has a known outcome.")
+    if predictions is None or not predictions.valid.any():
+        return Section(TITLE, nothing_to_score(run), anchor=ANCHOR)
     brier = daily(predictions)["brier"]
     reference = daily(best_constant(predictions))["brier"]
     hindsight = forecasts.brier_skill(brier, reference, predictions.horizon)
@@ -60,6 +58,7 @@ def section(run: RecordedRun) -> Section:
         verdict(float(brier.mean()), against, CONSTANT[constant]),
         [skill(float(brier.mean()), rows)],
         plots=[calibrated, counts] if len(intervals) else [counts],
+        anchor=ANCHOR,
     )
 
 

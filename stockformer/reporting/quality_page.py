@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -19,37 +20,38 @@ MAX_IMAGE = 1000  # pixels a side; beyond it every n-th row or column is drawn
 LISTED_STOCKS = 40  # with the worst coverage
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # no script at all
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 0.5em 0 1.5em; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.15em 0.9em 0.15em 0; border-bottom: 1px solid #ddd; }
-td { white-space: nowrap; } td:last-child { white-space: normal; overflow-wrap: anywhere; }
-img { width: 100%; image-rendering: pixelated; border: 1px solid #bbb; }
-.error { color: #b3261e; } .warning { color: #8a5a00; } .repaired { color: #33691e; }
-.key { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.3em 0 1em; }
+th, td, td:last-child { text-align: left; white-space: normal; }
+img { width: 100%; image-rendering: pixelated; border: 1px solid var(--line); }
+.error { color: var(--bad); } .warning { color: var(--wait); } .repaired { color: var(--good); }
+.key { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; }
 """
+"""After page.css, whose colours follow the reader's light or dark mode."""
 
 
 def html(report: Report) -> str:
     """The page: facts, coverage heat map, findings, calendar, and the stocks worst covered."""
     name, dates = escape(report.name), report.panel.dates
+    style = (files("stockformer.reporting") / "page.css").read_text("utf-8")
     first, *rest = report.lines()
     shown = [line for line in rest if line.split(" - ")[0] not in LEVELS]
     return "\n".join(
         [
             "<!doctype html><html lang='en'><meta charset='utf-8'>",
             f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\">",
-            f"<title>{name}: data quality</title>",
-            f"<style>{STYLE}</style><h1>Data quality: {name}</h1><p>{escape(first)}</p>",
+            "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+            f"<title>{name}: data quality</title><style>{style}{STYLE}</style>",
+            f"<main><h1>Data quality: {name}</h1><p>{escape(first)}</p>",
             *(f"<p>{escape(line)}</p>" for line in shown),
             f"<h2>Coverage</h2><p>{dates[0]} (left) to {dates[-1]} (right); one line a stock, "
             f"worst coverage at the top.{_legend()}</p>",
             f"<img alt='Coverage by stock and date' src='{_image(_by_coverage(report))}'>",
             "<h2>Findings</h2>",
-            _findings(report),
+            _findings(report, "Findings"),
             "<h2>Weekend sessions and long breaks</h2>",
-            _table(report.sessions),
-            f"<h2>Stocks with the worst coverage</h2>{_table(report.stocks[:LISTED_STOCKS])}",
-            "</html>",
+            _table(report.sessions, "Weekend sessions and long breaks"),
+            "<h2>Stocks with the worst coverage</h2>",
+            _table(report.stocks[:LISTED_STOCKS], "Stocks with the worst coverage"),
+            "</main></html>",
         ]
     )
 
@@ -67,7 +69,7 @@ def _by_coverage(report: Report) -> np.ndarray:
     return report.states.T[[position[ticker] for ticker in report.stocks.index]]
 
 
-def _findings(report: Report) -> str:
+def _findings(report: Report, title: str) -> str:
     frame = pd.DataFrame(
         [
             {
@@ -81,11 +83,14 @@ def _findings(report: Report) -> str:
             for f in report.panel.findings
         ]
     )
-    return _table(frame, index=False)
+    return _table(frame, title, index=False)
 
 
-def _table(frame: pd.DataFrame, index: bool = True) -> str:
-    """Rows as HTML; names of levels become classes, and every text is escaped."""
+def _table(frame: pd.DataFrame, title: str, index: bool = True) -> str:
+    """Rows as HTML; names of levels become classes, and every text is escaped.
+
+    title: its name for a screen reader.
+    """
     if frame.empty:
         return "<p>none</p>"
     columns = frame.reset_index() if index else frame
@@ -95,7 +100,8 @@ def _table(frame: pd.DataFrame, index: bool = True) -> str:
         level = next((v for v in values if v in LEVELS), "")
         cells = [f"{v:.1%}" if isinstance(v, float) else escape(str(v)) for v in values]
         rows.append(f"<tr class='{level}'>" + "".join(f"<td>{c}</td>" for c in cells))
-    return f"<table><tr>{head}{''.join(rows)}</table>"
+    scroll = f"<div class='scroll' tabindex='0' role='group' aria-label='{escape(title)}'>"
+    return f"{scroll}<table><tr>{head}{''.join(rows)}</table></div>"
 
 
 def _image(states: np.ndarray) -> str:

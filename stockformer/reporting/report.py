@@ -8,9 +8,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from stockformer.evaluation import forecasts
 from stockformer.evaluation.metrics import LOSSES, METRICS
-from stockformer.evaluation.predictions import daily
 from stockformer.evaluation.quantities import TRAINING_TIME, Quantity, format_count
 from stockformer.reporting import (
     attribution_section,
@@ -20,15 +18,25 @@ from stockformer.reporting import (
     probabilities_section,
     signal_section,
     tables,
+    verdict_section,
 )
 from stockformer.reporting.page import Page, Plot, Section, Text, address, require_html
-from stockformer.reporting.signal_section import NO_PREDICTIONS
-from stockformer.reporting.trading_section import backtest
 from stockformer.runs.console import program
 from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import RecordedRun, read_run
 
 log = logging.getLogger(__name__)
+
+DOWNLOADS = {
+    "predictions.parquet": "predictions",
+    "evaluation.json": "evaluation",
+    "metrics.csv": "metrics by epoch",
+    "importance.json": "importance of the inputs",
+    "trades.csv": "trades",
+    "positions.csv": "positions",
+    "equity.csv": "equity",
+}
+"""Files of a run with their titles on its page."""
 
 
 def write_report(run: RecordedRun, output: Path | None) -> Path:
@@ -59,52 +67,25 @@ def try_report(folder: Path) -> None:
 def page(run: RecordedRun, page_folder: Path) -> Page:
     """All sections, the verdict first. page_folder: the folder that the page is written to."""
     sections = [
-        comparison(run),
+        verdict_section.lead(run),
         signal_section.section(run),
         money_section.section(run),
         probabilities_section.section(run),
         explorer_section.section(run),
         attribution_section.section(run),
-        backtest(run),
-        best_and_worst(run),
         training(run),
-        data_quality(run, page_folder),
-        provenance(run),
+        data(run, page_folder),
     ]
-    return Page("run", run.name, run.headline, tables.subtitle(run), run.status.state, sections)
-
-
-def comparison(run: RecordedRun) -> Section:
-    """The model and the baselines, project targets and caveats."""
-    title, table, evaluation = "Against the baselines", run.comparison, run.evaluation
-    if table is None:
-        return Section(title, "The run has not been tested.")
-    if evaluation is None:
-        return Section(title, "The run has no evaluation.json.", tables.comparison(table))
-    return Section(
-        title,
-        tables.HOW_TO_READ_COMPARISON,
-        [*tables.comparison(table), *([tables.targets(evaluation)] if evaluation.targets else [])],
-        [*evaluation.sentences, *tables.remarks(evaluation)],
-    )
-
-
-def best_and_worst(run: RecordedRun) -> Section:
-    """The dates and stocks that contribute most and least to the rank IC."""
-    title, predictions = "Best and worst", run.predictions
-    if predictions is None:
-        return Section(title, NO_PREDICTIONS)
-    frame = predictions.frame()
-    stocks = forecasts.rank_ic_by_stock(frame[frame["valid"]])
-    return Section(
-        title,
-        "A stock's share of the rank IC: the shares of all stocks add up to the mean. The backtest "
-        "section has its own tables. Do not exclude stocks or dates because of these tables: that "
-        "would be selection on the test dates.",
-        [
-            *tables.days_by(daily(predictions), "rank_ic", "Dates by rank IC"),
-            *tables.stocks_by_rank_ic(stocks),
-        ],
+    evaluation = run.evaluation
+    return Page(
+        kind="run",
+        name=run.name,
+        headline=run.headline if evaluation is None else evaluation.answers.headline,
+        subtitle=tables.subtitle(run),
+        state=run.status.state,
+        sections=sections,
+        card=[] if evaluation is None else verdict_section.card(evaluation),
+        strip=[] if evaluation is None else verdict_section.strip(run, evaluation),
     )
 
 
@@ -112,7 +93,7 @@ def training(run: RecordedRun) -> Section:
     """Training curves by epoch."""
     title, metrics = "Training", run.metrics
     if metrics is None:
-        return Section(title, "No epoch was completed.")
+        return Section(title, "No epoch was completed.", anchor="training")
     tested = None if run.evaluation is None else run.evaluation.epoch
     plots = [
         Plot(quantity.title[0].upper() + quantity.title[1:], curve)
@@ -122,7 +103,9 @@ def training(run: RecordedRun) -> Section:
     if "learning_rate" in metrics:  # a model that is fitted at once has none
         plots.insert(-1, Plot("Learning rate", figures.learning_rate(metrics)))
     marked = "" if tested is None else f" Dotted: epoch {tested}, the tested one."
-    return Section(title, f"{format_count(len(metrics), 'epoch')}.{marked}", plots=plots)
+    good = " Good: both curves fall together; validation that turns up is overfitting."
+    lead = f"{format_count(len(metrics), 'epoch')}.{marked}{good}"
+    return Section(title, lead, plots=plots, anchor="training")
 
 
 def _curves() -> dict[str, Quantity]:
@@ -131,34 +114,27 @@ def _curves() -> dict[str, Quantity]:
     return LOSSES | brief | {"seconds": TRAINING_TIME}
 
 
-def data_quality(run: RecordedRun, page_folder: Path) -> Section:
-    """Warnings on the data, the split, and the link to the data quality report."""
-    title, file = "Data", RunDir(run.path).quality_file
-    if run.manifest is None:
-        return Section(title, "The run has no record of its data.")
-    title_of_link = "The data quality report of this run"
-    links = {title_of_link: address(file, page_folder)} if file.exists() else {}
-    lead = "" if run.manifest.warnings else "No warnings."
-    return Section(
-        title,
-        lead,
-        [tables.split(run.manifest.split)],
-        run.manifest.warnings,
-        links=links,
-    )
-
-
-def provenance(run: RecordedRun) -> Section:
-    """Where the run comes from, and how to reproduce it."""
-    title, manifest = "Provenance", run.manifest
+def data(run: RecordedRun, page_folder: Path) -> Section:
+    """The data and warnings on them, how to reproduce the run, and its files."""
+    title, manifest = "Data, reproduction, downloads", run.manifest
     configuration = [Text("Configuration", run.config)] if run.config is not None else []
+    own = RunDir(run.path)
+    named = {DOWNLOADS[name]: run.path / name for name in DOWNLOADS}
+    links = {
+        title: address(file, page_folder)
+        for title, file in {"data quality report": own.quality_file, **named}.items()
+        if file.exists()
+    }
     if manifest is None:
-        lead = "The run has no record of its provenance."
-        return Section(title, lead, texts=configuration)
+        lead = "The run has no record of its data and of its provenance."
+        return Section(title, lead, links=links, texts=configuration, anchor="data")
     train = f"{program('train')} {shlex.join(run.overrides or ())}".rstrip()
     return Section(
         title,
-        tables=[tables.facts(manifest)],
+        "" if manifest.warnings else "No warnings about the data.",
+        [tables.split(manifest.split), tables.facts(manifest)],
+        manifest.warnings,
+        links=links,
         commands=reproduction(manifest.git_commit, str(manifest.facts.get("command", train))),
         texts=[
             *configuration,
@@ -166,6 +142,7 @@ def provenance(run: RecordedRun) -> Section:
             Text(f"Factors ({len(manifest.factor_names)})", ", ".join(manifest.factor_names)),
             Text(f"Files read ({len(manifest.files)}), SHA-256", hashes(manifest.files)),
         ],
+        anchor="data",
     )
 
 

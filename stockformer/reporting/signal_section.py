@@ -24,8 +24,12 @@ from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.tables import Table
 from stockformer.runs.recorded_run import RecordedRun
 
-TITLE = "Signal"
+TITLE, ANCHOR = "Signal", "signal"
 NO_PREDICTIONS = "The run has no test predictions."
+NO_VALID_CELL = (
+    "None of the test predictions can be scored: no stock has a known outcome on these dates (no "
+    "valid cell). Look at the data quality report, and at the dates of the split."
+)
 NOTHING_RANKED = (
     "Nothing is ranked: on no test date are there two stocks with an outcome and different "
     "forecasts, so there is no rank IC."
@@ -45,12 +49,12 @@ MOST_MONTHS = 12
 def section(run: RecordedRun) -> Section:
     """Rank IC by date, cumulated, by horizon, by sector and regime; returns by quantile."""
     predictions = run.predictions
-    if predictions is None:
-        return Section(TITLE, NO_PREDICTIONS)
+    if predictions is None or not predictions.valid.any():
+        return Section(TITLE, nothing_to_score(run), anchor=ANCHOR)
     days = daily(predictions)
     scores = tables.scores(predictions)
     if days["rank_ic"].notna().sum() == 0:
-        return Section(TITLE, NOTHING_RANKED, details=[scores])
+        return Section(TITLE, NOTHING_RANKED, details=[scores], anchor=ANCHOR)
     detail = None if run.evaluation is None else run.evaluation.signal
     remarks = [NOT_RECORDED] if detail is None else []
     plots = [*_over_time(days["rank_ic"], predictions.horizon), *_quantiles(predictions, remarks)]
@@ -61,8 +65,14 @@ def section(run: RecordedRun) -> Section:
         lead(days["rank_ic"], detail),
         remarks=remarks,
         plots=plots,
-        details=[*([] if detail is None else breakdowns(detail)), scores],
+        details=[*([] if detail is None else breakdowns(detail)), by_month(days), scores],
+        anchor=ANCHOR,
     )
+
+
+def nothing_to_score(run: RecordedRun) -> str:
+    """Why a run without valid predictions has nothing to measure."""
+    return NO_PREDICTIONS if run.predictions is None else NO_VALID_CELL
 
 
 def lead(rank_ic: pd.Series, detail: SignalDetail | None) -> str:
@@ -100,6 +110,13 @@ def breakdowns(detail: SignalDetail) -> list[Table]:
         title = "Rank IC among stocks of similar size (mean traded value of 21 days)"
         found.append(_groups(detail.size, title, "stocks", _money))
     return found
+
+
+def by_month(days: pd.DataFrame) -> Table:
+    """A row a year. days: `predictions.daily`."""
+    dates = pd.DatetimeIndex(days.index)
+    counts = days["rank_ic"].groupby([dates.year, dates.month]).count()
+    return tables.by_month(forecasts.rank_ic_by_month(days), "Rank IC by month", RANK_IC, counts)
 
 
 def by_sector(sectors: pd.DataFrame) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
 from stockformer.evaluation.predictions import Predictions, daily, score
@@ -126,9 +127,7 @@ def _compared(
 def targets(evaluation: EvaluationRecord) -> Table:
     """The project targets and whether the model meets them."""
     value = Quantity("value", "as named", 4)
-    rows = [
-        (t.name, "met" if t.met else "not met", value.format(t.value)) for t in evaluation.targets
-    ]
+    rows = [(t.name, t.outcome, value.format(t.value)) for t in evaluation.targets]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
@@ -161,15 +160,22 @@ def scores(predictions: Predictions) -> Table:
     return Table(("metric", "mean", "95 % interval", "t", "p", "unit"), rows, words=(0, 5))
 
 
-def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
-    """A row a year, shaded by sign and size; months without any value are left out.
+def by_month(
+    years: pd.DataFrame, title: str, quantity: Quantity, counts: pd.Series | None = None
+) -> Table:
+    """A row a year, shaded by sign and evidence; months without any value are left out.
 
-    years: columns 1 to 12 and, last, one for the whole year.
+    years: columns 1 to 12 and, last, one for the whole year. counts: the number of dates by (year,
+    month), if the values are means: the shade is then of mean * sqrt(dates), which is proportional
+    to t, so that a month with one date is not the darkest.
     """
     years = years.loc[:, years.notna().any()]
     named = [MONTHS[c - 1] if isinstance(c, int) else str(c) for c in years.columns]
     values = years.to_numpy(float)
     months = values[:, :-1]
+    if counts is not None:
+        dates = counts.unstack().reindex(index=years.index, columns=years.columns[:-1])
+        months = months * np.sqrt(dates.to_numpy(float))
     largest = np.nanmax(np.abs(months), initial=0.0)
     shades = {
         (row, column + 1): round(float(months[row, column] / largest), 3)
@@ -207,15 +213,16 @@ def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
 
     stocks: `forecasts.rank_ic_by_stock`.
     """
-    header = ("stock", "share of the rank IC", "mean forecast", "mean outcome", "scored cells")
+    returns = ("mean forecast (basis points)", "mean outcome (basis points)")
+    header = ("stock", "share of the rank IC", *returns, "scored cells")
 
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [
             (
                 str(ticker),
                 f"{row['contribution']:+.5f}",
-                f"{row['prediction']:+.5f}",
-                f"{row['label']:+.5f}",
+                f"{row['prediction'] / BASIS_POINT:+.1f}",
+                f"{row['label'] / BASIS_POINT:+.1f}",
                 f"{row['cells']:.0f}",
             )
             for ticker, row in zip(part.index, part.to_dict("records"))

@@ -70,15 +70,20 @@ def configurations(trials: Trials) -> RenderableType:
 
 def summary(run: RecordedRun) -> Iterator[RenderableType]:
     """The parts to print. Text from the run is never interpreted as markup."""
-    yield _text(run.headline, style="bold")
+    answers = None if run.evaluation is None else run.evaluation.answers
+    yield _text(run.headline if answers is None else answers.headline, style="bold")
     yield _text(f"{run.name}: {tables.subtitle(run)}")
+    if answers is not None:
+        yield Text()
+        for line in answers.lines():
+            yield _text(line, style="" if line.startswith(" ") else "bold")
     if run.comparison is not None:
         yield Text()
         for line in _closing_table(run, run.comparison):
             yield _text(line, style="bold" if line.startswith("model ") else "")
         yield Text()
     if run.evaluation is not None:
-        yield from map(_text, run.evaluation.conclusions())
+        yield from map(_text, [run.evaluation.verdict, *run.evaluation.conclusions()])
 
 
 def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:
@@ -89,11 +94,18 @@ def _closing_table(run: RecordedRun, table: pd.DataFrame) -> list[str]:
 
 
 def laid_out(table: Table, fold: bool = False) -> RichTable:
-    """Words on the left, numbers on the right, the marked row in bold.
+    """Words on the left, numbers on the right, the marked row in bold, the title above.
 
     fold: wrap cells that are too wide.
     """
-    laid_out = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    laid_out = RichTable(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=_text(table.title) if table.title else None,
+        title_justify="left",
+    )
     for position, heading in enumerate(table.header):
         side: Literal["left", "right"] = "left" if position in table.words else "right"
         laid_out.add_column(

@@ -20,8 +20,8 @@ from stockformer.reporting.figures import (
     plain,
 )
 
-COLOURS = (TEST, REFERENCE, TRAIN, VALIDATION)
-DASHES = ("solid", "dash", "dot", "longdash")
+LINES = ((TRAIN, "solid"), (VALIDATION, "dash"), (REFERENCE, "dot"), (TEST, "dashdot"))
+"""Colours that the colour-blind can tell apart, and a dash for who sees or prints none."""
 
 
 def lines(
@@ -29,14 +29,14 @@ def lines(
 ) -> go.Figure:
     """A line for each series, by date; the first is emphasised. title: with the unit."""
     figure = dated(next(iter(series.values())).index, title, "date (day)")
-    for colour, dash, (name, values) in zip(COLOURS, DASHES, series.items()):
-        first = colour == COLOURS[0]
+    for (colour, dash), (name, values) in zip(LINES, series.items()):
+        first = dash == "solid"
         figure.add_scatter(
             x=values.index.to_numpy(),
             y=values.to_numpy(),
             name=name,
             mode="lines",
-            line={"color": colour, "width": 2.5 if first else 1.5, "dash": dash},
+            line={"color": colour, "width": 2 if first else 1.8, "dash": dash},
             fill="tozeroy" if fill and first else None,
             hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{number_format}}}<extra>{name}</extra>",
         )

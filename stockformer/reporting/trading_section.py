@@ -1,4 +1,4 @@
-"""The report's section on the backtest's figures and ledger."""
+"""The backtest in detail: its figures, and its ledger by day, month and stock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from stockformer.evaluation.backtest import Backtest, largest_imbalance
 from stockformer.evaluation.quantities import EARNED, Quantity, format_count
 from stockformer.evaluation.record import BacktestResult
 from stockformer.reporting import tables, trading_figures
-from stockformer.reporting.money_section import NO_BACKTEST, variant
 from stockformer.reporting.page import Plot, Section
 from stockformer.reporting.tables import Table
 from stockformer.runs.recorded_run import RecordedRun
@@ -23,13 +22,8 @@ WINDOWS = (63, 21)
 FEW_DAYS = 252
 
 
-def backtest(run: RecordedRun) -> Section:
+def section(run: RecordedRun, traded: BacktestResult) -> Section:
     """The figures with variants and benchmarks, and details of the ledger."""
-    if run.evaluation is None:
-        return Section(TITLE, "The run has not been tested.")
-    traded = run.evaluation.backtest
-    if traded is None:
-        return Section(TITLE, NO_BACKTEST)
     plots, remarks = by_day(traded, run.ledger), []
     if run.ledger is None:
         remarks.append(f"The ledger is incomplete ({run.path.name}/equity.csv and others).")
@@ -133,6 +127,11 @@ def ledger_plots(ledger: Backtest) -> list[Plot]:
             "Slippage included.",
         ),
     ]
+
+
+def variant(name: object) -> str:
+    """A variant of the backtest in a table."""
+    return "as set" if name == "base" else str(name).replace("_", " ")
 
 
 def _each(function: object, series: Mapping[str, pd.Series]) -> dict[str, pd.Series]:

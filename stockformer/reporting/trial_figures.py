@@ -44,14 +44,15 @@ def pareto(values: pd.DataFrame, front: pd.DataFrame, axes: Sequence[Quantity]) 
     values, front: a row a configuration; their first two columns are drawn.
     """
     x, y = values.columns[:2]
+    scales = [quantity.scale for quantity in axes]
     figure = base(*(f"{quantity.title} ({quantity.unit})" for quantity in axes))
     for name, rows, mode, colour in (
         ("others", values.drop(front.index), "markers", REFERENCE),
         ("front", front.sort_values(x), "lines+markers", VALIDATION),
     ):
         figure.add_scatter(
-            x=rows[x].to_numpy(),
-            y=rows[y].to_numpy(),
+            x=rows[x].to_numpy() * scales[0],
+            y=rows[y].to_numpy() * scales[1],
             name=name,
             mode=mode,
             line={"color": colour, "width": 1.5, "shape": "linear"},

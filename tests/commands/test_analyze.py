@@ -28,7 +28,7 @@ def test_the_newest_run_of_both_trees_is_the_default(command: Command, tmp_path:
     status, output = command("analyze")
     assert status == 0, output
     assert reports(tmp_path) == [newest / "report.html"]
-    assert output.startswith("The model ")
+    assert output.startswith("Do not use this model")
     assert "1-day reversal" in output
     assert output.splitlines()[-1] == f"report: {newest.relative_to(tmp_path)}/report.html"
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_data import Phase5Files
+from small_data import Phase5Files, composed
+
+from stockformer.audit.preflight import Preflight
 
 Validate = Callable[..., tuple[int, str]]
 SMALL = ("dataset=nifty200_phase5", "model.width=8", "model.layers=1", "dataset.lookback=5")
@@ -26,15 +28,29 @@ def validate(
     return call
 
 
-def test_everything_in_order_says_so_and_leaves_nothing(validate: Validate, tmp_path: Path) -> None:
+def test_the_last_line_has_the_caveats(validate: Validate, tmp_path: Path) -> None:
     status, output = validate()
     assert status == 0, output
-    assert output.rstrip().endswith("ALL CHECKS PASSED - Ready to train")
+    last = output.rstrip().splitlines()[-1]
+    assert last.startswith("CHECKS PASSED but test results cannot be trusted: the 22 factors were ")
+    assert "contaminated; the stocks are the index members of 2024" in last
+    assert last.endswith(" - read before you train")
     assert [line[:5] for line in output.splitlines() if line.startswith("ok")] == [
         f"ok  {number}" for number in range(1, 9)
     ]
     assert "steps an epoch, at most 20 epochs: about" in output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "data"]
+
+
+def test_clean_data_are_ready() -> None:
+    checks = Preflight(composed())
+    assert checks.conclusion(["a gap"]) == (20, "ALL CHECKS PASSED - Ready to train")
+    flattered = checks.conclusion(["survivorship: one list for all dates"])[1]
+    assert flattered.startswith(
+        "CHECKS PASSED but test results are optimistic: survivorship: one list"
+    )
+    checks.warnings = 2
+    assert "with 2 warnings about the data, above - read" in checks.conclusion([])[1]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +68,7 @@ def test_a_model_that_is_fitted_at_once_is_checked_without_a_gradient(
     words = ("dataset=nifty200_phase5", f"paths.data_dir={phase5_files.data_dir}", "model=ridge")
     status, output = command("validate", *words, "dataset.lookback=5")
     assert status == 0, output
-    assert "ALL CHECKS PASSED" in output
+    assert "CHECKS PASSED" in output
     assert "Ridge, fitted at once, on cpu" in output
     assert "backward" not in output
 

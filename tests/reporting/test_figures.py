@@ -14,7 +14,13 @@ from stockformer.evaluation.forecasts import calibration_intervals, quantile_est
 from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.predictions import calibration, daily
 from stockformer.evaluation.statistics import no_skill_band
-from stockformer.reporting import figures, signal_figures, trading_figures, trial_figures
+from stockformer.reporting import (
+    figures,
+    signal_figures,
+    tables,
+    trading_figures,
+    trial_figures,
+)
 
 EPOCHS = pd.DataFrame(
     {"train_loss": [3.0, 2.0], "validation_loss": [4.0, np.nan], "learning_rate": [1e-3, 1e-4]},
@@ -72,6 +78,13 @@ def test_a_training_curve_shows_both_parts_and_the_tested_epoch() -> None:
     assert not figures.training_curve(EPOCHS, "loss", METRICS["mae"], None).layout.shapes
 
 
+def test_daily_returns_are_in_basis_points() -> None:
+    assert METRICS["top_minus_bottom"].format(0.00123) == "+12.3"
+    figure = figures.training_curve(EPOCHS, "loss", METRICS["top_minus_bottom"], None)
+    np.testing.assert_allclose(figure.data[0].y, [3e4, 2e4])
+    assert figure.layout.yaxis.title.text.endswith("(basis points)")
+
+
 def test_a_cumulated_metric_passes_over_days_without_it() -> None:
     series = pd.Series([0.1, np.nan, -0.3], index=DAYS.index[:3])
     *_, trace = signal_figures.cumulated(no_skill_band(series, 1)).data
@@ -82,6 +95,57 @@ def test_error_bars_reach_to_the_ends_of_the_interval() -> None:
     (trace,) = signal_figures.quantiles(ESTIMATES).data
     np.testing.assert_allclose(trace.y + trace.error_y.array, ESTIMATES["upper"] * 1e4)
     np.testing.assert_allclose(trace.y - trace.error_y.arrayminus, ESTIMATES["lower"] * 1e4)
+
+
+def test_lines_differ_in_colour_and_dash() -> None:
+    series = dict.fromkeys(("after costs", "universe", "index"), RETURNS)
+    lines = [trace.line for trace in trading_figures.lines(series, "x (y)", ".1f").data]
+    assert len({line.color for line in lines}) == len({line.dash for line in lines}) == 3
+
+
+@pytest.mark.parametrize("significant", [True, False])
+def test_a_forest_shows_which_leads_are_significant(significant: bool) -> None:
+    leads = pd.DataFrame(
+        {
+            "lead": [0.2, -0.1],
+            "lower": [0.1, -0.2],
+            "upper": [0.3, 0.0],
+            "significant": significant,
+        },
+        index=["<b>ridge", "zero"],
+    ).assign(significant=significant)
+    figure = figures.forest(leads, "lead (x)", "+.1f", 100)
+    symbols = [trace.marker.symbol for trace in figure.data]
+    assert symbols == (["circle", "x"] if significant else ["circle-open"])
+    np.testing.assert_allclose(figure.data[0].error_x.arrayminus[0], 0.1)
+    assert list(figure.layout.yaxis.categoryarray) == ["zero", "&lt;b&gt;ridge"]
+    assert not figures.forest(pd.DataFrame(), "lead (x)", "+.1f", 100).data
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0, 0.149, [0.0, 0.1]),
+        (-0.8, 0.6, [-0.5, 0.0, 0.5]),
+        (-13.0, 3.0, [-10.0, 0.0]),
+        (0.0, 0.0, [0.0]),
+        (0.2, 0.6, [0.0, 0.5]),
+    ],
+)
+def test_a_forest_has_few_round_ticks(low: float, high: float, ticks: list[float]) -> None:
+    leads = pd.DataFrame(
+        {"lead": [low], "lower": [low], "upper": [high], "significant": [False]}, index=["a"]
+    )
+    figure = figures.forest(leads, "lead (x)", "+.1f", 100)
+    np.testing.assert_allclose(figure.layout.xaxis.tickvals, ticks)
+
+
+def test_a_month_with_one_date_is_not_the_darkest() -> None:
+    years = pd.DataFrame([[0.2, 0.1, 0.15]], index=[2024], columns=[1, 2, "year"])
+    counts = pd.Series([1, 20], index=pd.MultiIndex.from_tuples([(2024, 1), (2024, 2)]))
+    shades = tables.by_month(years, "t", METRICS["rank_ic"], counts).shades
+    assert shades == {(0, 1): pytest.approx(0.447, abs=1e-3), (0, 2): 1.0}
+    assert tables.by_month(years, "t", METRICS["rank_ic"]).shades[0, 1] == 1.0
 
 
 def test_a_histogram_counts_every_day_and_stays_small() -> None:

@@ -69,7 +69,8 @@ def test_the_signal_has_a_figure_for_each_question(run: RecordedRun) -> None:
     ]
     assert all(plot.caption for plot in section.plots)
     assert [table.title.split(" (")[0] for table in section.details[:-1]] == [
-        "Rank IC by volatility of the market in the 21 days before"
+        "Rank IC by volatility of the market in the 21 days before",
+        "Rank IC by month",
     ]  # no sector of the seven stocks has five
 
 
@@ -100,8 +101,8 @@ def test_no_valid_cell_is_a_sentence_everywhere(run: RecordedRun, tmp_path: Path
     empty = of_forecasts(
         run, before.prediction, valid=nothing, label=np.full(nothing.shape, np.nan), up=nothing
     )
-    assert signal_section.section(empty).lead == signal_section.NOTHING_RANKED
-    assert "no forecast has a known outcome" in probabilities_section.section(empty).lead
+    assert signal_section.section(empty).lead == signal_section.NO_VALID_CELL
+    assert probabilities_section.section(empty).lead == signal_section.NO_VALID_CELL
     assert money_section.section(empty).lead == money_section.NO_BACKTEST
     html = report.page(empty, tmp_path).html()
     assert "nan" not in html.split("<script>")[0].replace("nance", "").lower()

@@ -10,6 +10,7 @@ from reporting.run_folder import failed_run, finished_run
 from rich.console import Console
 
 from stockformer.reporting import terminal
+from stockformer.reporting.tables import Table
 from stockformer.runs import recorded_run as run_reader
 
 
@@ -23,13 +24,24 @@ def shown(path: Path, color: bool = False) -> str:
 
 def test_the_table_fits_and_nothing_is_cut(tmp_path: Path) -> None:
     lines = shown(finished_run(tmp_path / "run")).splitlines()
-    assert lines[0].startswith("The model ")
+    assert lines[0].startswith("Do not use this model: ")
+    question = lines.index("Does it rank better than the best baseline?  NO")
+    assert lines[question + 1].startswith("  Rank IC ")
+    assert "Can this result be trusted?  ONLY IN PART" in lines
+    assert any(line.startswith("The model ") for line in lines)
     table = [line for line in lines if line.startswith(("model", "zero return", "1-day reversal"))]
     assert len(table) == 3
     assert len({len(line.rstrip()) for line in table}) <= 2  # the model has no MAE p
     assert all(len(line) <= 80 and "…" not in line for line in table)
     assert any(line.startswith("project target, test MAE < 0.015: ") for line in lines)
     assert "note: survivorship: M&M & others" in lines
+
+
+def test_a_table_has_its_title_above() -> None:
+    file = io.StringIO()
+    table = Table(("stock", "forecast"), [("AAA", "1")], title="Highest [10]")
+    Console(file=file, width=80).print(terminal.laid_out(table))
+    assert file.getvalue().splitlines()[0].rstrip() == "Highest [10]"
 
 
 def test_colour_only_where_it_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
