@@ -255,9 +255,15 @@ def _level(comparison: Comparison, metric: str) -> str:
     if all(leads[name].sign == 1 for name in (*before, HINDSIGHT)):
         best, relation = HINDSIGHT, "beats"
     else:
-        unbeaten = [name for name in before if leads[name].sign < 1] or [HINDSIGHT]
+        # A significant deficit to any of them is said, before a draw with a better one.
+        worse = [name for name in before if leads[name].sign < 0]
+        unbeaten = worse or [name for name in before if leads[name].sign < 1] or [HINDSIGHT]
         best = max(unbeaten, key=lambda name: quantity.direction * values[name])
-        relation = "is significantly worse than" if leads[best].sign < 0 else "does not beat"
+        relation = "does not significantly beat"
+        if worse:
+            relation = "is significantly worse than"
+        elif leads[best].mean < 0:
+            relation = "is worse, not significantly, than"
     value, other = (quantity.format(values[name]) for name in ("model", best))
     return (
         f"{quantity.title} {value} {relation} {other} of {_article(best)}{label(best)} "

@@ -18,6 +18,7 @@ from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
 from stockformer.evaluation.quantities import format_p
 from stockformer.evaluation.statistics import Estimate
+from stockformer.evaluation.verdict import QUESTIONS, Verdict, conclude
 from stockformer.runs.typed_json import NUMBER, Form, require
 
 VERSION = 4
@@ -31,6 +32,7 @@ TABLE_COLUMNS = (
 RETURNS = ("net_return", "benchmark")
 VALIDATION = (*RETURNS, "turnover")  # the last since version 0.2
 VARIANTS = ("base", "one_day_later", "doubled_costs")
+LEAK_WORDS = ("Too good to be true", "Likely leak")
 SETTINGS_OF_VERSION_3 = {"k": "top_k", "cash_share": "risk_degree"}
 
 _ESTIMATE = {
@@ -61,7 +63,8 @@ EVALUATION: Form = {
     ],
     "verdict": str,
     "sentences": [str],
-    "targets": [{"name": str, "value": NUMBER, "met": bool}],
+    "answers?": {question: {"answer": str, "sentence": str} for question in QUESTIONS},
+    "targets": [{"name": str, "value": NUMBER, "met": bool, "met_by?": str}],
     "oracle_rank_ic": NUMBER,
     "oracle_excess?": NUMBER,  # since version 0.2
     "first_step_rank_ic": NUMBER,
@@ -77,11 +80,22 @@ EVALUATION: Form = {
 
 @dataclass(frozen=True)
 class ProjectTarget:
-    """A target of the project, the model's value, and whether it meets the target."""
+    """A target of the project, the model's value, and whether it meets the target.
+
+    met_by: a trivial baseline that meets it as well, with its value; empty if none does.
+    """
 
     name: str
     value: float
     met: bool
+    met_by: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """A target that a constant meets is no achievement."""
+        if not self.met:
+            return "not met"
+        return f"met, but so does {self.met_by}" if self.met_by else "met"
 
 
 @dataclass(frozen=True)
@@ -160,22 +174,23 @@ class EvaluationRecord:
     """A model on the test dates, compared with the baselines.
 
     epoch: the tested one; None for an ensemble. scores: `predictions.score`. table: a row a
-    forecaster, the model first; columns `TABLE_COLUMNS`. verdict: the headline. sentences: the
-    other conclusions, on level forecasts and on trading, and the baselines compared with.
-    oracle_rank_ic: the best attainable rank IC of the first step, to compare with
-    first_step_rank_ic, the model's; None unless the market is simulated. oracle_excess: the mean
-    daily return above the universe's after costs of the oracle, traded as the model is; None
-    without an oracle or a backtest. statistics:
+    forecaster, the model first; columns `TABLE_COLUMNS`. verdict: on ranking, in one sentence.
+    answers: what a reader needs first. sentences: the other conclusions, on level forecasts and on
+    trading, and the baselines compared with. oracle_rank_ic: the best attainable rank IC of the
+    first step, to compare with first_step_rank_ic, the model's; None unless the market is
+    simulated. oracle_excess: the mean daily return above the universe's after costs of the oracle,
+    traded as the model is; None without an oracle or a backtest. statistics:
     `statistics.summary`, a row a metric. daily: metrics by test date. backtest: None if there were
-    too few dates or nothing was ranked. validation: net_return, benchmark and turnover by
-    date of the same backtest on the validation forecasts, on which models are selected; None if the
-    model was not selected there, or the dates are too few.
+    too few dates or nothing was ranked. validation: net_return, benchmark and turnover by date of
+    the same backtest on the validation forecasts, on which models are selected; None if the model
+    was not selected there, or the dates are too few.
     """
 
     epoch: int | None
     scores: Mapping[str, float]
     table: pd.DataFrame
     verdict: str
+    answers: Verdict
     sentences: tuple[str, ...]
     targets: tuple[ProjectTarget, ...]
     oracle_rank_ic: float | None
@@ -197,6 +212,7 @@ class EvaluationRecord:
                 "model": self.scores,
                 "table": self.table.rename_axis("name").reset_index().to_dict("records"),
                 "verdict": self.verdict,
+                "answers": self.answers.to_json(),
                 "sentences": self.sentences,
                 "targets": [asdict(target) for target in self.targets],
                 "oracle_rank_ic": self.oracle_rank_ic,
@@ -225,26 +241,33 @@ class EvaluationRecord:
         require(data, EVALUATION, "evaluation")
         if not data["table"]:
             raise ValueError("an empty table")
-        backtest, validation = data["backtest"], data["validation"]
+        validation = data["validation"]
+        backtest = None if data["backtest"] is None else BacktestResult.from_json(data["backtest"])
+        table = pd.DataFrame(
+            [_numbers(row, TABLE_COLUMNS) for row in data["table"]],
+            index=[row["name"] for row in data["table"]],
+        )
+        statistics = _rows(data["statistics"]).astype({"n": int, "lag": int})
         return cls(
             epoch=data["epoch"],
             scores=_numbers(data["model"], SCORES),
-            table=pd.DataFrame(
-                [_numbers(row, TABLE_COLUMNS) for row in data["table"]],
-                index=[row["name"] for row in data["table"]],
-            ),
+            table=table,
             verdict=data["verdict"],
+            answers=Verdict.from_json(data["answers"])
+            if "answers" in data
+            else _answers(data, table, statistics, backtest),
             sentences=tuple(data["sentences"]),
             targets=tuple(
-                ProjectTarget(t["name"], _number(t["value"]), t["met"]) for t in data["targets"]
+                ProjectTarget(t["name"], _number(t["value"]), t["met"], t.get("met_by", ""))
+                for t in data["targets"]
             ),
             oracle_rank_ic=float(data["oracle_rank_ic"]) if data["oracle_rank_ic"] else None,
             oracle_excess=data.get("oracle_excess"),
             first_step_rank_ic=_number(data["first_step_rank_ic"]),
             notes=tuple(data["notes"]),
-            statistics=_rows(data["statistics"]).astype({"n": int, "lag": int}),
+            statistics=statistics,
             daily=_by_date(data["daily"], "signal_date", METRICS),
-            backtest=None if backtest is None else BacktestResult.from_json(backtest),
+            backtest=backtest,
             validation=None
             if validation is None
             else _by_date(validation["daily"], "date", VALIDATION),
@@ -257,16 +280,15 @@ class EvaluationRecord:
             "",
             *closing_table(self.table, self.oracle_rank_ic, self.first_step_rank_ic),
             "",
+            *self.answers.lines(),
+            "",
             self.verdict,
         ]
         return [*lines, *self.conclusions()]
 
     def conclusions(self) -> list[str]:
         """The conclusions other than the verdict."""
-        targets = [
-            f"project target, {t.name}: {'met' if t.met else 'not met'} ({t.value:.4f})"
-            for t in self.targets
-        ]
+        targets = [f"project target, {t.name}: {t.outcome} ({t.value:.4f})" for t in self.targets]
         backtest = [] if self.backtest is None else self.backtest.lines()
         return [*self.sentences, *targets, *backtest, *(f"note: {note}" for note in self.notes)]
 
@@ -307,6 +329,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _answers(
+    data: dict[str, Any],
+    table: pd.DataFrame,
+    statistics: pd.DataFrame,
+    backtest: BacktestResult | None,
+) -> Verdict:
+    """The answers of a record that has none; what they need else is said in its verdict."""
+    return conclude(
+        table,
+        statistics.to_dict("index")["rank_ic"],
+        backtest,
+        data["notes"],
+        leak=data["verdict"].startswith(LEAK_WORDS),
+        few_rankings="Too few separate rankings" in data["verdict"],
+    )
 
 
 def _of_version_3(data: dict[str, Any]) -> dict[str, Any]:

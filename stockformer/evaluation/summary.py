@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
-from stockformer.evaluation import comparison, statistics
+from stockformer.evaluation import comparison, statistics, verdict
 from stockformer.evaluation import oracle as attainable
-from stockformer.evaluation.baselines import lightgbm_missing
+from stockformer.evaluation.baselines import CONSTANTS, lightgbm_missing
 from stockformer.evaluation.comparison import compare
 from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.predictions import Predictions, daily, score
@@ -66,18 +67,28 @@ def summarise(
     sentences.append(comparison.tested(compared))
     limit = max(TOO_GOOD, oracle_rank_ic or 0.0)  # a simulated market's limit is known
     warnings = comparison.leak_warnings(compared, limit, suspects)
+    table = compared.table()
+    tests = statistics.summary(days.drop(columns="n_valid"), predictions.horizon)
     return EvaluationRecord(
         epoch=epoch,
         scores=scores,
-        table=compared.table(),
+        table=table,
         verdict=" ".join([*warnings, comparison.verdict(compared, lightgbm_missing())]),
+        answers=verdict.conclude(
+            table,
+            tests.to_dict("index")["rank_ic"],
+            traded,
+            caveats,
+            leak=bool(warnings),
+            few_rankings=compared.n_rankings < comparison.MIN_RANKINGS,
+        ),
         sentences=tuple(sentence for sentence in sentences if sentence),
-        targets=project_targets(targets or {}, scores),
+        targets=project_targets(targets or {}, scores, table),
         oracle_rank_ic=oracle_rank_ic,
         oracle_excess=oracle_excess,
         notes=tuple(caveats),
         first_step_rank_ic=score(first)["rank_ic"],
-        statistics=statistics.summary(days.drop(columns="n_valid"), predictions.horizon),
+        statistics=tests,
         daily=days,
         backtest=traded,
         validation=None if validation is None else daily_returns(validation, trading),
@@ -85,18 +96,38 @@ def summarise(
 
 
 def project_targets(
-    targets: Mapping[str, float], scores: Mapping[str, float]
+    targets: Mapping[str, float], scores: Mapping[str, float], table: pd.DataFrame
 ) -> tuple[ProjectTarget, ...]:
-    """Each target with the model's value and whether it is met."""
+    """Each target with the model's value and whether it is met, by a trivial baseline too.
+
+    table: `Comparison.table`.
+    """
     return tuple(
         ProjectTarget(
             name=f"test {METRICS[name].title} {'>' if METRICS[name].higher_is_better else '<'} "
             f"{target:g}",
             value=scores[name],
-            met=METRICS[name].direction * (scores[name] - target) > 0,
+            met=_meets(name, scores[name], target),
+            met_by=_trivial(name, target, table),
         )
         for name, target in targets.items()
     )
+
+
+def _meets(metric: str, value: float, target: float) -> bool:
+    return METRICS[metric].direction * (value - target) > 0
+
+
+def _trivial(metric: str, target: float, table: pd.DataFrame) -> str:
+    """The best constant that meets the target, with its value; empty if none does."""
+    if metric not in table:
+        return ""
+    values = table[metric].reindex(CONSTANTS).dropna()
+    met = values[[_meets(metric, value, target) for value in values]]
+    if met.empty:
+        return ""
+    best = str((METRICS[metric].direction * met).idxmax())
+    return f"{comparison.label(best)} ({METRICS[metric].format(met[best])})"
 
 
 def _caveats(scores: Mapping[str, float]) -> list[str]:

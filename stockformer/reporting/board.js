@@ -34,7 +34,7 @@ function filter(table, bar) {
 }
 function follow(figure, table) {
   const shown = new Set([...table.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[0].textContent));
-  const holder = figure.querySelector(".plot");
+  const holder = drawn(figure.querySelector(".plot"));
   Plotly.restyle(holder, { visible: holder.data.map((trace) => !trace.meta || shown.has(trace.meta)) });
 }
 for (const bar of document.querySelectorAll(".filters")) {

@@ -18,6 +18,8 @@ from stockformer.evaluation.quantities import Quantity
 
 TRAIN, VALIDATION, TEST, REFERENCE = "#3f83c4", "#dd8333", "#2f9e7e", "#8c8c8c"
 QUANTILES = ("#c05a32", "#dd9a5c", "#8c8c8c", "#5fa3b8", "#2b6cb0")
+SIGNS = {1: (TRAIN, "circle"), 0: (REFERENCE, "circle-open"), -1: (VALIDATION, "x")}
+"""Colour and marker of a significant lead, of none, and of a significant deficit."""
 PARTS = {"train": TRAIN, "validation": VALIDATION}
 HEIGHT = 270
 DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
@@ -195,6 +197,49 @@ def calibration(table: pd.DataFrame) -> go.Figure:
     _reference(figure, ends, "calibrated")
     _binned(figure, some["probability"], some["frequency"], some["n"], ".3f")
     return figure
+
+
+def forest(leads: pd.DataFrame, x: str, number_format: str, height: int) -> go.Figure:
+    """A row a baseline: the lead with its interval; its marker says whether it is significant.
+
+    leads: lead, lower, upper, significant by name, the first at the top; x: axis with the unit.
+    """
+    figure = base(x, "")
+    named = [plain(str(name)) for name in leads.index]
+    for sign, (colour, symbol) in SIGNS.items():
+        if leads.empty:
+            break
+        rows = leads[np.where(leads["significant"], np.sign(leads["lead"]), 0) == sign]
+        if rows.empty:
+            continue
+        line = {"width": 2, "color": colour}
+        interval = f"%{{customdata[0]:{number_format}}} to %{{customdata[1]:{number_format}}}"
+        figure.add_scatter(
+            x=rows["lead"].to_numpy(),
+            y=[plain(str(name)) for name in rows.index],
+            mode="markers",
+            customdata=rows[["lower", "upper"]].to_numpy(),
+            marker={"color": colour, "symbol": symbol, "size": 9, "line": line},
+            error_x={
+                "array": (rows["upper"] - rows["lead"]).to_numpy(),
+                "arrayminus": (rows["lead"] - rows["lower"]).to_numpy(),
+                "color": colour,
+                "thickness": 2,
+                "width": 4,
+            },
+            hovertemplate=f"%{{y}}: %{{x:{number_format}}} ({interval})<extra></extra>",
+        )
+    figure.add_vline(0, line={"color": REFERENCE, "width": 1.5})
+    order = {"categoryorder": "array", "categoryarray": named[::-1]}
+    figure.update_yaxes(**order, range=[-0.6, len(named) - 0.4], title=None)
+    figure.update_xaxes(nticks=3, tickangle=0)
+    figure.update_layout(showlegend=False, height=height, margin={"t": 6, "r": 12})
+    return figure
+
+
+def forest_height(rows: int) -> int:
+    """In pixels, so that figures side by side have the same."""
+    return 70 + 26 * max(rows, 3)
 
 
 def base(x: str, y: str) -> go.Figure:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from stockformer.reporting.tables import Table
 from stockformer.runs import atomic
+
+PLOTLY = files("stockformer.reporting") / "vendor" / "plotly-basic.min.js"
+"""Plotly's partial bundle with scatter, bar and pie, a quarter of the whole; docs/dependencies.md
+has its version, the one whose figures the package plotly describes."""
+NO_VALUE = "No value to draw."
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,16 @@ class Plot:
         """For a script element; `<` is escaped, because only it can end the element."""
         return for_script(self.figure.to_json())
 
+    @property
+    def height(self) -> int:
+        """In pixels; the place is kept until the figure is drawn."""
+        return int(self.figure.layout.height or 270)
+
+    @property
+    def missing(self) -> str:
+        """What the page says instead of empty axes if no trace has a finite value."""
+        return "" if any(map(_has_values, self.figure.data)) else NO_VALUE
+
 
 @dataclass(frozen=True)
 class Text:
@@ -49,7 +66,9 @@ class Section:
     """The content under one heading, in this order.
 
     pairs: the data of the page's comparison of two rows, as JSON. details: tables that come after
-    the figures. links: addresses by title.
+    the figures. links: addresses by title. anchor: the section's address within the page; by
+    default its number. panels: the figures are small and stand side by side. folded: the title
+    under which tables and remarks that come last are collapsed, if there are any.
     """
 
     title: str
@@ -62,14 +81,43 @@ class Section:
     links: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
     texts: Sequence[Text] = ()
+    anchor: str = ""
+    panels: bool = False
+    folded: str = ""
+    folded_tables: Sequence[Table] = ()
+    folded_remarks: Sequence[str] = ()
 
     def pairs_json(self) -> Markup:
         return for_script(self.pairs)
 
 
 @dataclass(frozen=True)
+class Mark:
+    """One item of the card or the strip at the head of a page.
+
+    answer: good, bad, unsure or plain, which has no colour; word: the answer itself, so that colour
+    is never alone.
+    """
+
+    title: str
+    answer: str
+    word: str
+    text: str = ""
+
+    @property
+    def icon(self) -> str:
+        return ICONS[self.answer]
+
+
+ICONS = {"good": "\u2713", "bad": "\u2715", "unsure": "?", "plain": "\u2022"}
+
+
+@dataclass(frozen=True)
 class Page:
-    """kind and name: the page's subject; state: one that the style sheet has a mark for."""
+    """kind and name: the page's subject; state: one that the style sheet has a mark for.
+
+    card: the answers to the page's main questions; strip: what their evidence rests on.
+    """
 
     kind: str
     name: str
@@ -77,6 +125,12 @@ class Page:
     subtitle: str
     state: str
     sections: Sequence[Section]
+    card: Sequence[Mark] = ()
+    strip: Sequence[Mark] = ()
+
+    def anchor(self, number: int) -> str:
+        """The address of the section of that number, counted from 1."""
+        return self.sections[number - 1].anchor or f"section-{number}"
 
     @property
     def has_board(self) -> bool:
@@ -97,7 +151,7 @@ class Page:
             lstrip_blocks=True,
         )
         template = environment.get_template("page.html")
-        return template.render(page=self, plotly=Markup(get_plotlyjs()))
+        return template.render(page=self, plotly=Markup(PLOTLY.read_text("utf-8")))
 
     def write(self, path: Path) -> Path:
         """Write the page completely or not at all. Raises ValueError if it cannot be written."""
@@ -124,6 +178,14 @@ def address(target: Path, page_folder: Path) -> str:
     """The relative link to a file or folder from a page in the folder `page_folder`."""
     path = Path(os.path.relpath(target.resolve(), page_folder.resolve()))
     return quote(path.as_posix()) + ("/" if target.is_dir() else "")
+
+
+def _has_values(trace: go.Figure) -> bool:
+    """Whether both coordinates of a point of the trace are known."""
+    if trace.x is None or trace.y is None:
+        return False
+    known = [~pd.isna(np.asarray(values)) for values in (trace.x, trace.y)]
+    return bool(np.logical_and(*known).any())
 
 
 def for_script(json: str) -> Markup:

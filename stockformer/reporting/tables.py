@@ -125,7 +125,7 @@ def _compared(
 
 def targets(evaluation: EvaluationRecord) -> Table:
     """The project targets and whether the model meets them."""
-    rows = [(t.name, "met" if t.met else "not met", f"{t.value:.4f}") for t in evaluation.targets]
+    rows = [(t.name, t.outcome, f"{t.value:.4f}") for t in evaluation.targets]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
@@ -158,15 +158,22 @@ def scores(predictions: Predictions) -> Table:
     return Table(("metric", "mean", "95 % interval", "t", "p", "unit"), rows, words=(0, 5))
 
 
-def by_month(years: pd.DataFrame, title: str, quantity: Quantity) -> Table:
-    """A row a year, shaded by sign and size; months without any value are left out.
+def by_month(
+    years: pd.DataFrame, title: str, quantity: Quantity, counts: pd.Series | None = None
+) -> Table:
+    """A row a year, shaded by sign and evidence; months without any value are left out.
 
-    years: columns 1 to 12 and, last, one for the whole year.
+    years: columns 1 to 12 and, last, one for the whole year. counts: the number of dates by (year,
+    month), if the values are means: the shade is then of mean * sqrt(dates), which is proportional
+    to t, so that a month with one date is not the darkest.
     """
     years = years.loc[:, years.notna().any()]
     named = [MONTHS[c - 1] if isinstance(c, int) else str(c) for c in years.columns]
     values = years.to_numpy(float)
     months = values[:, :-1]
+    if counts is not None:
+        dates = counts.unstack().reindex(index=years.index, columns=years.columns[:-1])
+        months = months * np.sqrt(dates.to_numpy(float))
     largest = np.nanmax(np.abs(months), initial=0.0)
     shades = {
         (row, column + 1): round(float(months[row, column] / largest), 3)

@@ -193,6 +193,10 @@ def test_level_forecasts_are_compared_with_their_own_constants(market):
     worse = levels(compare(forecast(dates, 10 * noise(dates, 1)), forecasters(dates)))
     assert "is significantly worse than" in worse
     assert "of the training mean" in worse
+    slightly = levels(
+        compare(forecast(dates, dates.label * 0.0 + 0.002 * noise(dates, 3)), forecasters(dates))
+    )
+    assert "does not beat" not in slightly
     # A stock's own drift known beforehand is worth something, the universe's is not.
     drift = levels(
         compare(forecast(dates, np.full_like(dates.label, DRIFT / 2)), forecasters(dates))

@@ -121,12 +121,24 @@ def test_project_targets_are_told_where_there_are_some(market):
     assert found.targets == ()
     assert not any("project target" in line for line in found.lines())
     limits = {"mae": 1.0, "accuracy": 0.99, "rank_ic": -1.0}
-    met = project_targets(limits, found.scores)
+    met = project_targets(limits, found.scores, found.table)
     assert [(t.name, t.met) for t in met] == [
         ("test MAE < 1", True),
         ("test accuracy > 0.99", False),
         ("test rank IC > -1", True),
     ]
+
+
+def test_a_target_that_a_constant_meets_is_no_achievement(market):
+    found = evaluated(market, noise(2))
+    limit = found.table["accuracy"][["zero_return", "always_up"]].max() - 0.001
+    (target,) = project_targets({"accuracy": limit}, {"accuracy": 0.9}, found.table)
+    assert target.met
+    assert target.outcome.startswith("met, but so does ")
+    (alone,) = project_targets({"accuracy": 0.89}, {"accuracy": 0.9}, found.table)
+    assert alone.outcome == "met"
+    (missed,) = project_targets({"accuracy": limit}, {"accuracy": 0.1}, found.table)
+    assert missed.outcome == "not met"
 
 
 def test_the_closing_lines_fit_a_terminal_and_name_the_baselines(market):
@@ -141,7 +153,7 @@ def test_json_holds_the_tests_next_to_the_means_and_the_days(market):
     found = evaluated(market, noise(2))
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert list(read) == [
-        *("version", "epoch", "model", "table", "verdict", "sentences", "targets"),
+        *("version", "epoch", "model", "table", "verdict", "answers", "sentences", "targets"),
         *("oracle_rank_ic", "oracle_excess", "first_step_rank_ic", "notes", "statistics", "daily"),
         *("backtest", "validation"),
     ]

@@ -114,6 +114,12 @@ class Visit:
         self.page.goto(file.as_uri())
         self.page.wait_for_load_state()
 
+    def draw_all(self) -> None:
+        """Bring every figure into view, as a reader who scrolls through the page."""
+        for figure in self.page.locator(".plot").all():
+            figure.scroll_into_view_if_needed()
+            figure.locator(".main-svg").first.wait_for()
+
     def column(self, name: str) -> list[str]:
         """The shown cells of the board's column."""
         return self.page.evaluate(
@@ -139,6 +145,7 @@ def test_a_page_opens_whole_and_sends_nothing(
     assert outside == []
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate("typeof hacked") == "undefined"
+    visit.draw_all()
     figures = visit.page.locator(".plot, .own-plot")
     assert figures.count() == visit.page.locator(".main-svg:first-child").count()
     assert "\n".join(visit.page.evaluate(OVERLAPS)) == ""
@@ -146,10 +153,70 @@ def test_a_page_opens_whole_and_sends_nothing(
     assert (light == "rgb(251, 251, 250)") == (scheme == "light")
 
 
+def test_figures_are_drawn_when_they_come_into_view(browser: Browser, folder: Path) -> None:
+    visit = Visit(browser, folder / "0/report.html")
+    drawn = visit.page.locator(".plot:has(.main-svg)")
+    drawn.first.wait_for()
+    few = drawn.count()
+    assert 0 < few < visit.page.locator(".plot").count() / 2
+    before = visit.page.evaluate("document.documentElement.scrollHeight")
+    visit.draw_all()
+    assert drawn.count() == visit.page.locator(".plot").count()
+    after = visit.page.evaluate("document.documentElement.scrollHeight")
+    assert after == pytest.approx(before, abs=20)  # the page does not jump under a reader
+    assert visit.complaints == []
+
+
+def test_paper_gets_the_figures_that_were_not_in_view(browser: Browser, folder: Path) -> None:
+    visit = Visit(browser, folder / "0/report.html")
+    visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    drawn = visit.page.locator(".plot:has(.main-svg)").count()
+    assert drawn == visit.page.locator(".plot").count()
+    assert visit.page.locator("details:not([open])").count() == 0
+    visit.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert visit.page.locator("details[open]").count() == 0
+
+
+def test_tables_and_figures_can_be_downloaded(browser: Browser, folder: Path) -> None:
+    visit = Visit(browser, folder / "0/report.html")
+    visit.page.get_by_text("All values, tests and p-values").click()
+    with visit.page.expect_download() as table:
+        visit.page.get_by_role("button", name="Download the table Level forecasts").click()
+    lines = Path(table.value.path()).read_text().splitlines()
+    assert table.value.suggested_filename.endswith("Level-forecasts.csv")
+    assert [line.partition(",")[0] for line in lines[2:5]] == [
+        "model",
+        "zero return",
+        "1-day reversal",
+    ]
+    assert len({line.count(",") for line in lines}) == 1
+    with visit.page.expect_download() as figure:
+        visit.page.get_by_role("button", name="Download the figure Equity as PNG").click()
+    assert Path(figure.value.path()).read_bytes().startswith(b"\x89PNG")
+    assert visit.complaints == []
+
+
+def test_every_tab_stop_has_a_name(browser: Browser, folder: Path) -> None:
+    for name in ("0/report.html", "leaderboard.html"):
+        page = Visit(browser, folder / name).page
+        unnamed = page.evaluate(
+            """() => {
+              const stops = 'a[href], button, input, select, summary, [tabindex]';
+              const named = (e) => e.ariaLabel || e.textContent.trim() || e.labels?.length;
+              return [...document.querySelectorAll(stops)]
+                .filter((e) => e.tabIndex >= 0 && !named(e)).map((e) => e.outerHTML.slice(0, 80));
+            }"""
+        )
+        scrolls = page.locator("[tabindex='0']")
+        assert unnamed == []
+        assert all(scrolls.nth(i).get_attribute("aria-label") for i in range(scrolls.count()))
+
+
 def test_a_bar_tells_its_date_and_value_under_the_pointer(browser: Browser, folder: Path) -> None:
     page = Visit(browser, folder / "0/report.html").page
     figure = page.locator("figure", has=page.get_by_role("heading", name="Rank IC by day"))
     figure.scroll_into_view_if_needed()
+    figure.locator(".main-svg").first.wait_for()
     bars = figure.locator(".bars .point path")
     heights = [bars.nth(i).bounding_box() for i in range(bars.count())]
     box = max((b for b in heights if b), key=lambda b: b["height"])
@@ -214,7 +281,7 @@ def test_a_runs_name_leads_to_its_report(browser: Browser, folder: Path) -> None
     visit = Visit(browser, folder / "leaderboard.html")
     visit.page.get_by_role("link", name="0", exact=True).click()
     visit.page.wait_for_url("**/0/report.html")
-    assert visit.page.get_by_role("heading", name="Against the baselines").is_visible()
+    assert visit.page.get_by_role("heading", name="Lead over each baseline").is_visible()
 
 
 def test_paper_gets_every_figure_and_no_controls(browser: Browser, folder: Path) -> None:

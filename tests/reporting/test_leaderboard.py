@@ -30,7 +30,7 @@ def html(folder: Path) -> str:
 
 def test_it_is_one_file_that_fetches_nothing(html: str) -> None:
     page = Page(html)
-    assert html.count("plotly.js v") == 1
+    assert html.count("plotly.js (basic - minified) v") == 1
     assert not {"src", "srcset", "action"} & {name for name, _ in page.attributes}
     addresses = [value for name, value in page.attributes if name == "href" and value]
     assert not [a for a in addresses if re.match(r"[a-z]+:|//|/", a)]

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from subprocess import run as call
 
+import numpy as np
 import pytest
 from reporting.run_folder import TICKERS, failed_run, finished_run, leave_out
 
+from stockformer.evaluation.verdict import QUESTIONS
 from stockformer.reporting import report
 from stockformer.runs import recorded_run as run_reader
+
+BUNDLED = {"scatter", "bar", "pie"}
+"""The traces of Plotly's basic bundle."""
+ANCHORS = ("lead", "signal", "money", "probabilities", "explorer", "training", "data")
 
 
 class Page(HTMLParser):
@@ -51,12 +58,42 @@ def page(html: str) -> Page:
     return Page(html)
 
 
-def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
-    assert page.texts["h1"][0].startswith("The model ")
+def test_the_answers_come_first_then_a_figure_and_no_table(page: Page, html: str) -> None:
+    assert page.texts["h1"][0].startswith("Do not use this model: ")
     assert page.texts["h2"] == [
-        *("Against the baselines", "On the test dates", "Forecasts", "Backtest"),
-        *("Best and worst", "Training", "Data", "Provenance"),
+        *("Lead over each baseline", "Signal", "From signal to money", "Probabilities"),
+        *("Best and worst dates and stocks", "Training", "Data, reproduction, downloads"),
     ]
+    for anchor in ("verdict", "trust", "lead", "signal", "money", "probabilities", "explorer"):
+        assert html.count(f'id="{anchor}"') == 1
+    assert html.index('class="plot"') < html.index("<table")
+    questions = [text for text in page.texts["span"] if text.endswith("?")]
+    assert questions[:3] == list(QUESTIONS.values())
+    answers = [text.strip() for text in page.texts["strong"]]
+    words = ("only in part", "no record", "yes", "yes", "25", "1 known", "1 (0)")
+    assert [text.lstrip("\u2713\u2715?\u2022 ") for text in answers[2:]] == list(words)
+
+
+def test_what_spoils_the_test_is_red_on_the_first_screen(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    html = report.page(run_reader.read_run(folder), tmp_path).html()
+    strip = html[html.index('id="trust"') : html.index("<section")]
+    assert '<li class="bad"><span class="title">Contamination' in strip
+    assert '<li class="unsure"><span class="title">Survivorship' in strip
+    assert "They can show a rank IC from " in strip
+
+
+def test_the_trials_of_a_sweep_are_counted(tmp_path: Path) -> None:
+    for job in ("0", "1"):
+        finished_run(tmp_path / job)
+    run = run_reader.read_run(tmp_path / "0")
+    alone = report.page(run, tmp_path).html()
+    assert "1 known" in alone
+    (tmp_path / "sweep.json").write_text("{}")
+    assert "2 jobs" in report.page(run, tmp_path).html()
+
+
+def test_values_tests_and_notes_are_all_there(page: Page) -> None:
     names = page.texts["th"]
     assert {"value", "model's lead", "best constant in hindsight"} <= set(names)
     assert {"model", "zero return", "1-day reversal", "test accuracy > 0.52"} <= set(names)
@@ -64,14 +101,25 @@ def test_the_verdict_comes_first_then_the_table(page: Page) -> None:
     cells = page.texts["td"]
     assert any(re.fullmatch(r"[+-]\d\.\d{4}", cell) for cell in cells)
     assert "nan" not in " ".join(cells).lower()
-    assert {"met", "not met"} & set(cells)
-    remarks = page.texts["li"]
-    assert remarks[0].startswith("As level forecasts: MAE ")
-    assert remarks[1].startswith("Traded, after costs, minus the equal-weight universe: ")
-    assert remarks[2].startswith("Baselines that rank: 1-day reversal. Constants: ")
-    assert "oracle" in remarks[3]
-    assert remarks[4:6] == ["survivorship: M&M & others", "few dates"]
+    assert "not met" in cells
+    remarks = [r for r in page.texts["li"] if r.strip()]
+    start = next(i for i, r in enumerate(remarks) if r.startswith("As level forecasts: MAE "))
+    assert remarks[start - 1].startswith("The model ")
+    assert remarks[start + 1].startswith("Traded, after costs, minus the equal-weight universe: ")
+    assert remarks[start + 2].startswith("Baselines that rank: 1-day reversal. Constants: ")
+    assert "oracle" in remarks[start + 3]
+    assert remarks[start + 4 : start + 6] == ["survivorship: M&M & others", "few dates"]
     assert remarks[-2:] == ["survivorship: M&M & others", "contaminated"]
+
+
+def test_no_valid_cell_is_said_and_no_error(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    run = run_reader.read_run(folder)
+    assert run.predictions is not None
+    nothing = replace(run.predictions, valid=np.zeros_like(run.predictions.valid))
+    page = Page(report.page(replace(run, predictions=nothing), tmp_path).html())
+    said = [text for text in page.texts["p"] if "no valid cell" in text]
+    assert len(said) == 3
 
 
 def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
@@ -86,26 +134,32 @@ def test_texts_of_the_run_are_escaped_and_whole(page: Page, html: str) -> None:
 
 
 def test_the_page_is_one_file_that_fetches_nothing(page: Page, html: str) -> None:
-    assert len(html.encode()) < 6.5e6
-    assert html.count("plotly.js v") == 1
+    assert len(html.encode()) < 2e6
+    assert html.count("plotly.js (basic - minified) v") == 1
     assert not {"src", "srcset", "action"} & {name for name, _ in page.attributes}
     addresses = [value for name, value in page.attributes if name == "href"]
-    assert all(address and address.startswith("#section-") for address in addresses)
+    links = [a for a in addresses if a and not a.startswith("#")]
+    assert [a for a in addresses if a and a.startswith("#")] == [f"#{name}" for name in ANCHORS]
+    assert "predictions.parquet" in links
+    assert not [link for link in links if ":" in link or link.startswith("/")]
     style = "".join(page.texts["style"])
     assert "url(" not in style
     assert "@import" not in style
     policy = next(v for n, v in page.attributes if n == "content" and v and "default-src" in v)
     assert policy.startswith("default-src 'none';")
-    own = [script for script in page.texts["script"] if "plotly.js v" not in script]
+    own = [script for script in page.texts["script"] if "plotly.js (basic" not in script]
     assert not [script for script in own if "http" in script]
 
 
 def test_every_figure_is_there_and_its_axes_are_named(page: Page) -> None:
     drawn = [json.loads(s) for s in page.texts["script"] if s.startswith('{"data"')]
     assert len(drawn) == 30
+    assert {trace["type"] for figure in drawn for trace in figure["data"]} <= BUNDLED
     for figure in drawn:
         for axis in ("xaxis", "yaxis"):
-            assert re.fullmatch(r".+ \(.+\)", figure["layout"][axis]["title"]["text"])
+            title = figure["layout"][axis].get("title", {}).get("text")
+            forest = axis == "yaxis" and "error_x" in figure["data"][0]  # its rows are named
+            assert forest or re.fullmatch(r".+ \(.+\)", title)
 
 
 def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
@@ -118,7 +172,7 @@ def test_a_run_that_ended_early_says_what_it_has(tmp_path: Path) -> None:
     assert "has not been tested" in said
     assert "no test predictions" in said
     assert "3 epochs." in said
-    assert "has no record of its provenance" in said
+    assert "has no record of its data and of its provenance" in said
 
 
 def test_predictions_without_a_comparison_are_still_shown(tmp_path: Path) -> None:
