@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_bits_and_more_days_change_none() -> None:
 
 def test_the_oracle_can_be_had_and_ridge_sees_little_of_it() -> None:
     oracle, ridge = zip(*(oracle_and_ridge(seed) for seed in range(5)))
-    assert 0.12 < np.mean(oracle) < 0.15
+    assert 0.13 < np.mean(oracle) < 0.17
     assert 0.12 < oracle[0] < 0.15
     assert np.mean(ridge) < 0.55 * np.mean(oracle)
     assert ridge[0] < 0.55 * oracle[0]
