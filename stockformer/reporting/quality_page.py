@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from html import escape
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from stockformer.data.reading.findings import LEVELS
+from stockformer.data.reading.findings import ERROR, LEVELS, REPAIRED, WARNING
 from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report
 
 COLOURS = {NOT_LISTED: (225, 225, 225), MISSING: (214, 66, 58), TRADED: (46, 110, 150)}
@@ -19,39 +20,100 @@ MAX_IMAGE = 1000  # pixels a side; beyond it every n-th row or column is drawn
 LISTED_STOCKS = 40  # with the worst coverage
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # no script at all
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 0.5em 0 1.5em; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.15em 0.9em 0.15em 0; border-bottom: 1px solid #ddd; }
-td { white-space: nowrap; } td:last-child { white-space: normal; overflow-wrap: anywhere; }
-img { width: 100%; image-rendering: pixelated; border: 1px solid #bbb; }
-.error { color: #b3261e; } .warning { color: #8a5a00; } .repaired { color: #33691e; }
+:root { color-scheme: light dark; --line: #8884; --error: light-dark(#b3261e, #f2877f);
+  --warning: light-dark(#7d5603, #e0b252); --good: light-dark(#33691e, #93c97a); }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto;
+  padding: 0 1em; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 0.5em 0; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 0.15em 0.9em 0.15em 0; border-bottom: 1px solid var(--line); }
+th, td { white-space: nowrap; }
+td:last-child { white-space: normal; min-width: 12em; overflow-wrap: anywhere; }
+img { width: 100%; min-height: 6em; image-rendering: pixelated; border: 1px solid var(--line); }
+.verdict { padding: 0.6em 0.9em; border-left: 6px solid currentColor;
+  font-size: 1.1em; font-weight: 600; }
+.caption { margin: 0.2em 0 0.8em; font-size: 0.9em; opacity: 0.8; }
+.error { color: var(--error); }
+.warning { color: var(--warning); }
+.repaired, .usable { color: var(--good); }
 .key { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.3em 0 1em; }
 """
+COLUMNS = {
+    "first": "first day traded",
+    "last": "last day traded",
+    "days": "days traded",
+    "coverage": "traded since its listing",
+    "cells": "cells (a stock on a day)",
+    "what": "what was found",
+}
 
 
 def html(report: Report) -> str:
-    """The page: facts, coverage heat map, findings, calendar, and the stocks worst covered."""
+    """The page: verdict, facts, coverage, findings, calendar, and the stocks worst covered."""
     name, dates = escape(report.name), report.panel.dates
     first, *rest = report.lines()
     shown = [line for line in rest if line.split(" - ")[0] not in LEVELS]
+    kind, sentence = verdict(report)
     return "\n".join(
         [
             "<!doctype html><html lang='en'><meta charset='utf-8'>",
+            "<meta name='viewport' content='width=device-width, initial-scale=1'>",
             f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\">",
             f"<title>{name}: data quality</title>",
-            f"<style>{STYLE}</style><h1>Data quality: {name}</h1><p>{escape(first)}</p>",
+            f"<style>{STYLE}</style><h1>Data quality: {name}</h1>",
+            f"<p class='verdict {kind}'>{escape(sentence)}</p>",
+            f"<p>{escape(first)}</p>",
             *(f"<p>{escape(line)}</p>" for line in shown),
-            f"<h2>Coverage</h2><p>{dates[0]} (left) to {dates[-1]} (right); one line a stock, "
-            f"worst coverage at the top.{_legend()}</p>",
+            "<h2>Coverage</h2>",
             f"<img alt='Coverage by stock and date' src='{_image(_by_coverage(report))}'>",
+            _caption(
+                f"{dates[0]} (left) to {dates[-1]} (right); one line a stock, the worst covered "
+                "at the top. Good: one colour, with late listings at the left. A vertical line is "
+                "a day on which many stocks are missing, a horizontal one a stock with gaps.",
+                _legend(),
+            ),
             "<h2>Findings</h2>",
             _findings(report),
+            _caption(
+                "Good: none. An error refuses the data, a warning is for you to judge, and what "
+                "was repaired is not in the data any more."
+            ),
             "<h2>Weekend sessions and long breaks</h2>",
             _table(report.sessions),
+            _caption("Good: only those that the exchange's own calendar has."),
             f"<h2>Stocks with the worst coverage</h2>{_table(report.stocks[:LISTED_STOCKS])}",
+            _caption(
+                "Good: close to 100 %. A stock that is traded on few days has returns over several "
+                "days, which are left out."
+            ),
             "</html>",
         ]
     )
+
+
+def verdict(report: Report) -> tuple[str, str]:
+    """Whether the data can be used, and why not: error, warning or usable, and the sentence."""
+    numbers: dict[str, Counter[str]] = {level: Counter() for level in LEVELS}
+    for finding in report.panel.findings:
+        numbers[finding.level][finding.check] += finding.count
+    for level, answer, todo in (
+        (ERROR, "Not usable", "correct these first"),
+        (WARNING, "Usable with warnings", "look at these before you trust a result"),
+    ):
+        found = numbers[level]
+        if found:
+            checks = ", ".join(f"{check} ({count:,})" for check, count in found.most_common(5))
+            more = f" and {len(found) - 5} more checks" if len(found) > 5 else ""
+            return level, f"{answer}: {checks}{more}; {todo}."
+    if report.panel.notes:
+        return WARNING, f"Usable with warnings: {'; '.join(report.panel.notes)}."
+    repaired = sum(numbers[REPAIRED].values())
+    done = f" {repaired:,} cells were repaired." if repaired else ""
+    return "usable", f"Usable: no check found an error or a reason for a warning.{done}"
+
+
+def _caption(text: str, markup: str = "") -> str:
+    return f"<p class='caption'>{escape(text)}{markup}</p>"
 
 
 def _legend() -> str:
@@ -89,13 +151,13 @@ def _table(frame: pd.DataFrame, index: bool = True) -> str:
     if frame.empty:
         return "<p>none</p>"
     columns = frame.reset_index() if index else frame
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in columns)
+    head = "".join(f"<th>{escape(COLUMNS.get(str(name), str(name)))}</th>" for name in columns)
     rows = []
     for values in columns.itertuples(index=False):
         level = next((v for v in values if v in LEVELS), "")
         cells = [f"{v:.1%}" if isinstance(v, float) else escape(str(v)) for v in values]
         rows.append(f"<tr class='{level}'>" + "".join(f"<td>{c}</td>" for c in cells))
-    return f"<table><tr>{head}{''.join(rows)}</table>"
+    return f"<div class='scroll' tabindex='0'><table><tr>{head}{''.join(rows)}</table></div>"
 
 
 def _image(states: np.ndarray) -> str:
