@@ -1,5 +1,6 @@
 // Tables to sort, filter and search. A row may have runs folded under it (its seeds and folds).
 // The state is kept in the address: #find=...&sort=...&only:NAME=VALUE
+const FIRST = 100; // rows laid out at once: a thousand take a browser a third of a second
 const boards = [...document.querySelectorAll(".filters")].map((bar) => board(bar));
 function board(bar) {
   const table = document.getElementById(bar.dataset.of);
@@ -10,9 +11,19 @@ function board(bar) {
     const cells = [...row.cells].map((cell) => cell.textContent.trim());
     const members = folded[cells[0]] ?? [];
     const texts = [...cells, ...members.map((member) => member.cells[0])];
-    return { row, cells, values: cells.map(value), members, shown: [], found: index(texts) };
+    return { row, cells, values: cells.map(value), members, shown: [], found: index(texts), left: true };
   });
-  return { bar, table, body, headings, rows, sorted: "" };
+  const all = Object.assign(document.createElement("button"), { type: "button", className: "download" });
+  bar.append(all);
+  const it = { bar, table, body, headings, rows, all, whole: rows.length <= FIRST, sorted: "", later: 0, rest: 0 };
+  const open = () => {
+    it.whole = true;
+    it.body.append(...moved(it.rows));
+    lay(it);
+  };
+  all.addEventListener("click", open);
+  addEventListener("beforeprint", open);
+  return it;
 }
 
 // A number is compared as a number, so that 1e-3 finds 0.001 and 12 does not find 0.0123.
@@ -39,32 +50,58 @@ function order(a, b, down) {
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // what is missing comes last
   return (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1);
 }
+function moved(rows) {
+  return rows.flatMap((each) => [each.row, ...each.shown]);
+}
 function sortBy(it, column, down) {
   for (const other of it.headings) other.removeAttribute("aria-sort");
   it.headings[column].ariaSort = down ? "descending" : "ascending";
   it.sorted = `${column}${down ? "-" : "+"}`;
   it.rows.sort((a, b) => order(a.values[column], b.values[column], down));
-  it.body.append(...it.rows.flatMap((each) => [each.row, ...each.shown]));
+  // What is laid out moves at once; to move a thousand rows takes a third of a second, so the rest, which
+  // only a download shows, follows later.
+  clearTimeout(it.rest);
+  if (it.whole) it.body.append(...moved(it.rows));
+  else {
+    it.body.prepend(...moved(it.rows.filter((each) => each.left).slice(0, FIRST)));
+    it.rest = setTimeout(() => it.body.append(...moved(it.rows)), 500);
+  }
+  lay(it);
+}
+// Rows beyond the first are not laid out until asked for; a download has them all.
+function lay(it) {
+  let place = 0;
+  for (const { row, shown, left } of it.rows) {
+    const beyond = left && !it.whole && place >= FIRST;
+    for (const each of [row, ...shown]) {
+      each.hidden = !left;
+      each.classList.toggle("beyond", beyond);
+    }
+    place += left;
+  }
+  it.all.hidden = it.whole || place <= FIRST;
+  it.all.textContent = `show all ${place}, not the first ${FIRST} only`;
 }
 function filter(it) {
   const words = it.bar.querySelector("input").value.split(/\s+/).filter(Boolean);
   const chosen = [...it.bar.querySelectorAll("select")].filter((list) => list.value !== "");
-  let left = 0;
-  for (const { row, cells, found, shown } of it.rows) {
-    row.hidden = !(
-      words.every((word) => matches(found, word)) &&
-      chosen.every((list) => cells[list.dataset.column] === list.value)
-    );
-    for (const member of shown) member.hidden = row.hidden;
-    left += !row.hidden;
+  for (const each of it.rows) {
+    each.left =
+      words.every((word) => matches(each.found, word)) &&
+      chosen.every((list) => each.cells[list.dataset.column] === list.value);
   }
-  it.bar.querySelector("output").textContent = `${left} of ${it.rows.length}`;
-  for (const figure of document.querySelectorAll(`[data-follows="${it.table.id}"]`)) follow(figure, it);
+  if (!it.whole && it.sorted) it.body.prepend(...moved(it.rows.filter((each) => each.left).slice(0, FIRST)));
+  lay(it);
+  it.bar.querySelector("output").textContent = `${it.rows.filter((each) => each.left).length} of ${it.rows.length}`;
+  clearTimeout(it.later); // the figure has a line a run, and follows when the table has been painted
+  it.later = setTimeout(() => {
+    for (const figure of document.querySelectorAll(`[data-follows="${it.table.id}"]`)) follow(figure, it);
+  }, 150);
 }
 function follow(figure, it) {
   const holder = figure.querySelector(".plot");
-  if (!holder || (!holder.data && it.rows.every((each) => !each.row.hidden))) return; // not drawn yet
-  const shown = new Set(it.rows.filter((each) => !each.row.hidden).map((each) => each.cells[0]));
+  if (!holder || (!holder.data && it.rows.every((each) => each.left))) return; // not drawn yet
+  const shown = new Set(it.rows.filter((each) => each.left).map((each) => each.cells[0]));
   Plotly.restyle(holder, { visible: drawn(holder).data.map((trace) => !trace.meta || shown.has(trace.meta)) });
 }
 function unfold(it, each, button) {
@@ -106,6 +143,7 @@ function recall(it) {
   filter(it);
 }
 for (const it of boards) {
+  lay(it);
   it.bar.addEventListener("input", () => {
     filter(it);
     const only = [...it.bar.querySelectorAll("select")].map((list) => [`only:${list.name}`, list.value]);

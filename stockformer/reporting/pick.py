@@ -68,7 +68,7 @@ def _tested(trials: Trials, best: Configuration) -> Mark:
     if name not in trials.test:
         return Mark(title, "plain", chosen, f"Validation {quantity.title}.")
     test = with_deviation(quantity, trials.test[name][best.name], trials.test_sd[name][best.name])
-    text = f"{quantity.title} on the validation days, by which it was picked, and on the test days."
+    text = f"The {quantity.title} on the validation days, by which it was picked, and on the test."
     excess = trials.test["net_excess"][best.name] if "net_excess" in trials.test else math.nan
     if math.isfinite(excess):
         text += (

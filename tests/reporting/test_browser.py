@@ -271,6 +271,7 @@ def test_words_and_lists_filter_rows_and_lines(browser: Browser, folder: Path) -
     assert visit.column("run") == ["1"]
     assert count.text_content() == "1 of 3"
     shown = "document.querySelector('[data-follows] .plot').data.filter((t) => t.visible !== false)"
+    visit.page.wait_for_timeout(500)  # the figure follows when the table has been painted
     assert visit.page.evaluate(f"{shown}.map((t) => t.meta).filter(Boolean)") == ["1"]
     search.fill("")
     visit.page.locator(".filters select").select_option("<b>")
@@ -316,6 +317,25 @@ def test_the_address_keeps_what_was_chosen(browser: Browser, several: Path) -> N
     ordered.page.get_by_role("link", name="Ranking").click()  # to a section, without the state
     assert ordered.column("run") == ["0", "1", "2", "3", "12"]
     assert ordered.complaints == []
+
+
+def test_a_long_table_is_laid_out_when_asked_for(browser: Browser, tmp_path: Path) -> None:
+    for job in range(3):
+        words = [f"optimizer.lr={job + 1}"]
+        finished_run(tmp_path / str(job), overrides=words, rank_ic=-job / 100, seed=job)
+    file = leaderboard.write_leaderboard(read_trials(tmp_path), None)
+    file.write_text(file.read_text().replace("const FIRST = 100;", "const FIRST = 2;"))
+    visit = Visit(browser, file)
+    rows = visit.page.locator("#board tbody tr:visible th")
+    assert rows.all_text_contents() == ["0", "1"]
+    visit.page.locator("#board thead button").first.dblclick()
+    assert rows.all_text_contents() == ["2", "1"]
+    visit.page.get_by_role("searchbox").fill("0")
+    assert rows.all_text_contents() == ["0"]
+    visit.page.get_by_role("searchbox").fill("")
+    visit.page.get_by_role("button", name="show all 3").click()
+    assert rows.all_text_contents() == ["2", "1", "0"]
+    assert not visit.page.get_by_role("button", name="show all").is_visible()
 
 
 def test_a_configuration_unfolds_to_its_seeds(browser: Browser, tmp_path: Path) -> None:
