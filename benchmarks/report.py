@@ -1,10 +1,11 @@
-"""The pages of one run and of 200: python benchmarks/report.py [--folder FOLDER] [--quick]
+"""The pages of one run and of many: python benchmarks/report.py [--folder FOLDER] [--runs 1000]
 
-Makes 200 complete run folders of 60 test days x 200 stocks with the package's own writers, under
-FOLDER (kept, and used again) or a temporary one, then times analyze.py from its start to its end,
-imports included, and prints how large the pages are and after how long Chromium can use them: the
-page is loaded, its script has run, and the figures of the first screen, if there are any, are
-drawn. --quick: 2 runs.
+Makes complete run folders of 60 test days x 200 stocks, 200 of them by default, each with settings
+of its own, with the package's own writers, under FOLDER (kept, and used again) or a temporary one.
+Times analyze.py from its start to its end, imports included, and prints how large the pages are and
+after how long Chromium can use them: the page is loaded, its script has run, and the figures of the
+first screen, if there are any, are drawn; also how long the leaderboard takes to filter and to
+sort. --quick: 2 runs.
 """
 
 from __future__ import annotations
@@ -42,9 +43,22 @@ OPENED = 5
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ON_SCREEN = """[...document.querySelectorAll('.plot')]
   .filter((plot) => plot.getBoundingClientRect().top < innerHeight).length"""
+MOST_SECONDS = 0.2  # to filter or to sort
+ACTIONS = {
+    "filter": "find.value = `1e-${turn}`; find.dispatchEvent(new Event('input', {bubbles: true}))",
+    "sort": "document.querySelectorAll('#board thead button')[turn + 2].click()",
+}
+TIMED = """([script, turn]) => {
+  const find = document.querySelector('input[type=search]');
+  const started = performance.now();
+  new Function('find', 'turn', script)(find, turn);
+  document.getElementById('board').getBoundingClientRect(); // the layout counts
+  return performance.now() - started;
+}"""
 CONFIG = """seed: {seed}
 optimizer:
   lr: {rate}
+  weight_decay: {decay}
 model:
   dropout: {dropout}
   width: {width}
@@ -90,9 +104,11 @@ def write_run(folder: Path, number: int) -> None:
     trading = BacktestSpec(
         market, replace(settings, rebalance_days=2), start_offsets=20, participation_rate=0.05
     )
+    decay = f"{number}e-6"
     overrides = [f"optimizer.lr={rate}", f"model.dropout={dropout}", f"model.width={width}"]
+    overrides.append(f"optimizer.weight_decay={decay}")
     with RunDir.claim(folder) as run:
-        config = CONFIG.format(seed=number, rate=rate, dropout=dropout, width=width)
+        config = CONFIG.format(seed=number, rate=rate, decay=decay, dropout=dropout, width=width)
         run.write_config(config, [*overrides, f"seed={number}"])
         run.write_manifest(manifest(number))
         rows = []
@@ -162,18 +178,38 @@ def until_usable(page: Path) -> float:
     return statistics.median(seconds[1:])
 
 
+def interaction(page: Path) -> None:
+    """Print how long the leaderboard takes to filter and to sort, the longest of five times."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (only of the extra dev)
+
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        return
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = browser.new_page()
+        opened.goto(page.as_uri())
+        for what, script in ACTIONS.items():
+            longest = max(opened.evaluate(TIMED, [script, turn]) for turn in range(5)) / 1000
+            reached = "yes" if longest < MOST_SECONDS else "NO"
+            print(f"{what:12}{longest:6.3f} s (under {MOST_SECONDS})   {reached}")
+        browser.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long the pages of runs take.")
     parser.add_argument("--folder", type=Path, help="where the runs are, or are to be")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"how many; default {RUNS}")
     parser.add_argument("--quick", action="store_true", help="2 runs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary) / "sweep").resolve()
-        for number in range(2 if arguments.quick else RUNS):
+        for number in range(2 if arguments.quick else arguments.runs):
             if not (folder / str(number) / "evaluation.json").exists():
                 write_run(folder / str(number), number)
         measure("run", folder / "0", folder / "0/report.html")
         measure("leaderboard", folder, folder / "leaderboard.html")
+        interaction(folder / "leaderboard.html")
 
 
 if __name__ == "__main__":

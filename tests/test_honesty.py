@@ -26,7 +26,7 @@ def config() -> DictConfig:
         "dataset.factors=[]",
         "model.dropout=0",
     )
-    return composed(*lines, "dataset.source.days=400", "graph=none")
+    return composed(*lines, "dataset.source.days=400", "dataset.source.stocks=60", "graph=none")
 
 
 def simulated(config: DictConfig) -> Panel:

@@ -56,7 +56,7 @@ def test_a_key_that_one_of_the_models_lacks_is_refused(command: Command) -> None
 
 @pytest.mark.full
 def test_all_models_learn_the_demo_market(command: Command, tmp_path: Path) -> None:
-    few = ("seed=0", "trainer.max_epoch=3", "report=false", "trainer.device=cpu")
+    few = ("seed=0", "trainer.max_epoch=8", "report=false", "trainer.device=cpu")
     trials = swept(command, tmp_path, *few)
     assert set(models_of(trials)) == {*MODELS} - {"stockformer"}
     found = dict(

@@ -22,7 +22,7 @@ class Panel:
     prices: (T, N) float64 by field (open, high, low, close, volume, vwap), if the source has
         them; only ratios within a stock are meaningful.
     sources: SHA-256 of every file that was read, by file name.
-    oracle (T, N): the expected next-day return; None unless the market is simulated.
+    oracle (T, N, K): the expected returns of the next K days; None unless the market is simulated.
     sectors (N,) str: "" where unknown; None if the source has none.
     member (T, N) bool: whether a stock belongs to the universe that day; None: all, always.
     session_gaps: rows before which there was a gap between sessions so long that no window may
@@ -49,10 +49,11 @@ class Panel:
 
     def __post_init__(self) -> None:
         days, stocks = len(self.dates), len(self.tickers)
+        ahead = () if self.oracle is None else self.oracle.shape[2:3]
         shapes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]] = {
             "returns": (self.returns, (days, stocks)),
             "factors": (self.factors, (days, stocks, len(self.factor_names))),
-            "oracle": (self.oracle, (days, stocks)),
+            "oracle": (self.oracle, (days, stocks, *ahead)),
             "sectors": (self.sectors, (stocks,)),
             "member": (self.member, (days, stocks)),
         }

@@ -50,7 +50,8 @@ def market(data: Dataset, *, fill: str, limit_threshold: float, index_file: str)
 
 
 def oracle_of(data: Dataset, predictions: Predictions) -> np.ndarray | None:
-    """(S, N) expected next-day returns on the signal dates; None unless the market is simulated."""
+    """(S, N, K) the expected returns of the K days after each signal date; None unless the market
+    is simulated."""
     if data.panel.oracle is None:
         return None
     rows: np.ndarray = data.panel.oracle[

@@ -71,6 +71,8 @@ EARNED = {
 """Names of `evaluation.backtest.figures`, in display order."""
 
 
+NET_EXCESS = Quantity("net excess", "basis points a day", 1, around_zero=True)
+ONE_SIDED_TURNOVER = Quantity("turnover", "one-sided, % a day", 1, percent=True)
 TRAINING_TIME = Quantity("training time", "seconds", 1)
 
 

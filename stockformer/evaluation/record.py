@@ -68,6 +68,7 @@ EVALUATION: Form = {
     "answers?": {question: {"answer": str, "sentence": str} for question in QUESTIONS},
     "targets": [{"name": str, "value": NUMBER, "met": bool, "met_by?": str}],
     "oracle_rank_ic": NUMBER,
+    "oracle_excess?": NUMBER,  # since version 0.2
     "first_step_rank_ic": NUMBER,
     "notes": [str],
     "statistics": {str: _ESTIMATE},
@@ -183,11 +184,13 @@ class EvaluationRecord:
     answers: what a reader needs first. sentences: the other conclusions, on level forecasts and on
     trading, and the baselines compared with. oracle_rank_ic: the best attainable rank IC of the
     first step, to compare with first_step_rank_ic, the model's; None unless the market is
-    simulated. statistics: `statistics.summary`, a row a metric. daily: metrics by test date.
-    backtest: None if there were too few dates or nothing was ranked. validation: net_return,
-    benchmark and turnover by date of the same backtest on the validation forecasts, on which models
-    are selected; None if the model was not selected there, or the dates are too few. signal: how
-    long the signal lasts and where it works; None if nothing was ranked, or not recorded.
+    simulated. oracle_excess: the mean daily return above the universe's after costs of the oracle,
+    traded as the model is; None without an oracle or a backtest. statistics:
+    `statistics.summary`, a row a metric. daily: metrics by test date. backtest: None if there were
+    too few dates or nothing was ranked. validation: net_return, benchmark and turnover by date of
+    the same backtest on the validation forecasts, on which models are selected; None if the model
+    was not selected there, or the dates are too few. signal: how long the signal lasts and where it
+    works; None if nothing was ranked, or not recorded.
     """
 
     epoch: int | None
@@ -198,6 +201,7 @@ class EvaluationRecord:
     sentences: tuple[str, ...]
     targets: tuple[ProjectTarget, ...]
     oracle_rank_ic: float | None
+    oracle_excess: float | None
     first_step_rank_ic: float
     notes: tuple[str, ...]
     statistics: pd.DataFrame
@@ -220,6 +224,7 @@ class EvaluationRecord:
                 "sentences": self.sentences,
                 "targets": [asdict(target) for target in self.targets],
                 "oracle_rank_ic": self.oracle_rank_ic,
+                "oracle_excess": self.oracle_excess,
                 "first_step_rank_ic": self.first_step_rank_ic,
                 "notes": self.notes,
                 "statistics": self.statistics.to_dict("index"),
@@ -266,6 +271,7 @@ class EvaluationRecord:
                 for t in data["targets"]
             ),
             oracle_rank_ic=float(data["oracle_rank_ic"]) if data["oracle_rank_ic"] else None,
+            oracle_excess=data.get("oracle_excess"),
             first_step_rank_ic=_number(data["first_step_rank_ic"]),
             notes=tuple(data["notes"]),
             statistics=statistics,

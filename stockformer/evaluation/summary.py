@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from stockformer.evaluation import comparison, statistics, verdict
+from stockformer.evaluation import oracle as attainable
 from stockformer.evaluation.baselines import CONSTANTS, lightgbm_missing
 from stockformer.evaluation.comparison import compare
 from stockformer.evaluation.metrics import METRICS
@@ -40,14 +40,16 @@ def summarise(
 ) -> EvaluationRecord:
     """Evaluate a model's predictions against baselines on the same dates and cells.
 
-    oracle (S, N): the expected next-day return of each signal date, if the market is simulated.
+    oracle (S, N, K): at each signal date the expected returns of the next K days, if the market is
+    simulated.
     validation: the model's predictions of the validation days, if it was selected by them. targets:
     project targets by metric. suspects: sentences on likely leaks in the data.
     Raises ValueError where baselines or market do not fit the predictions.
     """
     compared, days = compare(predictions, baselines), daily(predictions)
     scores, first = score(predictions), predictions.step(1)
-    oracle_rank_ic = None if oracle is None else _oracle_rank_ic(first, oracle)
+    oracle_rank_ic = None if oracle is None else attainable.oracle_rank_ic(first, oracle)
+    oracle_excess = None
     caveats = [*notes, *trading.notes, *gap_notes(predictions, trading.market.dates)]
     caveats += _caveats(scores)
     # A backtest of equal forecasts would trade the order of the tickers.
@@ -59,7 +61,11 @@ def summarise(
         caveats.append(f"no backtest: {why}")
     else:
         caveats += gaps_of_index(traded.returns.index, trading)
-        sentences.append(excess_verdict(traded.excess["base"]))
+        excess = traded.excess["base"]
+        sentences.append(excess_verdict(excess))
+        if oracle is not None:
+            oracle_excess = attainable.oracle_excess(predictions.signal_dates, oracle, trading)
+            sentences.append(attainable.excess_sentence(oracle_excess, excess.mean))
     sentences.append(comparison.tested(compared))
     limit = max(TOO_GOOD, oracle_rank_ic or 0.0)  # a simulated market's limit is known
     warnings = comparison.leak_warnings(compared, limit, suspects)
@@ -81,6 +87,7 @@ def summarise(
         sentences=tuple(sentence for sentence in sentences if sentence),
         targets=project_targets(targets or {}, scores, table),
         oracle_rank_ic=oracle_rank_ic,
+        oracle_excess=oracle_excess,
         notes=tuple(caveats),
         first_step_rank_ic=score(first)["rank_ic"],
         statistics=tests,
@@ -140,11 +147,3 @@ def _caveats(scores: Mapping[str, float]) -> list[str]:
             "the same forecast; its rank IC is that of the others"
         )
     return found
-
-
-def _oracle_rank_ic(first: Predictions, oracle: np.ndarray) -> float:
-    """Rank IC of the expected returns, on the cells where they are known."""
-    expected = oracle[:, None]
-    return score(replace(first, prediction=expected, valid=first.valid & np.isfinite(expected)))[
-        "rank_ic"
-    ]

@@ -1,126 +1,164 @@
-// Tables to sort and filter. Cells are compared as they are shown: numbers first, then words.
-function value(cell) {
-  const text = cell.textContent.replace(/,/g, "");
-  const number = Number(text.replace(/^[<>]/, "").replace(/ ±.*/, ""));
-  return text === "" || Number.isNaN(number) ? text : number;
+// Tables to sort, filter and search. A row may have runs folded under it (its seeds and folds).
+// The state is kept in the address: #find=...&sort=...&only:NAME=VALUE
+const FIRST = 100; // rows laid out at once: a thousand take a browser a third of a second
+const boards = [...document.querySelectorAll(".filters")].map((bar) => board(bar));
+function board(bar) {
+  const table = document.getElementById(bar.dataset.of);
+  const body = table.tBodies[0];
+  const folded = JSON.parse(bar.parentNode.querySelector("script.members")?.textContent ?? "{}");
+  const headings = [...[...table.tHead.rows].at(-1).cells];
+  const rows = [...body.rows].map((row) => {
+    const cells = [...row.cells].map((cell) => cell.textContent.trim());
+    const members = folded[cells[0]] ?? [];
+    const texts = [...cells, ...members.map((member) => member.cells[0])];
+    return { row, cells, values: cells.map(value), members, shown: [], found: index(texts), left: true };
+  });
+  const all = Object.assign(document.createElement("button"), { type: "button", className: "download" });
+  bar.append(all);
+  const it = { bar, table, body, headings, rows, all, whole: rows.length <= FIRST, sorted: "", later: 0, rest: 0 };
+  const open = () => {
+    it.whole = true;
+    it.body.append(...moved(it.rows));
+    lay(it);
+  };
+  all.addEventListener("click", open);
+  addEventListener("beforeprint", open);
+  return it;
 }
+
+// A number is compared as a number, so that 1e-3 finds 0.001 and 12 does not find 0.0123.
+function number(text) {
+  return text.trim() === "" ? NaN : Number(text.replace(/,/g, "").replace(/^[<>]/, "").replace(/%$/, ""));
+}
+function value(text) {
+  const found = number(text.replace(/ ±.*/, ""));
+  return Number.isNaN(found) ? text : found;
+}
+function index(texts) {
+  const words = texts.flatMap((text) => text.split(/[\s/,=…()±]+/)).filter(Boolean);
+  return {
+    text: texts.join(" ").toLowerCase(),
+    numbers: new Set(words.map(number).filter((n) => !Number.isNaN(n))),
+  };
+}
+function matches(found, word) {
+  const asked = number(word);
+  return Number.isNaN(asked) ? found.text.includes(word.toLowerCase()) : found.numbers.has(asked);
+}
+
 function order(a, b, down) {
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // what is missing comes last
   return (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1);
 }
-function sortBy(table, heading) {
-  const column = heading.cellIndex;
-  const down = heading.ariaSort === "ascending";
-  for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.removeAttribute("aria-sort");
-  heading.ariaSort = down ? "descending" : "ascending";
-  const rows = [...table.tBodies[0].rows].map((row) => [value(row.cells[column]), row]);
-  rows.sort(([a], [b]) => order(a, b, down));
-  table.tBodies[0].append(...rows.map(([, row]) => row));
+function moved(rows) {
+  return rows.flatMap((each) => [each.row, ...each.shown]);
 }
-function filter(table, bar) {
-  const words = bar.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const chosen = [...bar.querySelectorAll("select")].filter((list) => list.value !== "");
-  let left = 0;
-  for (const row of table.tBodies[0].rows) {
-    const text = row.textContent.toLowerCase();
-    row.hidden = !(
-      words.every((word) => text.includes(word)) &&
-      chosen.every((list) => row.cells[list.dataset.column].textContent === list.value)
-    );
-    left += !row.hidden;
+function sortBy(it, column, down) {
+  for (const other of it.headings) other.removeAttribute("aria-sort");
+  it.headings[column].ariaSort = down ? "descending" : "ascending";
+  it.sorted = `${column}${down ? "-" : "+"}`;
+  it.rows.sort((a, b) => order(a.values[column], b.values[column], down));
+  // What is laid out moves at once; to move a thousand rows takes a third of a second, so the rest, which
+  // only a download shows, follows later.
+  clearTimeout(it.rest);
+  if (it.whole) it.body.append(...moved(it.rows));
+  else {
+    it.body.prepend(...moved(it.rows.filter((each) => each.left).slice(0, FIRST)));
+    it.rest = setTimeout(() => it.body.append(...moved(it.rows)), 500);
   }
-  bar.querySelector("output").textContent = `${left} of ${table.tBodies[0].rows.length}`;
-  for (const figure of document.querySelectorAll(`[data-follows="${table.id}"]`)) follow(figure, table);
+  lay(it);
 }
-function follow(figure, table) {
-  const shown = new Set([...table.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[0].textContent));
-  const holder = drawn(figure.querySelector(".plot"));
-  Plotly.restyle(holder, { visible: holder.data.map((trace) => !trace.meta || shown.has(trace.meta)) });
+// Rows beyond the first are not laid out until asked for; a download has them all.
+function lay(it) {
+  let place = 0;
+  for (const { row, shown, left } of it.rows) {
+    const beyond = left && !it.whole && place >= FIRST;
+    for (const each of [row, ...shown]) {
+      each.hidden = !left;
+      each.classList.toggle("beyond", beyond);
+    }
+    place += left;
+  }
+  it.all.hidden = it.whole || place <= FIRST;
+  it.all.textContent = `show all ${place}, not the first ${FIRST} only`;
 }
-for (const bar of document.querySelectorAll(".filters")) {
-  const table = document.getElementById(bar.dataset.of);
-  bar.addEventListener("input", () => filter(table, bar));
-  for (const button of table.tHead.querySelectorAll("button")) {
-    button.addEventListener("click", () => sortBy(table, button.closest("th")));
+function filter(it) {
+  const words = it.bar.querySelector("input").value.split(/\s+/).filter(Boolean);
+  const chosen = [...it.bar.querySelectorAll("select")].filter((list) => list.value !== "");
+  for (const each of it.rows) {
+    each.left =
+      words.every((word) => matches(each.found, word)) &&
+      chosen.every((list) => each.cells[list.dataset.column] === list.value);
   }
+  if (!it.whole && it.sorted) it.body.prepend(...moved(it.rows.filter((each) => each.left).slice(0, FIRST)));
+  lay(it);
+  it.bar.querySelector("output").textContent = `${it.rows.filter((each) => each.left).length} of ${it.rows.length}`;
+  clearTimeout(it.later); // the figure has a line a run, and follows when the table has been painted
+  it.later = setTimeout(() => {
+    for (const figure of document.querySelectorAll(`[data-follows="${it.table.id}"]`)) follow(figure, it);
+  }, 150);
 }
-
-// Any two runs, from what the page holds of every pair.
-for (const chooser of document.querySelectorAll(".pairs")) {
-  const groups = JSON.parse(chooser.querySelector("script").textContent);
-  const group = new Map(groups.flatMap((g) => g.runs.map((run) => [run, g])));
-  const lists = [...chooser.querySelectorAll("select")];
-  const plot = chooser.querySelector(".own-plot");
-  const board = document.getElementById("board");
-  const rowOf = (run) => [...board.tBodies[0].rows].find((row) => row.cells[0].textContent === run);
-  for (const list of lists) for (const run of group.keys()) list.add(new Option(run));
-  lists[0].value = groups[0].runs[0];
-  lists[1].value = groups[0].runs[1];
-  function compare() {
-    const [a, b] = lists.map((list) => list.value);
-    chooser.querySelector(".verdict").textContent = comparison(a, b);
-    const table = chooser.querySelector("table");
-    table.tHead.replaceChildren(line(["", a, b], "th"));
-    const headings = [...board.tHead.rows].at(-1).cells;
-    const [first, second] = [a, b].map((run) => [...rowOf(run).cells].map((cell) => cell.textContent));
-    table.tBodies[0].replaceChildren(
-      ...first.slice(1).map((cell, i) => {
-        const heading = headings[i + 1];
-        const part = heading.classList.contains("aside") ? " (test)" : "";
-        const row = line([heading.textContent + part, cell, second[i + 1]], "td");
-        row.classList.toggle("marked", cell !== second[i + 1]);
-        return row;
-      }),
-    );
-    const same = group.get(a) === group.get(b);
-    draw(plot, same ? curves(a, b) : [], layout());
+function follow(figure, it) {
+  const holder = figure.querySelector(".plot");
+  if (!holder || (!holder.data && it.rows.every((each) => each.left))) return; // not drawn yet
+  const shown = new Set(it.rows.filter((each) => each.left).map((each) => each.cells[0]));
+  Plotly.restyle(holder, { visible: drawn(holder).data.map((trace) => !trace.meta || shown.has(trace.meta)) });
+}
+function unfold(it, each, button) {
+  const open = each.shown.length === 0;
+  button.setAttribute("aria-expanded", open);
+  if (!open) {
+    for (const row of each.shown.splice(0)) row.remove();
+    return;
   }
-  function comparison(a, b) {
-    if (a === b) return "Choose two different runs.";
-    const g = group.get(a);
-    if (g !== group.get(b)) return "Tested on other data or dates: these two cannot be compared.";
-    const [i, j] = [g.runs.indexOf(a), g.runs.indexOf(b)];
-    const [low, high] = i < j ? [i, j] : [j, i];
-    const pair = low * g.runs.length - (low * (low + 1)) / 2 + high - low - 1;
-    const turn = (text) => (i < j ? text : text.replace(/^[+-]/, (s) => (s === "+" ? "-" : "+")));
-    return `Difference of daily rank IC, ${a} minus ${b}: ${turn(g.mean[pair])} (t ${turn(g.t[pair])}, p ${g.p[pair]}, ${g.n[pair]} dates).`;
-  }
-  function curves(a, b) {
-    const g = group.get(a);
-    const series = [a, b].map((run) => g.rank_ic[g.runs.indexOf(run)]);
-    const add = (name, values, color, width) => {
-      let sum = 0;
-      const y = values.map((v) => (sum += v ?? 0));
-      return { x: g.dates, y, name: plain(name), mode: "lines", line: { color, width }, hovertemplate: "to %{x|%a %Y-%m-%d}: %{y:+.2f}" };
-    };
-    const apart = series[0].map((v, i) => (v === null || series[1][i] === null ? null : v - series[1][i]));
-    return [add(a, series[0], "#2f9e7e", 2), add(b, series[1], "#dd8333", 2), add("difference", apart, "#8c8c8c", 1.5)];
-  }
-  function layout() {
-    const axis = { automargin: true, zeroline: false };
-    return {
-      height: 300, margin: { l: 8, r: 12, t: 28, b: 8 }, font: { family: "system-ui, sans-serif", size: 12 },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hoverlabel: { font: { family: "system-ui, sans-serif" } },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-      xaxis: { ...axis, title: { text: "signal date (day)", standoff: 8 } },
-      yaxis: { ...axis, title: { text: "cumulated rank IC (sum)", standoff: 8 } },
-    };
-  }
-  function plain(text) {
-    return text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly would take it for markup
-  }
-  function line(cells, tag) {
+  each.shown = each.members.map(({ cells, link }) => {
     const row = document.createElement("tr");
+    row.className = "member";
     cells.forEach((text, i) => {
-      const cell = document.createElement(i ? tag : "th");
-      cell.textContent = text;
-      if (!i) cell.className = "words";
-      row.append(cell);
+      const cell = row.appendChild(document.createElement(i ? "td" : "th"));
+      cell.className = it.headings[i].className;
+      if (i || !link) cell.textContent = text;
+      else cell.append(Object.assign(document.createElement("a"), { href: link, textContent: text }));
     });
     return row;
+  });
+  each.row.after(...each.shown);
+}
+
+// The address. A link to a section (#section-3) has no "=" and leaves the state as it is.
+function state() {
+  return new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+}
+function remember(change) {
+  const kept = state();
+  for (const [name, text] of Object.entries(change)) text ? kept.set(name, text) : kept.delete(name);
+  history.replaceState(null, "", `#${kept}`);
+}
+function recall(it) {
+  const kept = state();
+  it.bar.querySelector("input").value = kept.get("find") ?? "";
+  for (const list of it.bar.querySelectorAll("select")) list.value = kept.get(`only:${list.name}`) ?? "";
+  const [, column, way] = /^(\d+)([+-])$/.exec(kept.get("sort") ?? "") ?? [];
+  if (column < it.headings.length && kept.get("sort") !== it.sorted) sortBy(it, Number(column), way === "-");
+  filter(it);
+}
+for (const it of boards) {
+  lay(it);
+  it.bar.addEventListener("input", () => {
+    filter(it);
+    const only = [...it.bar.querySelectorAll("select")].map((list) => [`only:${list.name}`, list.value]);
+    remember({ find: it.bar.querySelector("input").value, ...Object.fromEntries(only) });
+  });
+  it.headings.forEach((heading, column) =>
+    heading.querySelector("button").addEventListener("click", () => {
+      sortBy(it, column, heading.ariaSort === "ascending");
+      remember({ sort: it.sorted });
+    }),
+  );
+  for (const each of it.rows) {
+    const button = each.row.querySelector("button.unfold");
+    button?.addEventListener("click", () => unfold(it, each, button));
   }
-  for (const list of lists) list.addEventListener("input", compare);
-  compare();
-  holders.push(plot);
-  fit(plot);
+  if (location.hash.includes("=")) recall(it);
+  addEventListener("hashchange", () => location.hash.includes("=") && recall(it));
 }

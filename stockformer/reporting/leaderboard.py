@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,14 +11,13 @@ import pandas as pd
 from stockformer.evaluation.metrics import METRICS, OBJECTIVES
 from stockformer.evaluation.quantities import (
     MISSING,
+    NET_EXCESS,
+    ONE_SIDED_TURNOVER,
     TRAINING_TIME,
     Quantity,
     format_count,
-    format_p,
-    format_t,
 )
-from stockformer.evaluation.statistics import MIN_BLOCK, MIN_BLOCKS
-from stockformer.reporting import trial_figures
+from stockformer.reporting import overlay, pick, trial_figures
 from stockformer.reporting.page import Page, Plot, Section, address, require_html
 from stockformer.reporting.tables import Table
 from stockformer.runs.folder import RunDir
@@ -28,14 +26,15 @@ from stockformer.sweeps.selection import (
     MIN_TRIALS,
     UNRELIABLE_TRIALS,
     importance,
-    paired_tests,
 )
-from stockformer.sweeps.selection_bias import MIN_CONFIGURATIONS, selection_bias, validation_scores
+from stockformer.sweeps.selection_bias import validation_scores
 from stockformer.sweeps.trials import (
     Configuration,
-    Group,
     Trials,
     pareto_front,
+    recorded_settings,
+    test_figures,
+    validation_figures,
     with_deviation,
 )
 
@@ -43,15 +42,22 @@ FILE = "leaderboard.html"
 NOT_FOR_CHOOSING = "test, not for choosing"
 BRIEF = [name for name, metric in METRICS.items() if metric.brief]
 VALIDATION_COLUMNS = (*BRIEF, "loss")
-TEST_COLUMNS = ("rank_ic", "rank_ic_t", *BRIEF[1:])
+TEST_COLUMNS = ("rank_ic", "rank_ic_t", *BRIEF[1:], "net_excess", "one_sided_turnover")
 MAX_CHOICES = 12
 """A setting of more values has no list to filter by."""
 REM_AN_AXIS = 7
 """Width of an axis of the parallel coordinates, so that names do not overlap."""
-MAX_PAIRED = 300
 MAX_DRAWN = 300
+TITLES = {
+    "net_excess": "net excess\n(basis points a day)",
+    "one_sided_turnover": "turnover\n(one-sided, a day)",
+}
 T_STATISTIC = Quantity("rank IC t", "Newey-West", 2, around_zero=True)
-SCORES = OBJECTIVES | {"rank_ic_t": T_STATISTIC}
+SCORES = OBJECTIVES | {
+    "rank_ic_t": T_STATISTIC,
+    "net_excess": NET_EXCESS,
+    "one_sided_turnover": ONE_SIDED_TURNOVER,
+}
 
 
 def write_leaderboard(trials: Trials, output: Path | None) -> Path:
@@ -70,12 +76,13 @@ def page(trials: Trials, page_folder: Path) -> Page:
     if trials.completed:
         if len(trials.objectives) > 1:
             sections.append(pareto_section(trials))
-        sections += [selection_bias_section(trials), importance_section(trials), pairs(trials)]
+        sections += [pick.section(trials), importance_section(trials), overlay.section(trials)]
     if trials.unfinished or trials.refused:
         sections.append(not_completed(trials, page_folder))
     state = "finished" if trials.completed else "failed"
     name = "/".join(trials.folder.resolve().parts[-3:]).replace("//", "/")
-    return Page("runs in", name, headline(trials), subtitle(trials), state, sections)
+    card = pick.card(trials) if trials.completed else []
+    return Page("runs in", name, headline(trials), subtitle(trials), state, sections, card=card)
 
 
 def headline(trials: Trials) -> str:
@@ -133,8 +140,9 @@ def ranking(trials: Trials, page_folder: Path) -> Section:
     )
     if any(len(each.runs) > 1 for each in trials.configurations.values()):
         lead += (
-            " Runs that differ in seed or fold only are one line: the mean over folds and seeds ± "
-            "the sample deviation over seeds. One that lacks runs (1 of 2) is never the best."
+            " Runs that differ in seed or fold only are one line, which unfolds: the mean over "
+            "folds and seeds ± the sample deviation over seeds. One that lacks runs (1 of 2) is "
+            "never the best."
         )
     return Section(title, lead, [board(trials, page_folder)])
 
@@ -161,7 +169,7 @@ def board(trials: Trials, page_folder: Path) -> Table:
             *([each.repeats] if repeated else []),
             *(settings[name][key] for key in keys),
             *_cells(validation, trials.validation, trials.validation_sd, name),
-            *_effort(trials, each),
+            *_effort([trials.completed[run] for run in each.runs]),
             *_cells(test, trials.test, trials.test_sd, name),
         )
         for name, each in trials.configurations.items()
@@ -177,7 +185,7 @@ def board(trials: Trials, page_folder: Path) -> Table:
             *keys,
             *(SCORES[n].title for n in validation),
             *("tested epoch", "seconds"),
-            *(SCORES[n].title for n in test),
+            *(TITLES.get(n, SCORES[n].title) for n in test),
         ),
         rows=rows,
         words=range(1 + several + repeated),
@@ -191,14 +199,23 @@ def board(trials: Trials, page_folder: Path) -> Table:
             (NOT_FOR_CHOOSING, len(test)),
         ],
         aside=range(first_test, first_test + len(test)),
-        links=_addresses(
-            {
-                name: trials.completed[each.runs[0]]
-                for name, each in trials.configurations.items()
-                if len(each.runs) == 1
-            },
-            page_folder,
-        ),
+        links=_addresses(trials.completed, page_folder),
+        members={
+            name: [
+                (
+                    run,
+                    *([tested_on[name]] if several else []),
+                    *([_repeat(trials, run)] if repeated else []),
+                    *(settings[name][key] for key in keys),
+                    *_values(validation, validation_figures(trials.completed[run])),
+                    *_effort([trials.completed[run]]),
+                    *_values(test, test_figures(trials.completed[run])),
+                )
+                for run in each.runs
+            ]
+            for name, each in trials.configurations.items()
+            if len(each.runs) > 1
+        },
     )
 
 
@@ -227,56 +244,6 @@ def pareto_section(trials: Trials) -> Section:
     return Section(
         "Pareto front", lead, [Table(header, rows)], plots=[Plot("Objectives", figure, caption)]
     )
-
-
-def selection_bias_section(trials: Trials) -> Section:
-    """How much of the best one's showing is owed to having tried many."""
-    rows, without = [], []
-    count = 0
-    for group in trials.groups:
-        score = validation_scores(trials, group)
-        count += sum(trials.configurations[str(name)].trials for name in score.index)
-        if not len(score):
-            continue  # ensembles alone
-        found = selection_bias(trials, group)
-        if found is None:
-            without.append(group.label)
-            continue
-        rows.append(
-            (
-                *(group.label, str(found.trials), found.selected, f"{found.sharpe:+.3f}"),
-                *(f"{found.expected_maximum:+.3f}", _probability(found.deflated)),
-                MISSING if found.overfitting is None else f"{found.overfitting:.0%}",
-            )
-        )
-    header = (
-        *("tested on", "trials", "selected", "daily Sharpe ratio\nof the excess"),
-        *("best of as many\nwithout skill", "deflated Sharpe\n(probability)"),
-        "probability of\noverfitting",
-    )
-    remarks = [
-        "The deflated Sharpe ratio is the probability that the selected run's true Sharpe ratio "
-        "exceeds what the best of so many trials without skill would show (Bailey and Lopez de "
-        "Prado 2014): below 0.95, assume chance. Daily, not annualised, of returns after costs "
-        "less those of the equal-weight universe, on the validation dates, where the selection is "
-        "made. All completed and pruned trials of the folder count, seeds and edited targets "
-        "included; trials deleted or made elsewhere would count too, but cannot be seen from here.",
-    ]
-    if rows:
-        remarks.append(
-            "The probability of backtest overfitting is how often the configuration with the best "
-            "Sharpe ratio of the same returns on half of the validation dates is in the lower half "
-            "of all on the other half (CSCV, Bailey and others 2015): about half for noise. It "
-            f"takes {MIN_CONFIGURATIONS} configurations that share {MIN_BLOCKS * MIN_BLOCK} dates."
-        )
-    lead = f"{format_count(count, 'completed trial')}."
-    if without:
-        lead += (
-            " No daily validation returns in the evaluation.json of the runs tested on "
-            f"{'; '.join(without)}, hence no deflated Sharpe ratio."
-        )
-    tables = [Table(header, rows, words=(0, 2))] if rows else []
-    return Section("What the selection is worth", lead, tables, remarks if rows else ())
 
 
 def importance_section(trials: Trials) -> Section:
@@ -322,22 +289,6 @@ def importance_section(trials: Trials) -> Section:
     return Section(title, " ".join(lead), plots=plots)
 
 
-def pairs(trials: Trials) -> Section:
-    """Any two runs, the difference of their daily rank IC tested."""
-    title = "Two runs compared"
-    groups = [_paired(group) for group in trials.groups if group.rank_ic.shape[1] > 1]
-    if not groups:
-        return Section(title, "It takes two runs with daily metrics, tested on the same dates.")
-    lead = (
-        "The paired difference of daily rank IC on the test dates, Newey-West: whether the first "
-        "run is better than the second by more than chance. Of many pairs, one in twenty is below "
-        "p = 0.05 by chance."
-    )
-    if any(group.rank_ic.shape[1] > MAX_PAIRED for group in trials.groups):
-        lead += f" The best {MAX_PAIRED} by validation can be chosen."
-    return Section(title, lead, pairs=json.dumps(groups, separators=(",", ":")))
-
-
 def not_completed(trials: Trials, page_folder: Path) -> Section:
     """The other runs, each with the reason."""
     rows = [
@@ -361,13 +312,12 @@ def _epochs(run: RecordedRun) -> str:
     return "0" if run.metrics is None else str(len(run.metrics))
 
 
-def _effort(trials: Trials, configuration: Configuration) -> tuple[str, str]:
+def _effort(runs: Sequence[RecordedRun]) -> tuple[str, str]:
     """The tested epoch, and how long the training took, in all."""
-    runs = [trials.completed[name] for name in configuration.runs]
-    if configuration.is_ensemble:
-        return "ensemble", MISSING
     tested = [run.evaluation.epoch for run in runs if run.evaluation is not None]
     epochs = [epoch for epoch in tested if epoch is not None]
+    if not epochs:
+        return "ensemble", MISSING
     seconds = sum(
         run.metrics["seconds"].sum() if "seconds" in run.metrics else math.nan
         for run in runs
@@ -378,14 +328,21 @@ def _effort(trials: Trials, configuration: Configuration) -> tuple[str, str]:
     return span, TRAINING_TIME.format(seconds)
 
 
+def _repeat(trials: Trials, run: str) -> str:
+    """Which seed, and which fold where there are several, a run is."""
+    settings = recorded_settings(trials.completed[run])
+    parts = [("seed", trials.seeds[run]), ("fold", settings.get("split.fold", ""))]
+    return " ".join(f"{name} {number}" for name, number in parts if number not in ("", "null"))
+
+
+def _values(names: Sequence[str], figures: Mapping[str, float]) -> list[str]:
+    return [SCORES[name].format(figures.get(name, math.nan)) for name in names]
+
+
 def _cells(
     names: Sequence[str], means: pd.DataFrame, deviations: pd.DataFrame, row: str
 ) -> list[str]:
     return [with_deviation(SCORES[n], means[n][row], deviations[n][row]) for n in names]
-
-
-def _probability(value: float) -> str:
-    return ">0.999" if value > 0.999 else format_p(value)
 
 
 def _addresses(runs: dict[str, RecordedRun], page_folder: Path) -> dict[str, str]:
@@ -395,24 +352,3 @@ def _addresses(runs: dict[str, RecordedRun], page_folder: Path) -> dict[str, str
         name: address(report if report.exists() else report.parent, page_folder)
         for name, report in reports.items()
     }
-
-
-def _paired(group: Group) -> dict[str, object]:
-    """What the page needs to compare any two runs of a group; short numbers, not a NaN in it."""
-    rank_ic = group.rank_ic.iloc[:, :MAX_PAIRED]
-    tests = paired_tests(rank_ic, group.horizon)
-    ic = METRICS["rank_ic"]
-    return {
-        "label": group.label,
-        "dates": [f"{date:%Y-%m-%d}" for date in rank_ic.index],
-        "runs": list(rank_ic.columns),
-        "rank_ic": [_short(rank_ic[name]) for name in rank_ic],
-        "mean": [ic.format(mean) for mean in tests["mean"]],
-        "n": [int(n) for n in tests["n"]],
-        "t": [format_t(t) for t in tests["t"]],
-        "p": [format_p(p) for p in tests["p"]],
-    }
-
-
-def _short(series: pd.Series) -> list[float | None]:
-    return [None if math.isnan(value) else round(value, 4) for value in series]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.comparison import label
@@ -42,7 +44,7 @@ class Table:
     highlighted row. board: an id, if the table can be sorted and filtered; filters: columns with a
     list of values to filter by. groups: titles, and the number of columns under each; aside:
     columns that are set apart. links: addresses by row name. shades: colour strength from -1 to 1
-    by (row, column).
+    by (row, column). members: rows that are folded under a row, by its name.
     """
 
     header: Sequence[str]
@@ -56,11 +58,20 @@ class Table:
     aside: Collection[int] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     shades: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    members: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
     def kind(self, column: int) -> str:
         """The CSS classes of a column's cells."""
         words, aside = column in self.words, column in self.aside
         return " ".join(["words"] * words + ["aside"] * aside)
+
+    def members_json(self) -> Markup:
+        """For a script element: by row the cells of each member, with its link."""
+        rows = {
+            name: [{"cells": list(row), "link": self.links.get(row[0], "")} for row in found]
+            for name, found in self.members.items()
+        }
+        return Markup(json.dumps(rows, separators=(",", ":")).replace("<", "\\u003c"))
 
     def values(self, column: int) -> list[str]:
         """The distinct values of a column."""

@@ -10,11 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
 from stockformer.evaluation.metrics import LOSSES, METRICS
 from stockformer.evaluation.predictions import Predictions, daily
 from stockformer.runs import atomic
+
+NOON = pd.Timedelta(hours=12)
+"""In UTC it is the same date almost everywhere, as TensorBoard shows local time."""
 
 
 class TensorBoard:
@@ -72,16 +76,22 @@ class TensorBoard:
             self.writer.add_text(name, f"```yaml\n{text}\n```")
 
     def tested(self, predictions: Predictions) -> None:
-        """Curves over the test dates, the step being the date's number from 0; the distribution of
-        the rank IC; precision and recall of "up"."""
+        """Curves over the test dates, rank IC's distribution, precision and recall of "up".
+
+        A curve's step is the date's number from 0, the time the signal date, so that TensorBoard's
+        horizontal axis WALL, and the time beside a point, are dates.
+        """
         days = daily(predictions)
+        times = [
+            date.timestamp() for date in pd.DatetimeIndex(days.index).tz_localize("UTC") + NOON
+        ]
         with self.named():
             for name in METRICS:
                 for number, value in enumerate(days[name]):
-                    self.writer.add_scalar(f"test/{name}", value, number)
+                    self.writer.add_scalar(f"test/{name}", value, number, times[number])
             rank_ic = days["rank_ic"]
             for number, value in enumerate(rank_ic.fillna(0.0).cumsum()):
-                self.writer.add_scalar("test/rank_ic_cumulated", value, number)
+                self.writer.add_scalar("test/rank_ic_cumulated", value, number, times[number])
             if rank_ic.notna().any():
                 self.writer.add_histogram("test/rank_ic_by_date", rank_ic.dropna().to_numpy())
             scored = predictions.valid

@@ -337,8 +337,8 @@ class Trainer:
         self.checkpoints.run.write_metrics(self.state.history)
         self.tensorboard.scalars(epoch, row)
         log.info(
-            "epoch %d/%d  train loss %.4f  validation loss %.4f  mae %.5f  accuracy %.3f  "
-            "rank_ic %+.3f  %.1f s  %.0f samples/s%s",
+            "epoch %d/%d  train loss %.4f  validation loss %.4f  MAE %.5f  accuracy %.3f  "
+            "rank IC %+.3f  %.1f s  %.0f samples/s%s",
             epoch,
             self.max_epoch,
             row["train_loss"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,10 @@ def test_a_run_leaves_everything_it_says_in_its_folder(train: Train, tmp_path: P
     assert {"train/loss", "validation/mae", "run/learning_rate"} <= set(events.Tags()["scalars"])
     tested = [event.value for event in events.Scalars("test/rank_ic")]
     assert len(tested) == manifest["split"]["test"]["samples"]
+    signal_dates = json.loads((folder / "evaluation.json").read_text())["daily"]["signal_date"]
+    for tag in ("test/rank_ic", "test/rank_ic_cumulated"):
+        times = [datetime.fromtimestamp(event.wall_time, UTC) for event in events.Scalars(tag)]
+        assert [f"{time:%Y-%m-%d}" for time in times] == signal_dates
     cumulated = events.Scalars("test/rank_ic_cumulated")[-1].value
     assert cumulated == pytest.approx(sum(tested), rel=1e-4)
     assert events.Tags()["histograms"] == ["test/rank_ic_by_date"]

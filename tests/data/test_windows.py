@@ -90,7 +90,7 @@ def test_fill_is_forward_then_zero_as_pandas_does_it() -> None:
         ({"returns": np.zeros((4, 2))}, r"returns has shape \(4, 2\), expected \(5, 2\)"),
         ({"tickers": np.array(["A", "A"])}, "tickers are not unique"),
         ({"dates": np.zeros(5, dtype="datetime64[D]")}, "dates are not strictly increasing"),
-        ({"oracle": np.zeros((5, 3))}, "oracle has shape"),
+        ({"oracle": np.zeros((5, 3, 1))}, "oracle has shape"),
     ],
 )
 def test_a_panel_that_does_not_fit_together_is_refused(

@@ -98,7 +98,7 @@ def test_the_oracle_of_a_simulated_market_is_the_limit(market):
     label = market.label[TRAIN : TRAIN + TEST, 0]
     strong = 0.015 * label + noise(1)
     assert evaluated(market, strong).verdict.startswith("Too good to be true")
-    known = evaluated(market, strong, oracle=0.5 * label + noise(3))
+    known = evaluated(market, strong, oracle=(0.5 * label + noise(3))[..., None])
     assert known.verdict.startswith("The model ranks stocks better than chance")
 
 
@@ -154,8 +154,8 @@ def test_json_holds_the_tests_next_to_the_means_and_the_days(market):
     read = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert list(read) == [
         *("version", "epoch", "model", "table", "verdict", "answers", "sentences", "targets"),
-        *("oracle_rank_ic", "first_step_rank_ic", "notes", "statistics", "daily", "backtest"),
-        *("validation", "signal"),
+        *("oracle_rank_ic", "oracle_excess", "first_step_rank_ic", "notes", "statistics", "daily"),
+        *("backtest", "validation", "signal"),
     ]
     assert read["version"] == 4
     days = found.daily
@@ -189,7 +189,7 @@ def test_the_oracle_is_judged_on_the_first_step(market):
     label = market.label[TRAIN : TRAIN + TEST, 0]
     expected = 0.3 * label + noise(3)
     expected[:, 0] = np.nan  # not known of a stock that was not traded
-    judged = evaluated(market, noise(2), oracle=expected)
+    judged = evaluated(market, noise(2), oracle=expected[..., None])
     by_hand = [
         stats.spearmanr(known[1:], real[1:]).statistic for known, real in zip(expected, label)
     ]

@@ -6,6 +6,7 @@ Needs Chromium (the environment's STOCKFORMER_BROWSER, or one on the path); skip
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from reporting.run_folder import failed_run, finished_run, sweep
+from scipy import stats
 
 from stockformer.evaluation.statistics import paired_comparison
 from stockformer.reporting import leaderboard, report
@@ -95,10 +97,29 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The leaderboard of five runs that differ in one setting."""
+    tree = tmp_path_factory.mktemp("several")
+    rates = {"0": "0.001", "1": "0.1000", "2": "12", "3": "word 3", "12": "word 7"}
+    for number, (job, rate) in enumerate(rates.items()):
+        words = [f"optimizer.lr={rate}"]
+        finished_run(tree / job, overrides=words, rank_ic=(number + 5) / 1000, seed=number)
+    leaderboard.write_leaderboard(read_trials(tree), None)
+    return tree
+
+
 class Visit:
     """An open page, and everything that it complained of or asked for."""
 
-    def __init__(self, browser: Browser, file: Path, width: int = 1400, scheme: str = "light"):
+    def __init__(
+        self,
+        browser: Browser,
+        file: Path,
+        width: int = 1400,
+        scheme: str = "light",
+        fragment: str = "",
+    ):
         self.complaints: list[str] = []
         context = browser.new_context(
             viewport={"width": width, "height": 900},
@@ -111,7 +132,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.requests: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri())
+        self.page.goto(f"{file.as_uri()}#{fragment}" if fragment else file.as_uri())
         self.page.wait_for_load_state()
 
     def open_all(self) -> None:
@@ -255,12 +276,108 @@ def test_words_and_lists_filter_rows_and_lines(browser: Browser, folder: Path) -
     assert visit.column("run") == ["1"]
     assert count.text_content() == "1 of 3"
     shown = "document.querySelector('[data-follows] .plot').data.filter((t) => t.visible !== false)"
+    visit.page.wait_for_timeout(500)  # the figure follows when the table has been painted
     assert visit.page.evaluate(f"{shown}.map((t) => t.meta).filter(Boolean)") == ["1"]
     search.fill("")
     visit.page.locator(".filters select").select_option("<b>")
     assert visit.column("run") == ["2"]
     visit.page.locator(".filters select").select_option("")
     assert visit.column("run") == ["1", "0", "2"]
+    assert visit.complaints == []
+
+
+def test_numbers_are_searched_as_numbers(browser: Browser, several: Path) -> None:
+    visit = Visit(browser, several / "leaderboard.html")
+    search = visit.page.get_by_role("searchbox")
+    for asked, found in (
+        ("1e-3", {"0"}),  # shown as 0.001
+        ("0.0010", {"0"}),
+        ("12", {"2", "12"}),  # a learning rate and a run, not 0.0012
+        ("0.1", {"1"}),
+        ("99", set()),
+        ("word", {"3", "12"}),
+        ("word 7", {"12"}),
+    ):
+        search.fill(asked)
+        assert set(visit.column("run")) == found, asked
+
+
+def test_the_address_keeps_what_was_chosen(browser: Browser, several: Path) -> None:
+    visit = Visit(browser, several / "leaderboard.html")
+    visit.page.get_by_role("searchbox").fill("word")
+    visit.page.locator(".filters select").select_option("word 3")
+    visit.page.locator(".pairs select").nth(2).select_option("1")
+    again = Visit(browser, several / "leaderboard.html", fragment=visit.page.url.partition("#")[2])
+    assert again.column("run") == visit.column("run") == ["3"]
+    assert again.page.get_by_role("searchbox").input_value() == "word"
+    assert again.page.locator(".filters select").input_value() == "word 3"
+    assert again.page.locator(".pairs select").nth(2).input_value() == "1"
+    again.page.get_by_role("searchbox").fill("")
+    again.page.locator(".filters select").select_option("")
+    again.page.get_by_role("button", name="run", exact=True).click()
+    ordered = Visit(
+        browser, several / "leaderboard.html", fragment=again.page.url.partition("#")[2]
+    )
+    assert ordered.column("run") == ["0", "1", "2", "3", "12"]
+    ordered.page.get_by_role("link", name="Ranking").click()  # to a section, without the state
+    assert ordered.column("run") == ["0", "1", "2", "3", "12"]
+    assert ordered.complaints == []
+
+
+def test_a_long_table_is_laid_out_when_asked_for(browser: Browser, tmp_path: Path) -> None:
+    for job in range(3):
+        words = [f"optimizer.lr={job + 1}"]
+        finished_run(tmp_path / str(job), overrides=words, rank_ic=-job / 100, seed=job)
+    file = leaderboard.write_leaderboard(read_trials(tmp_path), None)
+    file.write_text(file.read_text().replace("const FIRST = 100;", "const FIRST = 2;"))
+    visit = Visit(browser, file)
+    rows = visit.page.locator("#board tbody tr:visible th")
+    assert rows.all_text_contents() == ["0", "1"]
+    visit.page.locator("#board thead button").first.dblclick()
+    assert rows.all_text_contents() == ["2", "1"]
+    visit.page.get_by_role("searchbox").fill("0")
+    assert rows.all_text_contents() == ["0"]
+    visit.page.get_by_role("searchbox").fill("")
+    visit.page.get_by_role("button", name="show all 3").click()
+    assert rows.all_text_contents() == ["2", "1", "0"]
+    assert not visit.page.get_by_role("button", name="show all").is_visible()
+
+
+def test_a_configuration_unfolds_to_its_seeds(browser: Browser, tmp_path: Path) -> None:
+    for job in range(4):
+        words = [f"seed={job % 2}", f"optimizer.lr=1e-{3 + job // 2}"]
+        finished_run(tmp_path / str(job), overrides=words, rank_ic=job / 100, seed=job)
+    leaderboard.write_leaderboard(read_trials(tmp_path), None)
+    visit = Visit(browser, tmp_path / "leaderboard.html")
+    assert visit.column("run") == ["2, 3", "0, 1"]
+    visit.page.get_by_role("button", name="its runs").first.press("Enter")
+    assert visit.column("run") == ["2, 3", "2", "3", "0, 1"]
+    visit.page.get_by_role("button", name="run", exact=True).click()
+    assert visit.column("run") == ["0, 1", "2, 3", "2", "3"]
+    visit.page.get_by_role("searchbox").fill("3")  # a run under it
+    assert visit.column("run") == ["2, 3", "2", "3"]
+    visit.page.get_by_role("button", name="its runs", expanded=True).press("Enter")
+    assert visit.column("run") == ["2, 3"]
+    assert visit.complaints == []
+
+
+def test_five_runs_are_drawn_over_one_another(browser: Browser, several: Path) -> None:
+    visit = Visit(browser, several / "leaderboard.html")
+    chooser = visit.page.locator(".pairs")
+    for number, run in enumerate(("12", "3", "2", "0", "1")):
+        chooser.locator("select").nth(number).select_option(run)
+    chooser.scroll_into_view_if_needed()
+    chooser.locator(".own-plot .main-svg").first.wait_for()
+    drawn = "(i) => document.querySelectorAll('.own-plot')[i].data.map((t) => t.name)"
+    names = [list(filter(None, visit.page.evaluate(drawn, figure))) for figure in range(3)]
+    assert names[0] == ["12", "3", "2", "0", "1"]
+    assert names[1] == [*names[0], "universe"]
+    assert names[2] == [f"12 minus {run}" for run in ("3", "2", "0", "1")]
+    assert chooser.locator(".verdict span").count() == 4
+    settings = chooser.locator("tbody tr.marked th").all_text_contents()
+    assert "optimizer.lr" in settings
+    chooser.locator("select").nth(4).select_option("")
+    assert chooser.locator(".verdict span").count() == 3
     assert visit.complaints == []
 
 
@@ -273,13 +390,19 @@ def test_any_two_runs_are_compared_as_the_statistics_do(browser: Browser, folder
         chooser.locator("select").nth(0).select_option(a)
         chooser.locator("select").nth(1).select_option(b)
         test = paired_comparison(group.rank_ic[a], group.rank_ic[b], group.horizon)
-        said = f"{a} minus {b}: {test.mean:+.4f} (t {test.t:+.2f}, p {test.p:.3f}, 25 dates)"
-        assert said in (verdict.text_content() or "")
-    sums = visit.page.evaluate("document.querySelector('.own-plot').data.map((t) => t.y.at(-1))")
+        half = test.mean / test.t * stats.t.ppf(0.975, test.n - 1)
+        shown = verdict.text_content() or ""
+        assert f"{a} minus {b}: {test.mean:+.4f} (95 % interval " in shown
+        assert f"t {test.t:+.2f}, p {test.p:.3f}, 25 dates)" in shown
+        ends = [float(end) for end in re.findall(r"interval (\S+) to (\S+),", shown)[0]]
+        assert ends == pytest.approx([test.mean - abs(half), test.mean + abs(half)], abs=2e-4)
+    chooser.scroll_into_view_if_needed()
+    chooser.locator(".own-plot .main-svg").last.wait_for()
+    last = "[...document.querySelectorAll('.own-plot')].at(-1).data.at(-1).y.at(-1)"
     expected = [group.rank_ic[name].sum() for name in ("2", "0")]
-    assert sums == pytest.approx([*expected, expected[0] - expected[1]], abs=1e-3)
+    assert visit.page.evaluate(last) == pytest.approx(expected[0] - expected[1], abs=1e-3)
     chooser.locator("select").nth(1).select_option("2")
-    assert verdict.text_content() == "Choose two different runs."
+    assert verdict.text_content() == "Choose different runs."
 
 
 def test_a_runs_name_leads_to_its_report(browser: Browser, folder: Path) -> None:

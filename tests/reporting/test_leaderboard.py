@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from reporting.run_folder import failed_run, sweep
+from reporting.run_folder import failed_run, finished_run, sweep
 from reporting.test_report import Page
 
-from stockformer.reporting import leaderboard, report
+from stockformer.reporting import leaderboard, overlay, pick, report
 from stockformer.runs import recorded_run as run_reader
 from stockformer.sweeps.trials import read_trials
 
@@ -72,19 +72,65 @@ def test_what_was_not_completed_is_listed_and_escaped(html: str) -> None:
 
 
 def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
-    section = leaderboard.pairs(read_trials(folder))
-    (group,) = json.loads(section.pairs, parse_constant=pytest.fail)
+    section = overlay.section(read_trials(folder))
+    shown = json.loads(section.pairs, parse_constant=pytest.fail)
+    (group,) = shown["groups"]
+    assert shown["metric"] == "rank IC (correlation)"
     assert group["runs"] == ["1", "0", "2"]
-    assert [len(group[name]) for name in ("mean", "n", "t", "p")] == [3] * 4
+    assert [len(group[name]) for name in ("mean", "half", "n", "t", "p")] == [3] * 5
+    assert [len(curve) for curve in group["curves"]] == [3, 3, 3]
+    assert group["curves"][0] == [0.05] * 3
+    assert len(group["net"][0]) == len(group["universe"]) == len(group["days"])
+    differing = dict(zip(group["keys"], zip(*group["values"])))
+    assert differing["optimizer.lr"] == ("1e-4", "1e-3", "<b>")
     assert len(group["rank_ic"][0]) == len(group["dates"]) == 25
 
 
 def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
-    section = leaderboard.selection_bias_section(read_trials(folder))
+    section = pick.section(read_trials(folder))
     (row,) = section.tables[0].rows
     assert row[1:3] == ("3", "1")
     assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-2])
     assert "on the validation dates, where the selection is made" in section.remarks[0]
+
+
+def test_the_picks_caveats_stand_beside_it(folder: Path) -> None:
+    trials, luck, tested = pick.card(read_trials(folder))
+    assert (trials.title, trials.word) == ("Trials before this pick", "3")
+    assert luck.answer == "bad"
+    assert re.fullmatch(r"0\.\d{3}", luck.word)
+    assert luck.text.startswith("Deflated Sharpe ratio: run 1 earned ")
+    assert tested.title == "Validation against test (not for choosing)"
+    assert re.fullmatch(r"\+0\.0500 → [+-]0\.\d{4}", tested.word)
+    assert re.search(r"[+-]\d+\.\d basis points a day over the universe", tested.text)
+
+
+def test_backtest_columns_are_of_the_test(folder: Path) -> None:
+    trials = read_trials(folder)
+    board = leaderboard.board(trials, folder)
+    columns = [board.header.index(title) for title in leaderboard.TITLES.values()]
+    assert set(columns) <= set(board.aside)
+    traded = trials.completed["1"].evaluation.backtest  # type: ignore[union-attr]
+    assert traded is not None
+    excess, turnover = (board.rows[0][column] for column in columns)
+    assert excess == f"{traded.excess['base'].mean * 1e4:+.1f}"
+    assert turnover == f"{traded.figures.loc['base', 'turnover'] / 2:.1%}"
+
+
+def test_seeds_are_folded_under_the_mean_of_them(tmp_path: Path) -> None:
+    for seed in range(2):
+        words = [f"seed={seed}", "optimizer.lr=1e-3"]
+        finished_run(tmp_path / str(seed), overrides=words, rank_ic=0.02 * seed, seed=seed)
+    board = leaderboard.board(read_trials(tmp_path), tmp_path)
+    (row,) = board.rows
+    assert row[:2] == ("0, 1", "2 seeds")
+    members = board.members["0, 1"]
+    assert [member[:2] for member in members] == [("0", "seed 0"), ("1", "seed 1")]
+    column = board.header.index("rank IC")
+    assert row[column] == "+0.0100 ± 0.0141"
+    assert [member[column] for member in members] == ["+0.0000", "+0.0200"]
+    assert {len(member) for member in members} == {len(board.header)}
+    assert json.loads(board.members_json())["0, 1"][1]["link"] == "1/"
 
 
 def test_a_folder_in_which_nothing_was_completed_says_so(tmp_path: Path) -> None:

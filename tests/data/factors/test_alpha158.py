@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from pathlib import Path
 
@@ -475,3 +476,9 @@ def test_own_factors_and_other_values_are_not_extended(monkeypatch):
         known[-1, 2] += change
         out = np.empty((80, 3, len(names)), np.float32)
         assert not alpha158.extend(prices, names, out, known, np.arange(3))
+
+
+def test_every_name_is_explained() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "factors.md").read_text()
+    explained = set(re.findall(r"`([A-Z]+2?)`", page))
+    assert explained == {*alpha158.SINGLE_DAY, *alpha158.LAGGED, *alpha158.ROLLING}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from stockformer.data.panel import Panel
 from stockformer.data.reading.findings import WARNING, Finding
 from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report, report
 from stockformer.data.sources import ohlcv, phase5
-from stockformer.reporting.quality_page import COLOURS, html
+from stockformer.reporting.quality_page import COLOURS, html, verdict
 
 
 @pytest.fixture
@@ -116,6 +117,27 @@ def test_the_page_needs_nothing_else_and_escapes_every_name(panel: Panel) -> Non
     assert "M&amp;M" in page
     assert "M&M" not in page
     assert "suspected corporate action" in page
+
+
+def test_the_page_begins_with_whether_the_data_can_be_used(panel: Panel) -> None:
+    def said(*findings: Finding, notes: tuple[str, ...] = ()) -> tuple[str, str]:
+        return verdict(report(replace(panel, findings=findings, notes=notes), "mine"))
+
+    stale = Finding("stale", check="stale price", level="warning", count=12)
+    wrong = Finding("negative", check="price", level="error", count=1200)
+    mended = Finding("doubled", check="duplicate", level="repaired", count=3)
+    assert said() == ("usable", "Usable: no check found an error or a reason for a warning.")
+    assert said(mended)[1].endswith(" 3 cells were repaired.")
+    assert said(mended, stale) == (
+        "warning",
+        "Usable with warnings: stale price (12); look at these before you trust a result.",
+    )
+    assert said(stale, wrong) == ("error", "Not usable: price (1,200); correct these first.")
+    kind, sentence = said(notes=("survivorship: fixed list",))
+    assert (kind, sentence) == ("warning", "Usable with warnings: survivorship: fixed list.")
+    page = html(report(replace(panel, findings=(stale,)), "mine"))
+    assert page.index("Usable with warnings") < page.index("<h2>")
+    assert page.count("class='caption'") == 4
 
 
 def test_the_heat_map_shows_each_cell_in_its_colour(panel: Panel) -> None:
