@@ -1,4 +1,4 @@
-"""No serious finding of axe-core on a run's page, the leaderboard and the quality page, in both modes.
+"""No serious finding of axe-core on a run's page, the leaderboard and the quality page.
 
 Skipped without axe-core from npm (npm install --no-save axe-core, or STOCKFORMER_AXE=axe.min.js).
 """
