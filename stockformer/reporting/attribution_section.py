@@ -41,7 +41,8 @@ def section(run: RecordedRun) -> Section:
             Plot(
                 "Drop of the rank IC",
                 signal_figures.importance(top),
-                "An input whose line (95 % interval) crosses zero may be of no use to the model. "
+                "Good: several inputs well above zero. An input whose line (95 % interval) crosses "
+                "zero may be of no use to the model. "
                 "Of inputs that say the same, shuffling one may cost nothing.",
             )
         ],

@@ -35,7 +35,7 @@ function explore(box) {
     outcomeRank[cell] || "",
     ACTIONS[action[cell]],
   ];
-  const HEADER = ["rank", "forecast", "P(up)", "outcome", "rank of outcome", "backtest"];
+  const HEADER = ["rank", "forecast (basis points)", "P(up)", "outcome (basis points)", "rank of outcome", "backtest"];
 
   function element(tag, text, settings = {}) {
     return Object.assign(document.createElement(tag), { textContent: text }, settings);

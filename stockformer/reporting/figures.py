@@ -169,6 +169,7 @@ def base(x: str, y: str) -> go.Figure:
     ticks = {"ticks": "outside", "ticklen": 6, "tickcolor": TRANSPARENT}
     axis = {"automargin": True, "zeroline": False, "showline": False} | ticks
     axis |= {"exponentformat": "none"}  # 0.0002, not 200µ
+    title = {"standoff": 8, "font": {"size": 12}}
     return go.Figure(
         layout={
             "template": {},  # Plotly's default template adds 7 kB to each figure
@@ -179,8 +180,8 @@ def base(x: str, y: str) -> go.Figure:
             "paper_bgcolor": TRANSPARENT,
             "plot_bgcolor": TRANSPARENT,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            "xaxis": axis | {"title": {"text": x, "standoff": 8}},
-            "yaxis": axis | {"title": {"text": y, "standoff": 8}},
+            "xaxis": axis | {"title": {"text": x} | title},
+            "yaxis": axis | {"title": {"text": y} | title},
         }
     )
 

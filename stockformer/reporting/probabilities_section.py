@@ -50,7 +50,8 @@ def section(run: RecordedRun) -> Section:
     counts = Plot(
         "Forecasts by probability",
         signal_figures.counts(calibration(predictions, BINS)),
-        "Forecasts close together can be calibrated and still say little.",
+        "Good: spread out, as far as they stay calibrated. Forecasts close together can be "
+        "calibrated and still say little.",
     )
     constant, against = ("known", known[1]) if known is not None else ("hindsight", hindsight)
     return Section(

@@ -116,7 +116,7 @@ def by_month(days: pd.DataFrame) -> Table:
     """A row a year. days: `predictions.daily`."""
     dates = pd.DatetimeIndex(days.index)
     counts = days["rank_ic"].groupby([dates.year, dates.month]).count()
-    return tables.by_month(forecasts.rank_ic_by_month(days), "Rank IC by month", RANK_IC, counts)
+    return tables.by_month(forecasts.rank_ic_by_month(days), "Rank IC by month", SHORT, counts)
 
 
 def by_sector(sectors: pd.DataFrame) -> Table:
@@ -228,7 +228,8 @@ def _quantiles(predictions: Predictions, remarks: list[str]) -> list[Plot]:
         Plot(
             "Stability of the ranking",
             figures.stability_by_day(rank_stability(predictions)),
-            "At 1 the ranking never changes; the lower it is, the more has to be traded.",
+            "At 1 the ranking never changes; the lower it is, the more has to be traded. Good: as "
+            "high as the skill allows.",
         ),
     ]
 

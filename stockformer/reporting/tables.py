@@ -92,31 +92,29 @@ def subtitle(run: RecordedRun) -> str:
 
 
 def comparison(table: pd.DataFrame) -> list[Table]:
-    """The model and the baselines that rank, then all as level forecasts: value, lead, test."""
-    ranking = [name for name, metric in COMPARED.items() if not metric.compared_with]
-    levels = [name for name in COMPARED if name not in ranking]
-    ranks = table[table["rank_ic"].notna() | (table.index == "model")]
-    return [
-        _comparison(ranks, ranking, "Ranking"),
-        _comparison(table, levels, "Level forecasts"),
-    ]
+    """A table a metric: value, lead and test of the model and the baselines.
+
+    Ranking leaves out the baselines that rank nothing.
+    """
+    tables = []
+    for metric, compared in COMPARED.items():
+        rows = table
+        if not compared.compared_with:
+            rows = table[table[metric].notna() | (table.index == "model")]
+        tables.append(_comparison(rows, metric))
+    return tables
 
 
-def _comparison(table: pd.DataFrame, metrics: Sequence[str], title: str) -> Table:
-    columns = ("value", "model's lead", "95 % interval", "p")
-    rows = [
-        (
-            label(str(name)),
-            *(cell for metric in metrics for cell in _compared(row, METRICS[metric], metric)),
-        )
-        for name, row in zip(table.index, table.to_dict("records"))
-    ]
+def _comparison(table: pd.DataFrame, metric: str) -> Table:
+    title = METRICS[metric].title
     return Table(
-        ("", *(column for _ in metrics for column in columns)),
-        rows,
+        ("", "value", "model's lead", "95 % interval", "p"),
+        [
+            (label(str(name)), *_compared(row, METRICS[metric], metric))
+            for name, row in zip(table.index, table.to_dict("records"))
+        ],
         marked="model",
-        title=title,
-        groups=[("", 1), *((METRICS[metric].title, len(columns)) for metric in metrics)],
+        title=f"{title[0].upper()}{title[1:]}",
     )
 
 
@@ -168,7 +166,9 @@ def scores(predictions: Predictions) -> Table:
             if quantity.around_zero:
                 t, p = format_t(test["t"]), format_p(test["p"])
         rows.append((quantity.title, quantity.format(means[name]), interval, t, p, quantity.unit))
-    return Table(("metric", "mean", "95 % interval", "t", "p", "unit"), rows, words=(0, 5))
+    return Table(
+        ("metric", "mean", "95 % interval", "t", "p", "unit"), rows, (0, 5), title="All metrics"
+    )
 
 
 def by_month(

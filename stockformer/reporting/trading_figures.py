@@ -1,4 +1,7 @@
-"""The backtest's figures: each a pure function of a frame by date. Returns are shown in percent."""
+"""The backtest's figures: each a pure function of a frame by date.
+
+Returns of a day are shown in basis points, those of longer spans in percent.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.reporting.figures import (
     DAY,
     REFERENCE,
@@ -20,6 +24,8 @@ from stockformer.reporting.figures import (
     plain,
 )
 
+PERCENT_TICKS = ".2~%"
+"""Without trailing zeros."""
 LINES = ((TRAIN, "solid"), (VALIDATION, "dash"), (REFERENCE, "dot"), (TEST, "dashdot"))
 """Colours that the colour-blind can tell apart, and a dash for who sees or prints none."""
 
@@ -40,7 +46,7 @@ def lines(
             fill="tozeroy" if fill and first else None,
             hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{number_format}}}<extra>{name}</extra>",
         )
-    percent = ".0%" if number_format.endswith("%") else None
+    percent = PERCENT_TICKS if number_format.endswith("%") else None
     figure.update_yaxes(tickformat=percent)
     figure.update_layout(showlegend=len(series) > 1)
     return figure
@@ -71,6 +77,7 @@ def waterfall(parts: Mapping[str, float], title: str) -> go.Figure:
         hovertemplate="%{x}: %{text}<extra></extra>",
     )
     figure.add_hline(0, line={"color": REFERENCE, "width": 1})
+    figure.update_xaxes(tickangle=0)
     return figure
 
 
@@ -85,15 +92,13 @@ def bars(values: pd.Series, title: str, number_format: str) -> go.Figure:
         hovertemplate=f"%{{x|%a %Y-%m-%d}}: %{{y:{number_format}}}<extra></extra>",
     )
     figure.add_hline(float(values.mean()), line={"color": VALIDATION, "width": 2, "dash": "dash"})
-    figure.update_yaxes(tickformat=".0%" if number_format.endswith("%") else None)
+    figure.update_yaxes(tickformat=PERCENT_TICKS if number_format.endswith("%") else None)
     return figure
 
 
 def returns_distribution(returns: pd.Series) -> go.Figure:
     """Histogram of daily returns, and their mean."""
-    figure = histogram(returns, "daily return (%)", "+.2%")
-    figure.update_xaxes(tickformat=".1%")
-    return figure
+    return histogram(returns / BASIS_POINT, "daily return (basis points)", "+.0f")
 
 
 def by_start_date(offsets: pd.DataFrame, column: str, title: str) -> go.Figure:
@@ -107,7 +112,7 @@ def by_start_date(offsets: pd.DataFrame, column: str, title: str) -> go.Figure:
     )
     median = float(offsets[column].median())
     figure.add_hline(median, line={"color": VALIDATION, "width": 2, "dash": "dash"})
-    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=PERCENT_TICKS)
     if len(offsets) <= 12:  # few bars would get ticks between them
         figure.update_xaxes(dtick=1)
     return figure
@@ -124,5 +129,5 @@ def sectors(shares: Mapping[str, float]) -> go.Figure:
         marker={"color": TEST, "line": {"width": 0}},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
-    figure.update_xaxes(tickformat=".0%")
+    figure.update_xaxes(tickformat=PERCENT_TICKS)
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from stockformer.evaluation import returns
-from stockformer.evaluation.backtest import Backtest, largest_imbalance
+from stockformer.evaluation.backtest import BASIS_POINT, Backtest, largest_imbalance
 from stockformer.evaluation.quantities import EARNED, Quantity, format_count
 from stockformer.evaluation.record import BacktestResult
 from stockformer.reporting import tables, trading_figures
@@ -20,6 +20,7 @@ PERCENT = Quantity("return", "%", 1, around_zero=True, percent=True)
 WINDOWS = (63, 21)
 """Days of a rolling ratio: the first window that fits twice into the dates."""
 FEW_DAYS = 252
+SECTORS = "The rest is cash. Good: no sector so large that it decides the result."
 
 
 def section(run: RecordedRun, traded: BacktestResult) -> Section:
@@ -46,7 +47,7 @@ def section(run: RecordedRun, traded: BacktestResult) -> Section:
             )
         )
     if traded.sectors:
-        plots.append(Plot("Sectors", trading_figures.sectors(traded.sectors), "The rest is cash."))
+        plots.append(Plot("Sectors", trading_figures.sectors(traded.sectors), SECTORS))
     details = [] if run.ledger is None else from_ledger(run.ledger)
     days = len(traded.returns)
     rough = f"Annual figures from {format_count(days, 'day')} are rough."
@@ -77,18 +78,21 @@ def by_day(traded: BacktestResult, ledger: Backtest | None) -> list[Plot]:
             trading_figures.lines(
                 _each(returns.drawdown, both), "below the peak (%)", ".1%", fill=True
             ),
+            "Good: shallow, and back at 0 before long; deeper than the universe is a risk that the "
+            "return has to pay for.",
         ),
         Plot(
             "Daily returns",
             trading_figures.returns_distribution(net),
-            "After costs. Dashed: the mean.",
+            "After costs. Dashed: the mean. Good: no day that makes the mean alone.",
         ),
     ]
     window = next((days for days in WINDOWS if len(net) >= 2 * days), None)
     if window is not None:
         ratios = {name: returns.rolling_sharpe(each, window) for name, each in both.items()}
         figure = trading_figures.lines(ratios, f"Sharpe ratio ({window} days, annual)", "+.2f")
-        plots.insert(1, Plot("Rolling Sharpe ratio", figure))
+        caption = "Good: above the universe's most of the time, not in one stretch only."
+        plots.insert(1, Plot("Rolling Sharpe ratio", figure, caption))
     return plots
 
 
@@ -113,18 +117,23 @@ def ledger_plots(ledger: Backtest) -> list[Plot]:
         Plot(
             "Exposure",
             trading_figures.lines(exposure, "invested (% of the account)", ".1%"),
-            "The rest is cash.",
+            "The rest is cash. Good: near 100 %, or cash is part of the result.",
         ),
-        Plot("Stocks held", trading_figures.lines(held, "stocks (number)", ".0f")),
+        Plot(
+            "Stocks held",
+            trading_figures.lines(held, "stocks (number)", ".0f"),
+            "Good: as many as set; with fewer, single stocks decide.",
+        ),
         Plot(
             "Turnover",
             trading_figures.bars(equity["turnover"] / 2, "turnover (one-sided, %)", ".1%"),
-            "Half of the bought and sold value, as a share of the account. Dashed: the mean.",
+            "Half of the bought and sold value, as a share of the account. Dashed: the mean. Good: "
+            "as low as the signal allows; the first day buys everything.",
         ),
         Plot(
             "Costs, cumulated",
             trading_figures.lines({"costs": costs}, "costs (% of the account)", ".2%"),
-            "Slippage included.",
+            "Slippage included. Good: small beside the excess before costs.",
         ),
     ]
 
@@ -156,15 +165,16 @@ def _drawdowns(net: pd.Series) -> Table:
 
 def _days(ledger: Backtest) -> list[Table]:
     ordered = ledger.equity.sort_values("net_return", ascending=False, kind="stable")
-    header = ("date", "return (%)", "universe (%)", "turnover (%)", "stocks held")
+    returns = ("return (basis points)", "universe (basis points)")
+    header = ("date", *returns, "turnover (one-sided, %)", "stocks held")
 
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [
             (
                 f"{date:%a %Y-%m-%d}",
-                f"{row['net_return']:+.2%}",
-                f"{row['benchmark']:+.2%}",
-                f"{row['turnover']:.0%}",
+                f"{row['net_return'] / BASIS_POINT:+.0f}",
+                f"{row['benchmark'] / BASIS_POINT:+.0f}",
+                f"{row['turnover'] / 2:.0%}",
                 f"{row['n_held']:.0f}",
             )
             for date, row in zip(part.index, part.to_dict("records"))
