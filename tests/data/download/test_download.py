@@ -434,7 +434,7 @@ def test_validate_reads_it_through(
     assert error == ""
     assert lines[-1] == "check the data: python validate.py dataset=nifty200"
     monkeypatch.setattr("stockformer.audit.lookahead.START_METHOD", "")  # no process a cut: quicker
-    small = ("model.width=8", "model.layers=1", "dataset.lookback=5", "dataset.factors=[ROC5]")
+    small = ("dataset.lookback=5", "dataset.factors=[ROC5]")
     data = f"paths.data_dir={tmp_path / 'data'}"
     status, output = command("validate", "dataset=nifty200", data, *small)
     assert status == 0, output
