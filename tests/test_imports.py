@@ -25,7 +25,7 @@ MAY: dict[str, set[str]] = {
     "runs.interruption": {"runs.folder", *BASE},
     "runs.resume": {"config", "runs.folder", *BASE},
     "config.quoting": set(),
-    "config": {"config", "evaluation.metrics", "data.factors.alpha158"},
+    "config": {"config", "evaluation.metrics", "data.factors.library"},
     "interface": set(),
     "data": {"data", "interface", *BASE},
     "data.sources.download": {"data", "commands", *BASE},
