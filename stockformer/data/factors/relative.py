@@ -195,7 +195,7 @@ FACTORS: dict[str, tuple[Factor, int]] = {
 }
 RELATIVE: tuple[str, ...] = tuple(FACTORS)
 USES = {
-    "close": ("all",),
+    "close": ("TOHIGH", "OVERNIGHT", "INTRADAY", "TRADED"),
     "open": ("OVERNIGHT", "INTRADAY"),
     "volume": ("TRADED",),
 }
@@ -205,10 +205,10 @@ USES = {
 def compute(panel: Panel, names: tuple[str, ...], out: np.ndarray) -> None:
     """Write the factors `names` into out (T, N, F) float32, NaN where unknown or not traded.
 
-    Raises ValueError where the panel has no prices.
+    Raises ValueError where the panel lacks a price that one of them needs.
     """
     market = Market(panel)
-    traded = np.isfinite(market.close)
+    traded = np.isfinite(panel.prices.get("close", panel.returns))
     for place, name in enumerate(names):
         factor, days = FACTORS[name]
         with np.errstate(divide="ignore", invalid="ignore"):

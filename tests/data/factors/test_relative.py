@@ -207,6 +207,11 @@ def test_closes_are_enough_for_all_but_parts_of_the_day_and_volume(panel: Panel)
     given = replace(panel, prices={"close": panel.prices["close"]})
     some = [n for n in relative.RELATIVE if not n.startswith(("OVERNIGHT", "INTRADAY", "TRADED"))]
     assert_array_equal(library.compute(given, some)[0], library.compute(panel, some)[0])
+    returns_only = replace(panel, prices={})
+    values, _ = library.compute(returns_only, ["RES5", "SECREL1"])
+    assert_array_equal(values[1:], library.compute(panel, ["RES5", "SECREL1"])[0][1:])
+    with pytest.raises(ValueError, match=r"no price 'close'.*TOHIGH"):
+        library.compute(returns_only, ["TOHIGH60"])
     for name, missing in (("OVERNIGHT5", "open"), ("INTRADAY5", "open"), ("TRADED5", "volume")):
         with pytest.raises(ValueError, match=rf"no price '{missing}'.*{name[:-1]}"):
             library.compute(given, [*some, name])
