@@ -359,7 +359,8 @@ class Experiment:
         sample = self.data.windows.part(self.data.split.train[:1])[[0]]
         precision = devices.choose_precision(config.trainer.precision.value, model, sample)
         # Recorded, so that the run is resumed and evaluated in the same one.
-        self.config = OmegaConf.merge(config, {"trainer": {"precision": precision}})
+        chosen = OmegaConf.merge(config, {"trainer": {"precision": precision}})
+        self.config = cast(DictConfig, chosen)
         devices.speed_up(model, self.device, precision, config.trainer.compile)
         seed(config.seed + self.processes.rank)  # different dropout in each process
         return embedding, model

@@ -122,7 +122,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         close.set_index(frames[TICKERS[0]]["date"]).to_csv("close.csv")
         sectors = pd.DataFrame({"ticker": TICKERS, "sector": ["banks", "energy", "cars"] * 4})
         sectors.to_csv("sectors.csv", index=False)
-        small_run = (*MARKET, *SHORT)
+        small_run = (*MARKET, *SHORT, "scheduler=plateau")  # one that can be trained for longer
         assert run("train.py", *small_run, "hydra.run.dir=outputs/day/finished") == 0
         known = pd.read_parquet("outputs/day/finished/predictions.parquet")["ticker"]
         held = pd.DataFrame({"ticker": sorted(known.unique())[:3], "shares": [10, 20, 30]})
