@@ -123,6 +123,7 @@ def manifest(scored: Predictions) -> dict[str, object]:
     return {
         **{"git_commit": "0", "versions": {}, "warnings": [], "split": {"test": part}},
         **{"tickers": scored.tickers.tolist(), "factor_names": ["KLEN"], "files": {}},
+        "lookahead_audit": "passed on 2026-01-01",
         **{"seed": 0, "dataset": "synthetic", "data_hash": "0"},
     }
 
@@ -136,8 +137,8 @@ def main() -> None:
         write_run(folder / name, name)
         run = read_run(folder / name)
         page = write_report(run, None)
-        assert run.evaluation is not None
-        headline = run.evaluation.answers.headline
+        assert run.answers is not None
+        headline = run.answers.headline
         wrong = "" if headline.startswith(begins) else "NOT AS EXPECTED: "
         print(f"{name:10}{wrong}{headline}")
         if browser is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,16 @@ class Verdict:
         }[self.money.answer]
         doubt = " The evidence is limited." if self.trust.answer == UNKNOWN else ""
         return f"{earned}{doubt}"
+
+    def audited(self, outcome: str) -> Verdict:
+        """The answers in view of the look-ahead audit: "passed", "FAILED", else it was not run."""
+        if outcome == "passed" or self.trust.answer == NO:
+            return self
+        if outcome == "FAILED":
+            failed = Answer(NO, "The look-ahead audit failed: an input knows the future.")
+            return replace(self, trust=failed)
+        sentence = f"{self.trust.sentence} The look-ahead audit was not run."
+        return replace(self, trust=Answer(UNKNOWN, sentence))
 
     def to_json(self) -> dict[str, dict[str, str]]:
         return {name: vars(getattr(self, name)) for name in QUESTIONS}

@@ -80,11 +80,11 @@ def page(run: RecordedRun, page_folder: Path) -> Page:
     return Page(
         kind="run",
         name=run.name,
-        headline=run.headline if evaluation is None else evaluation.answers.headline,
+        headline=run.headline if run.answers is None else run.answers.headline,
         subtitle=tables.subtitle(run),
         state=run.status.state,
         sections=sections,
-        card=[] if evaluation is None else verdict_section.card(evaluation),
+        card=[] if run.answers is None else verdict_section.card(run.answers),
         strip=[] if evaluation is None else verdict_section.strip(run, evaluation),
     )
 

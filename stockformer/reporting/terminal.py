@@ -70,7 +70,7 @@ def configurations(trials: Trials) -> RenderableType:
 
 def summary(run: RecordedRun) -> Iterator[RenderableType]:
     """The parts to print. Text from the run is never interpreted as markup."""
-    answers = None if run.evaluation is None else run.evaluation.answers
+    answers = run.answers
     yield _text(run.headline if answers is None else answers.headline, style="bold")
     yield _text(f"{run.name}: {tables.subtitle(run)}")
     if answers is not None:

@@ -19,6 +19,7 @@ from stockformer.evaluation.verdict import (
     UNKNOWN,
     WAIVED,
     YES,
+    Verdict,
     contaminated,
     survivorship,
     word,
@@ -40,12 +41,12 @@ AUDITED = {"passed": "good", "FAILED": "bad"}
 """The answers to outcomes of an audit, named as `runs.audited` records them."""
 
 
-def card(evaluation: EvaluationRecord) -> list[Mark]:
+def card(answers: Verdict) -> list[Mark]:
     """The three answers, each with its question and reason.
 
     No answer is green if the result cannot be trusted.
     """
-    answers, found = evaluation.answers, []
+    found = []
     for name, question in QUESTIONS.items():
         answer = getattr(answers, name)
         colour = {YES: "good", UNKNOWN: "unsure"}.get(answer.answer, "bad")
@@ -164,14 +165,11 @@ def _audit(run: RecordedRun, notes: list[str]) -> Mark:
     waived = [note for note in notes if WAIVED.search(note)]
     if waived:
         return Mark("Look-ahead audit", "unsure", "waived", waived[0])
-    facts = {} if run.manifest is None else run.manifest.facts
-    outcome, _, when = str(facts.get("lookahead_audit", "")).partition(" ")
+    outcome, when = run.audit
     if outcome in AUDITED:
         text = f"{when[:1].upper()}{when[1:]}, on the same data, settings and code."
         return Mark("Look-ahead audit", AUDITED[outcome], outcome, text)
-    text = (
-        f"Before you trust this: {program('validate')} with this run's overrides, then train again."
-    )
+    text = f"Run {program('validate')} with this run's settings, then train again."
     return Mark("Look-ahead audit", "unsure", "not run", text)
 
 

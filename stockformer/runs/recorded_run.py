@@ -19,6 +19,7 @@ from stockformer.evaluation.backtest import Backtest
 from stockformer.evaluation.importance import IMPORTANCE, Importance
 from stockformer.evaluation.predictions import Predictions, calibration, score
 from stockformer.evaluation.record import EvaluationRecord
+from stockformer.evaluation.verdict import Verdict
 from stockformer.runs import atomic
 from stockformer.runs.console import program
 from stockformer.runs.folder import TREES, RunDir, runs_under
@@ -114,6 +115,19 @@ class RecordedRun:
             "finished": "finished without a comparison with the baselines.",
         }
         return f"No verdict: the run {ended[state]}"
+
+    @property
+    def audit(self) -> tuple[str, str]:
+        """The outcome of the look-ahead audit of the same data, settings and code ("passed",
+        "FAILED", or another word if it was not run), and when."""
+        facts = {} if self.manifest is None else self.manifest.facts
+        outcome, _, when = str(facts.get("lookahead_audit", "")).partition(" ")
+        return outcome, when
+
+    @property
+    def answers(self) -> Verdict | None:
+        """The three answers of the evaluation, in view of the audit."""
+        return None if self.evaluation is None else self.evaluation.answers.audited(self.audit[0])
 
     @property
     def reason(self) -> str:

@@ -107,15 +107,37 @@ def test_the_audit_of_the_run_is_shown(
     assert said in mark.text
 
 
-def test_nothing_is_green_where_the_result_cannot_be_trusted(tmp_path: Path) -> None:
-    evaluation = run_reader.read_run(finished_run(tmp_path / "run")).evaluation
-    assert evaluation is not None
+def test_nothing_is_green_where_the_result_cannot_be_trusted() -> None:
     yes = Answer("yes", "said.")
     for trust, words in (("no", ["apparently", "apparently", "no"]), ("yes", ["yes"] * 3)):
         answers = Verdict(ranking=yes, money=yes, trust=Answer(trust, "said."))
-        marks = verdict_section.card(replace(evaluation, answers=answers))
+        marks = verdict_section.card(answers)
         assert [mark.word for mark in marks] == words
         assert ("good" in {mark.answer for mark in marks}) == (trust == "yes")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "answer", "said"),
+    [
+        ("passed on 2026-01-01", "yes", "no sign"),
+        ("FAILED on 2026-01-01", "no", "audit failed"),
+        (None, "unknown", "audit was not run"),
+    ],
+)
+def test_a_result_is_trusted_only_after_the_audit(
+    tmp_path: Path, recorded: str | None, answer: str, said: str
+) -> None:
+    run = run_reader.read_run(finished_run(tmp_path / "run"))
+    assert run.evaluation is not None
+    assert run.manifest is not None
+    yes = Verdict(*(Answer("yes", "no sign of a leak.") for _ in range(3)))
+    facts = run.manifest.facts | ({} if recorded is None else {"lookahead_audit": recorded})
+    evaluation = replace(run.evaluation, answers=yes)
+    run = replace(run, evaluation=evaluation, manifest=replace(run.manifest, facts=facts))
+    assert run.answers is not None
+    assert run.answers.trust.answer == answer
+    assert said in run.answers.trust.sentence
+    assert run.answers.headline in report.page(run, tmp_path).html()
 
 
 def test_the_trials_of_a_sweep_are_counted(tmp_path: Path) -> None:
