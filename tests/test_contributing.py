@@ -145,7 +145,7 @@ rows = {row["name"]: row for row in evaluation["table"]}
 check("a metric", 0 < evaluation["model"]["sign_accuracy"] < 1
       and "sign_accuracy" in evaluation["daily"] and "sign_accuracy" in evaluation["statistics"])
 check("a ranking baseline", rows.get("momentum_60_day", {}).get("rank_ic") is not None)
-check("a figure", "Rank IC, mean of 20 dates" in (run / "report.html").read_text())
+check("a figure", "Generalisation gap" in (run / "report.html").read_text())
 settings = (run / "config.yaml").read_text()
 check("a model", "stockformer.models.rnn.RNN" in settings and rows["model"]["mae"] > 0)
 check("an optimizer", "torch.optim.SGD" in settings)

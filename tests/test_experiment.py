@@ -184,6 +184,6 @@ def test_a_model_is_two_files(phase5_files: Phase5Files, monkeypatch: pytest.Mon
     experiment = Experiment(config, read_dataset(config))
     batch = next(iter(experiment.loader("train")))
     assert experiment.model(batch).returns.shape == batch.target.shape
-    config.model = {**config.model, "typo": 1}
+    experiment.config.model = {**config.model, "typo": 1}
     with pytest.raises(ValueError, match=r"keys disagree: .*typo"):
         experiment.build_model()

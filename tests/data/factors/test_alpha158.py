@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stockformer.data.factors import alpha158
+from stockformer.data.factors import alpha158, relative
 from stockformer.data.factors.alpha158 import ALPHA158, ALPHA360, WINDOWS, compute
 
 FIELDS = ("open", "high", "low", "close", "volume")
@@ -481,4 +481,5 @@ def test_own_factors_and_other_values_are_not_extended(monkeypatch):
 def test_every_name_is_explained() -> None:
     page = (Path(__file__).parents[3] / "docs" / "factors.md").read_text()
     explained = set(re.findall(r"`([A-Z]+2?)`", page))
-    assert explained == {*alpha158.SINGLE_DAY, *alpha158.LAGGED, *alpha158.ROLLING}
+    of_alpha = {*alpha158.SINGLE_DAY, *alpha158.LAGGED, *alpha158.ROLLING}
+    assert explained == {*of_alpha, *relative.FAMILIES}
