@@ -498,7 +498,9 @@ class Experiment:
             validation=validation.predictions,
         )
         record_evaluation(run, evaluation.predictions, record)
-        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(record.lines()))
+        audit = str(run.read_manifest().get("lookahead_audit", "")).partition(" ")[0]
+        shown = replace(record, answers=record.answers.audited(audit))
+        log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(shown.lines()))
         return evaluation
 
     def evaluate_part(self, part: str) -> Evaluation:
