@@ -254,4 +254,5 @@ def test_learns_a_market_with_a_strong_signal(name: str, tmp_path: Path) -> None
         Experiment(config, read_dataset(config)).train(run, [])
     evaluation = json.loads(run.evaluation_file.read_text())
     assert evaluation["oracle_rank_ic"] > 0.2
-    assert evaluation["model"]["rank_ic"] > 0.5 * evaluation["oracle_rank_ic"]
+    share = 0.3 if name == "cross_section" else 0.5  # half of the signal is in earlier days
+    assert evaluation["model"]["rank_ic"] > share * evaluation["oracle_rank_ic"]
