@@ -248,7 +248,7 @@ def test_learns_a_market_with_a_strong_signal(name: str, tmp_path: Path) -> None
     config = composed(
         *("experiment=demo", f"model={name}", "trainer.device=cpu", "trainer.max_epoch=4", size),
         *("dataset.source.days=350", "dataset.source.stocks=60"),
-        "dataset.source.signal_strength=0.4",
+        *("dataset.source.signal_strength=0.4", "scheduler=constant"),
     )
     with RunDir.claim(tmp_path / "run") as run:
         Experiment(config, read_dataset(config)).train(run, [])
