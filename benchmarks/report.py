@@ -154,11 +154,15 @@ def measure(what: str, folder: Path, page: Path) -> None:
     )
 
 
+def browser_path() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def until_usable(page: Path) -> float:
     """Seconds from asking Chromium for the page until it can be used; NaN without Chromium."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 (only of the extra dev)
 
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = browser_path()
     if path is None:
         return math.nan
     seconds = []
@@ -182,7 +186,7 @@ def interaction(page: Path) -> None:
     """Print how long the leaderboard takes to filter and to sort, the longest of five times."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 (only of the extra dev)
 
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = browser_path()
     if path is None:
         return
     with sync_playwright() as driver:

@@ -11,19 +11,22 @@ such as docs/experiments.csv: the best rank IC that noise would have reached in 
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
 
 from stockformer.evaluation.predictions import Predictions, daily
-from stockformer.evaluation.statistics import estimate, newey_west, paired_comparison
+from stockformer.evaluation.statistics import (
+    estimate,
+    expected_maximum,
+    newey_west,
+    paired_comparison,
+)
 from stockformer.runs.recorded_run import read_run
 
 SHUFFLES, WINDOW = 1000, 60
-EULER = 0.5772156649
 
 
 def predictions_of(folder: Path) -> Predictions:
@@ -51,12 +54,8 @@ def permutation_null(predictions: Predictions, seed: int = 0) -> np.ndarray:
 
 
 def best_of_noise(trials: int, standard_error: float) -> float:
-    """The expected largest mean of that many independent trials without skill (Bailey and Lopez de
-    Prado, "The deflated Sharpe ratio", 2014, equation 1)."""
-    if trials < 2:
-        return 0.0
-    upper = norm.ppf(1 - 1 / trials), norm.ppf(1 - 1 / (trials * math.e))
-    return float(standard_error * ((1 - EULER) * upper[0] + EULER * upper[1]))
+    """The expected largest mean of that many independent trials without skill."""
+    return standard_error * expected_maximum(trials) if trials > 1 else 0.0
 
 
 def show(folder: Path, predictions: Predictions, trials: int) -> pd.Series:

@@ -315,9 +315,8 @@ class Experiment:
             model: nn.Module = build(config.model, graph=graph, learn_graph=False, **facts)
             return model
 
-        sample = self.data.windows.part(self.data.split.train[:1])[[0]]
         weights, step = training_bytes(
-            make_model, self.build_loss(), sample, samples, enough=limit / 8
+            make_model, self.build_loss(), self.one_window, samples, enough=limit / 8
         )
         if settings.precision.value == "bf16":
             step /= 2
@@ -330,6 +329,11 @@ class Experiment:
         else:
             needed.require(limit)
         return needed
+
+    @property
+    def one_window(self) -> Batch:
+        """The first of the training days, to try the model on."""
+        return self.data.windows.part(self.data.split.train[:1])[[0]]
 
     @property
     def graph_width(self) -> int:
@@ -356,8 +360,7 @@ class Experiment:
             learn_graph=embedding.learned,
         )
         model.to(self.device)
-        sample = self.data.windows.part(self.data.split.train[:1])[[0]]
-        precision = devices.choose_precision(config.trainer.precision.value, model, sample)
+        precision = devices.choose_precision(config.trainer.precision.value, model, self.one_window)
         # Recorded, so that the run is resumed and evaluated in the same one.
         chosen = OmegaConf.merge(config, {"trainer": {"precision": precision}})
         self.config = cast(DictConfig, chosen)
@@ -498,7 +501,7 @@ class Experiment:
             validation=validation.predictions,
         )
         record_evaluation(run, evaluation.predictions, record)
-        audit = str(run.read_manifest().get("lookahead_audit", "")).partition(" ")[0]
+        audit = str(run.read_manifest().get("lookahead_audit", ""))
         shown = replace(record, answers=record.answers.audited(audit))
         log.info("test, best epoch %d, %s", facts["epoch"], "\n".join(shown.lines()))
         return evaluation

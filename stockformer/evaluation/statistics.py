@@ -103,9 +103,7 @@ class Estimate(MeanTest):
 
         The test and the interval, which are shown together, must agree.
         """
-        if self.few or not self.p < SIGNIFICANCE or self.lower <= 0 <= self.upper:
-            return 0
-        return 1 if self.mean > 0 else -1
+        return significant_sign(self.mean, self.p, self.lower, self.upper, self.n)
 
     def detectable(self, least_deviation: float = 0.0) -> float:
         """The smallest true mean that the test finds in 80 % of samples like this one.
@@ -119,6 +117,13 @@ class Estimate(MeanTest):
         error = max(self.standard_error, least_deviation / math.sqrt(self.n))
         quantiles = stats.t.ppf(np.array([1 - SIGNIFICANCE / 2, POWER]), self.n - 1)
         return float(np.sum(quantiles) * error)
+
+
+def significant_sign(mean: float, p: float, lower: float, upper: float, n: float) -> int:
+    """`Estimate.sign`, of figures as a record or a table has them."""
+    if n < MIN_DATES or not p < SIGNIFICANCE or lower <= 0 <= upper:
+        return 0
+    return 1 if mean > 0 else -1
 
 
 def p_value(p: float) -> str:
@@ -256,10 +261,14 @@ def expected_maximum_sharpe(trial_sharpes: np.ndarray, n_trials: int | None = No
     count = max(len(trials), n_trials or 0)
     if len(trials) == 1:
         return 0.0 if count == 1 else math.nan
-    quantile_1 = stats.norm.ppf(1 - 1 / count)
-    quantile_2 = stats.norm.ppf(1 - 1 / (count * np.e))
-    maximum = (1 - np.euler_gamma) * quantile_1 + np.euler_gamma * quantile_2
-    return float(trials.std(ddof=1) * maximum)
+    return float(trials.std(ddof=1) * expected_maximum(count))
+
+
+def expected_maximum(trials: int) -> float:
+    """Of that many (at least two) independent standard normal variables, by the formula above."""
+    quantile_1 = stats.norm.ppf(1 - 1 / trials)
+    quantile_2 = stats.norm.ppf(1 - 1 / (trials * np.e))
+    return float((1 - np.euler_gamma) * quantile_1 + np.euler_gamma * quantile_2)
 
 
 def probabilistic_sharpe_ratio(

@@ -17,7 +17,7 @@ from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.baselines import STRONGEST
 from stockformer.evaluation.comparison import HINDSIGHT, label
 from stockformer.evaluation.metrics import COMPARED
-from stockformer.evaluation.statistics import FEW_DATES, MIN_DATES, SIGNIFICANCE
+from stockformer.evaluation.statistics import FEW_DATES, MIN_DATES, significant_sign
 
 Row = Mapping[Hashable, Any]
 """A row of a frame, by column."""
@@ -79,10 +79,10 @@ class Verdict:
         return f"{earned}{doubt}"
 
     def audited(self, outcome: str) -> Verdict:
-        """The answers in view of the look-ahead audit: "passed", "FAILED", else it was not run."""
-        if outcome == "passed" or self.trust.answer == NO:
+        """The answers in view of the look-ahead audit: "passed ...", "FAILED ..." or not run."""
+        if outcome.startswith("passed") or self.trust.answer == NO:
             return self
-        if outcome == "FAILED":
+        if outcome.startswith("FAILED"):
             failed = Answer(NO, "The look-ahead audit failed: an input knows the future.")
             return replace(self, trust=failed)
         sentence = f"{self.trust.sentence} The look-ahead audit was not run."
@@ -170,7 +170,7 @@ def _ranking(table: pd.DataFrame, own: Row, few_rankings: bool) -> Answer:
     quantity = COMPARED["rank_ic"]
     value, n = quantity.format(own["mean"]), int(own["n"])
     missing = "" if STRONGEST in table.index else f" {NOT_RUN}"
-    sign = _sign_of(own["mean"], own["p"], own["lower"], own["upper"], n)
+    sign = significant_sign(own["mean"], own["p"], own["lower"], own["upper"], n)
     rankers = table.drop(index=["model", HINDSIGHT], errors="ignore")
     rankers = rankers[rankers["rank_ic_lead"].notna()]
     if n == 0:
@@ -272,10 +272,4 @@ def _sign(row: Row, metric: str, n: float) -> int:
     lead, p, lower, upper = (
         row.get(f"{metric}_{name}", float("nan")) for name in ("lead", "p", "lower", "upper")
     )
-    return _sign_of(lead, p, lower, upper, n)
-
-
-def _sign_of(mean: float, p: float, lower: float, upper: float, n: float) -> int:
-    if n < MIN_DATES or not p < SIGNIFICANCE or lower <= 0 <= upper:
-        return 0
-    return 1 if mean > 0 else -1
+    return significant_sign(lead, p, lower, upper, n)

@@ -12,7 +12,7 @@ from stockformer.evaluation.comparison import HINDSIGHT, label
 from stockformer.evaluation.metrics import COMPARED, METRICS
 from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.evaluation.statistics import FEW_DATES, Estimate
+from stockformer.evaluation.statistics import FEW_DATES, SIGNIFICANCE, Estimate
 from stockformer.evaluation.verdict import (
     NO,
     QUESTIONS,
@@ -157,7 +157,7 @@ def _excess(excess: Mapping[str, Estimate]) -> pd.DataFrame:
 
 
 def _significant(frame: pd.DataFrame) -> pd.Series:
-    return (frame["p"] < 0.05) & ((frame["lower"] > 0) | (frame["upper"] < 0))
+    return (frame["p"] < SIGNIFICANCE) & ((frame["lower"] > 0) | (frame["upper"] < 0))
 
 
 def _audit(run: RecordedRun, notes: list[str]) -> Mark:
