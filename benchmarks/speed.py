@@ -364,7 +364,7 @@ def programs() -> list[str]:
             "under 5 %",
         ),
     )
-    lines = ["| around the steps | measured | asked for |", "| --- | --- | --- |"]
+    lines = ["| around the steps | measured | target |", "| --- | --- | --- |"]
     for figure in figures:
         lines.append("| {} | {} | {} |".format(*figure))
         print(lines[-1], flush=True)

@@ -18,7 +18,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ from stockformer.audit.observe import Observation, Request, observe, source_obse
 from stockformer.audit.results import positions
 from stockformer.commands.command import command, log_config
 from stockformer.config.recorded import recorded
-from stockformer.data.dataset import days_at_once
+from stockformer.data.dataset import Dataset, days_at_once, training_days
 from stockformer.evaluation.screening import likely_leaks
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.runs import audited
@@ -78,21 +78,28 @@ class Leak:
 
 @dataclass(frozen=True)
 class Audit:
-    """Leaks found and what could not be checked. seen: the observation of the complete data."""
+    """Leaks found and what could not be checked. cuts: the rows; seen: the observation of the
+    complete data."""
 
     leaks: list[Leak]
     not_checkable: list[str]
+    cuts: np.ndarray
     seen: Observation
 
 
 def run_audit(
-    config: DictConfig, overrides: Sequence[str] = (), cuts: int = CUTS, fast: bool = False
+    config: DictConfig,
+    data: Dataset,
+    overrides: Sequence[str] = (),
+    cuts: int = CUTS,
+    fast: bool = False,
 ) -> Audit:
     """Every leak found, one for each result and variant, at the first cut that shows it.
 
-    overrides: of the command line, as a run records them. fast: each variant of the future once
-    and no small training, for `validate.py`. A single cut is before the test, so the baselines are
-    not compared. Raises ValueError if the run cannot be prepared, or a factor is constant or empty.
+    data: what the configuration prepares; only its split and dates are used. overrides: of the
+    command line, as a run records them. fast: each variant of the future once and no small
+    training, for `validate.py`. A single cut is before the test, so the baselines are not compared.
+    Raises ValueError if the run cannot be prepared, or a factor is constant or empty.
     """
     text = recorded(config)
     cache = Path(config.paths.cache_dir)
@@ -102,58 +109,71 @@ def run_audit(
             place = cache if cache.is_dir() else None
             folder = tempfile.TemporaryDirectory(dir=place, prefix="audit-")
             scratch = stack.enter_context(folder)
-        first = Request(text, variants.WHOLE, 0, cuts, tuple(overrides), scratch=scratch)
+        rows = cut_rows(data, cuts)
+        middle = int(rows[len(rows) // 2])
+        near = tuple(map(int, rows))
+        first = Request(text, variants.WHOLE, 0, near, tuple(overrides), scratch=scratch)
         of_whole = replace(first, train=not fast, baselines=cuts > 1)
+        validated = int(data.split.validation[-1]) + data.targets.span
+        wanted = _requests(replace(first, split=data.split), middle, validated, fast)
+        found: dict[tuple[str, str], Leak] = {}
+        # Not in parallel within this process: they share torch's random generator.
+        pool = ThreadPoolExecutor(AT_ONCE if START_METHOD else 1)
+        stack.callback(pool.shutdown, cancel_futures=True)  # of what is left after an error
+        observing = pool.submit(stack.enter_context, observe(of_whole, START_METHOD))
+        comparing = pool.map(partial(_leaks, observing), wanted)
+        reading = pool.submit(source_observation, text, middle, START_METHOD)
         with working("preparing the look-ahead audit"):
-            whole = stack.enter_context(observe(of_whole, START_METHOD))
+            whole = observing.result()
         if whole.constant:  # it would pass any audit
             raise ValueError(
                 f"look-ahead audit: {', '.join(whole.constant)} constant or empty, so they cannot "
                 "be checked; remove them"
             )
-        wanted = _requests(replace(first, split=whole.split), whole, fast)
-        found: dict[tuple[str, str], Leak] = {}
-        middle = int(whole.cuts[len(whole.cuts) // 2])
-        # Not in parallel within this process: they share torch's random generator.
-        with ThreadPoolExecutor(AT_ONCE if START_METHOD else 1) as pool:
-            reading = pool.submit(source_observation, text, middle, START_METHOD)
-            shown = progress(
-                pool.map(partial(_leaks, whole), wanted), "look-ahead audit", total=len(wanted)
-            )
-            for leaks in shown:
-                for leak in leaks:
-                    found.setdefault((leak.what, leak.how), leak)
-            sentences = [*whole.faults, *reading.result()]
+        for leaks in progress(comparing, "look-ahead audit", total=len(wanted)):
+            for leak in leaks:
+                found.setdefault((leak.what, leak.how), leak)
+        sentences = [*whole.faults, *reading.result()]
     screened, not_checkable = _screened(config, whole)
     leaks = [*found.values(), *map(Leak, dict.fromkeys(sentences)), *screened]
-    return Audit(leaks, not_checkable, whole)
+    return Audit(leaks, not_checkable, rows, whole)
 
 
-def _requests(first: Request, whole: Observation, fast: bool) -> list[Request]:
-    """The variants of the future that are compared with the complete data."""
+def cut_rows(data: Dataset, count: int) -> np.ndarray:
+    """Rows to cut after: from the last training day to the last signal day, evenly."""
+    first = training_days(data.split, data.targets).stop - 1
+    last = int(data.split.test[-1])
+    return np.unique(np.linspace(first, last, count).round().astype(int))
+
+
+def _requests(first: Request, middle: int, validated: int, fast: bool) -> list[Request]:
+    """The variants of the future that are compared with the complete data.
+
+    middle: the row that rarer variants are cut after; validated: the last that the validation uses.
+    """
     ways = (variants.REPLACED,) if fast else (variants.REPLACED, variants.DROPPED)
     wanted = [
         replace(
             first,
             variant=way,
-            cut=int(cut),
-            baselines=way == variants.REPLACED and len(whole.cuts) > 1,
+            cut=cut,
+            near=(cut,),
+            baselines=way == variants.REPLACED and len(first.near) > 1,
         )
-        for cut in whole.cuts
+        for cut in first.near
         for way in ways
     ]
-    middle = int(whole.cuts[len(whole.cuts) // 2])
     for way in (variants.REVALUED, *((variants.DROPPED,) if fast else ())):
-        wanted.append(replace(first, variant=way, cut=middle))
+        wanted.append(replace(first, variant=way, cut=middle, near=(middle,)))
     if not fast:  # the small training does not use test data
-        last = int(whole.split.validation[-1]) + whole.span
-        wanted.append(replace(first, variant=variants.REPLACED, cut=last, train=True))
+        trained = replace(first, variant=variants.REPLACED, cut=validated, near=(validated,))
+        wanted.append(replace(trained, train=True))
     return wanted
 
 
-def _leaks(whole: Observation, request: Request) -> list[Leak]:
+def _leaks(observing: Future[Observation], request: Request) -> list[Leak]:
     with observe(request, START_METHOD) as other:
-        return list(_moved(whole, other, request))
+        return list(_moved(observing.result(), other, request))
 
 
 def _moved(whole: Observation, other: Observation, request: Request) -> Iterator[Leak]:
@@ -282,9 +302,9 @@ def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Raises ValueError that names every leak."""
     log_config(config)
     started = time.perf_counter()
-    found = run_audit(config, overrides)
-    facts = manifest(Experiment(config, read_dataset(config)))
-    audited.record(config, facts, len(found.leaks), len(found.seen.cuts))
+    data = read_dataset(config)
+    found = run_audit(config, data, overrides)
+    audited.record(config, manifest(Experiment(config, data)), len(found.leaks), len(found.cuts))
     for line in found.not_checkable:
         log.warning("not checkable: %s", line)
     if found.leaks:
@@ -295,8 +315,8 @@ def audit(config: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
         "no look-ahead: %s, targets, states, graph, predictions, baselines, a small training and "
         "the backtest did not change with the days after %d cut dates, %s to %s (%.0f s)",
         checked,
-        len(seen.cuts),
-        *seen.dates[seen.cuts[[0, -1]]],
+        len(found.cuts),
+        *seen.dates[found.cuts[[0, -1]]],
         time.perf_counter() - started,
     )
 

@@ -30,7 +30,7 @@ from stockformer.audit.results import Dated, Results
 from stockformer.audit.trading import trading_faults
 from stockformer.config.build import build, input_paths
 from stockformer.config.recorded import read_config
-from stockformer.data.dataset import Dataset, training_days
+from stockformer.data.dataset import Dataset
 from stockformer.data.panel import Panel
 from stockformer.data.reading.cache import prepare, scratch_arrays
 from stockformer.data.splits import Split
@@ -54,14 +54,15 @@ PACKAGES = ("site-packages", "dist-packages")  # names of the folders that pip i
 
 @dataclass(frozen=True)
 class Request:
-    """What to observe. variant: of `variants`, after row `cut`; split: of the complete data, None
-    to make it; train: also run a small training; baselines: also the baselines; scratch: a folder
-    for arrays of the size of the factors, which are then not in memory but mapped."""
+    """What to observe. variant: of `variants`, after row `cut`; near: rows whose predictions are
+    noted; split: of the complete data, None to make it; train: also run a small training;
+    baselines: also the baselines; scratch: a folder for arrays of the size of the factors, which
+    are then not in memory but mapped."""
 
     config: str
     variant: str
     cut: int
-    cuts: int
+    near: tuple[int, ...]
     overrides: tuple[str, ...] = ()
     split: Split | None = None
     train: bool = False
@@ -78,9 +79,6 @@ class Observation:
 
     dates: np.ndarray
     tickers: np.ndarray
-    split: Split
-    cuts: np.ndarray
-    span: int
     dated: dict[str, Dated] = field(default_factory=dict)
     static: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, np.ndarray] = field(default_factory=dict)
@@ -136,19 +134,16 @@ def _observed(request: Request) -> tuple[Observation, Values]:
         seen = Observation(
             dates=source.dates,
             tickers=source.tickers,
-            split=data.split,
-            cuts=_cuts(data, request.cuts) if request.split is None else np.array([request.cut]),
-            span=data.targets.span,
             dated=results.dated,
             factor_names=data.panel.factor_names,
             prepared=data.prepared_factors,
         )
         _note_inputs(seen, results, data, experiment)
         if request.variant != variants.DROPPED:  # shorter batches would round differently
-            _note_predictions(seen, results, experiment)
+            _note_predictions(results, experiment, request.near)
     seen.faults += _undeclared(opened, config, data, experiment, request.scratch)
     if whole:
-        _note_of_whole(seen, data, experiment)
+        _note_of_whole(seen, data, experiment, first=min(request.near))
     if whole or request.baselines:
         try:
             _note_baselines(results, experiment, compared=request.baselines)
@@ -171,13 +166,13 @@ def _source(config: DictConfig, scratch: str, opened: set[str]) -> Panel:
     return prepare(load, settings={}, inputs=[], cache=Path(scratch)) if scratch else load()
 
 
-def _note_of_whole(seen: Observation, data: Dataset, experiment: Experiment) -> None:
-    """What is found on the complete data alone."""
+def _note_of_whole(seen: Observation, data: Dataset, experiment: Experiment, first: int) -> None:
+    """What is found on the complete data alone. first: the first row to cut after."""
     seen.faults += [*_split_faults(experiment), *_loader_faults(experiment)]
     seen.faults += trading_faults(experiment)
     seen.faults += _ensemble_faults(experiment)
     seen.faults += _batch_faults(experiment)
-    seen.constant = _constant(data.panel, int(seen.cuts[0]) - 1)
+    seen.constant = _constant(data.panel, first - 1)
     if data.prepared_factors:
         given = data.unprocessed
         seen.screened = screen(given.factors, given.factor_names, given.returns, given.member)
@@ -189,13 +184,6 @@ def _constant(panel: Panel, first: int) -> list[str]:
     for day in panel.factors[first + 1 :]:
         lowest, highest = np.minimum(lowest, day.min(axis=0)), np.maximum(highest, day.max(axis=0))
     return [name for name, still in zip(panel.factor_names, lowest == highest) if still]
-
-
-def _cuts(data: Dataset, count: int) -> np.ndarray:
-    """Rows to cut after: from the last training day to the last signal day, evenly."""
-    first = training_days(data.split, data.targets).stop - 1
-    last = int(data.split.test[-1])
-    return np.unique(np.linspace(first, last, count).round().astype(int))
 
 
 def _note_inputs(
@@ -236,8 +224,8 @@ def _note_inputs(
 
 
 @torch.inference_mode()
-def _note_predictions(seen: Observation, results: Results, experiment: Experiment) -> None:
-    """Predictions of the untrained model, for the evaluator's own batch around each cut."""
+def _note_predictions(results: Results, experiment: Experiment, near: Sequence[int]) -> None:
+    """Predictions of the untrained model, for the evaluator's own batch around each of the rows."""
     experiment.model.eval()
     for part in ("validation", "test"):
         rows, forecasts = [], []
@@ -246,7 +234,7 @@ def _note_predictions(seen: Observation, results: Results, experiment: Experimen
         assert isinstance(windows, Windows)
         for positions in loader.sampler:  # the others are not even read
             inside = windows.signals[positions].cpu().numpy()
-            if np.isin(inside, seen.cuts).any():
+            if np.isin(inside, near).any():
                 rows.append(inside)
                 forecast = experiment.model(windows[positions].to(experiment.device))
                 forecasts.append(forecast.returns[:, 0].cpu().numpy())

@@ -141,7 +141,7 @@ class Preflight:
 
     def lookahead(self, experiment: Experiment) -> str:
         """The fast form of `python -m stockformer.audit.lookahead`; its outcome is recorded."""
-        found = lookahead.run_audit(self.config, cuts=1, fast=True)
+        found = lookahead.run_audit(self.config, experiment.data, cuts=1, fast=True)
         audited.record(self.config, manifest(experiment), len(found.leaks), cuts=1)
         if found.leaks:
             raise ValueError("\n".join(map(str, found.leaks)))

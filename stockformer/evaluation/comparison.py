@@ -264,9 +264,9 @@ def _level(comparison: Comparison, metric: str) -> str:
             relation = "is significantly worse than"
         elif leads[best].mean < 0:
             relation = "is worse, not significantly, than"
-    value, other = (quantity.format(values[name]) for name in ("model", best))
     return (
-        f"{quantity.title} {value} {relation} {other} of {_article(best)}{label(best)} "
+        f"{quantity.title} {quantity.in_words(values['model'])} {relation} "
+        f"{quantity.format(values[best])} of {_article(best)}{label(best)} "
         f"({p_value(leads[best].p)})"
     )
 

@@ -112,8 +112,9 @@ METRICS = {
     ),
     "mae": Metric(
         title="MAE",
-        unit="return",
-        decimals=5,
+        unit="basis points",
+        decimals=2,
+        basis_points=True,
         higher_is_better=False,
         daily=lambda c: mean(np.abs(c.error), c.valid),
         compared_with=("zero_return", "training_mean"),
@@ -121,8 +122,9 @@ METRICS = {
     ),
     "rmse": Metric(
         title="RMSE",
-        unit="return",
-        decimals=5,
+        unit="basis points",
+        decimals=2,
+        basis_points=True,
         higher_is_better=False,
         daily=lambda c: np.sqrt(mean(c.error**2, c.valid)),
     ),
@@ -144,7 +146,7 @@ METRICS = {
     ),
     "brier": Metric(
         title="Brier score",
-        unit="squared probability",
+        unit="probability\u00b2",
         decimals=4,
         higher_is_better=False,
         daily=lambda c: mean((c.probability - c.up) ** 2, c.valid),

@@ -49,6 +49,10 @@ class Quantity:
     def format(self, value: float) -> str:
         return MISSING if math.isnan(value) else format(value * self.scale, self.spec)
 
+    def in_words(self, value: float) -> str:
+        """For a sentence: with the unit where the number alone would be taken for a fraction."""
+        return f"{self.format(value)}{' basis points' if self.basis_points else ''}"
+
 
 EARNED = {
     "total_return": Quantity("total return", "%", 1, around_zero=True, percent=True),

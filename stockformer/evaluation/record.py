@@ -309,7 +309,7 @@ def closing_table(
     """The model, the baselines and the oracle, if there is one: lines of 79 characters."""
     lines = [
         f"{'':31}{'lead of the model in rank IC':^31}",
-        f"{'':22}{'rank IC':>9}{'lead':>9}{'95 % interval':>17}{'p':>7}{'MAE':>8}{'acc.':>7}",
+        f"{'':22}{'rank IC':>9}{'lead':>9}{'95 % interval':>17}{'p':>7}{'MAE bp':>8}{'acc.':>7}",
     ]
     for name, row in table.iterrows():
         cells = {key: _cell(row.get(key)) for key in ("rank_ic", "rank_ic_lead")}
@@ -320,7 +320,8 @@ def closing_table(
         title = label(str(name)).removeprefix("best ")
         lines.append(
             f"{title:22}{cells['rank_ic']:>9}{cells['rank_ic_lead']:>9}"
-            f"{interval:>17}{p_cell:>7}{row['mae']:8.5f}{row['accuracy']:7.3f}"
+            f"{interval:>17}{p_cell:>7}{METRICS['mae'].format(row['mae']):>8}"
+            f"{row['accuracy']:7.3f}"
         )
     if oracle_rank_ic:
         share = first_step_rank_ic / oracle_rank_ic
@@ -348,12 +349,13 @@ def _answers(
     backtest: BacktestResult | None,
 ) -> Verdict:
     """The answers of a record that has none; what they need else is said in its verdict."""
+    first = data["verdict"].split(". ")[0].removesuffix(".")
     return conclude(
         table,
         statistics.to_dict("index")["rank_ic"],
         backtest,
         data["notes"],
-        leak=data["verdict"].startswith(LEAK_WORDS),
+        leak=f"{first}." if first.startswith(LEAK_WORDS) else "",
         few_rankings="Too few separate rankings" in data["verdict"],
     )
 

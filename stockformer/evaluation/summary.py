@@ -81,7 +81,7 @@ def summarise(
             tests.to_dict("index")["rank_ic"],
             traded,
             caveats,
-            leak=bool(warnings),
+            leak=warnings[0] if warnings else "",
             few_rankings=compared.n_rankings < comparison.MIN_RANKINGS,
         ),
         sentences=tuple(sentence for sentence in sentences if sentence),
@@ -130,7 +130,7 @@ def _trivial(metric: str, target: float, table: pd.DataFrame) -> str:
     if met.empty:
         return ""
     best = str((METRICS[metric].direction * met).idxmax())
-    return f"{comparison.label(best)} ({METRICS[metric].format(met[best])})"
+    return f"{comparison.label(best)} ({met[best]:.4f})"
 
 
 def _caveats(scores: Mapping[str, float]) -> list[str]:

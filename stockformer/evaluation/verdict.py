@@ -129,14 +129,14 @@ def conclude(
     traded: BacktestResult | None,
     notes: Sequence[str],
     *,
-    leak: bool,
+    leak: str,
     few_rankings: bool,
 ) -> Verdict:
     """The answers of an evaluation.
 
     table: `Comparison.table`. own: the test of the model's rank IC, a row of `statistics.summary`.
-    notes: the caveats. leak: whether a figure is too good to be true. few_rankings: whether the
-    dates repeat nearly the same ranking.
+    notes: the caveats. leak: the warning of a figure that is too good to be true, empty if there is
+    none. few_rankings: whether the dates repeat nearly the same ranking.
     """
     return Verdict(
         ranking=_ranking(table, own, few_rankings),
@@ -160,7 +160,7 @@ def worse_levels(table: pd.DataFrame, n_dates: float) -> dict[str, str]:
     found, rows = {}, table.to_dict("index")
     for name, metric in COMPARED.items():
         known = [row for row in metric.compared_with or () if row in table.index]
-        better = [row for row in known if _sign(rows[row], name, n_dates) < 0]
+        better = [row for row in known if lead_sign(rows[row], name, n_dates) < 0]
         if better:
             found[name] = max(better, key=lambda row: metric.direction * table[name][row])
     return found
@@ -197,7 +197,7 @@ def _against(rankers: pd.DataFrame, sign: int, n: int) -> tuple[str, str, str]:
     the model's rank IC.
     """
     rows = rankers.to_dict("index")
-    signs = {str(name): _sign(row, "rank_ic", n) for name, row in rows.items()}
+    signs = {str(name): lead_sign(row, "rank_ic", n) for name, row in rows.items()}
     unbeaten = [name for name, each in signs.items() if each < 1]
     better = [name for name in unbeaten if signs[name] < 0]
     best = max(better or unbeaten or list(signs), key=lambda name: rankers["rank_ic"][name])
@@ -220,7 +220,7 @@ def _against(rankers: pd.DataFrame, sign: int, n: int) -> tuple[str, str, str]:
 
 def _levels(table: pd.DataFrame, n: int) -> str:
     worse = [
-        f"{COMPARED[metric].title} {COMPARED[metric].format(values['model'])} is significantly "
+        f"{COMPARED[metric].title} {COMPARED[metric].in_words(values['model'])} is significantly "
         f"worse than {COMPARED[metric].format(values[name])} of {label(name)}"
         for metric, name in worse_levels(table, n).items()
         for values in [table[metric]]
@@ -247,11 +247,11 @@ def _money(traded: BacktestResult | None) -> Answer:
     return Answer(NO, sentence)
 
 
-def _trust(n: float, notes: Sequence[str], leak: bool, few_rankings: bool) -> Answer:
+def _trust(n: float, notes: Sequence[str], leak: str, few_rankings: bool) -> Answer:
     simulated = any("simulated market" in note for note in notes)
     about = " The market is simulated: this says nothing about real stocks." if simulated else ""
     if leak:
-        return Answer(NO, f"A figure is too good to be true: look for a leak of the label.{about}")
+        return Answer(NO, f"{leak}{about}")
     if found := contaminated(notes):
         return Answer(NO, f"Contaminated: {found[0]}.{about}")
     doubts = []
@@ -267,8 +267,8 @@ def _trust(n: float, notes: Sequence[str], leak: bool, few_rankings: bool) -> An
     return Answer(YES, f"{n:.0f} test dates, no sign of a leak, no known contamination.{about}")
 
 
-def _sign(row: Row, metric: str, n: float) -> int:
-    """Of the model's lead over that row of the table, as `Estimate.sign`."""
+def lead_sign(row: Row, metric: str, n: float) -> int:
+    """Of the model's lead over a row of `Comparison.table` on n dates, as `Estimate.sign`."""
     lead, p, lower, upper = (
         row.get(f"{metric}_{name}", float("nan")) for name in ("lead", "p", "lower", "upper")
     )

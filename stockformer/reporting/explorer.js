@@ -105,4 +105,5 @@ function explore(box) {
   select.value = dates.length - 1;
   showDate(dates.length - 1);
 }
-document.querySelectorAll(".explorer").forEach(explore);
+// Its ranks of all outcomes take a while: they are found when the explorer comes near the screen.
+whenNear(document.querySelectorAll(".explorer"), explore);

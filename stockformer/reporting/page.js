@@ -30,17 +30,22 @@ function drawNext() {
   drawn(queue.shift());
   if (queue.length) setTimeout(drawNext);
 }
-const near = new IntersectionObserver(
-  (entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (!isIntersecting) continue;
-      near.unobserve(target);
-      if (queue.push(target) === 1) setTimeout(drawNext);
-    }
-  },
-  { rootMargin: "300px" },
-);
-for (const holder of holders) near.observe(holder);
+function whenNear(elements, action) {
+  const observer = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) continue;
+        observer.unobserve(target);
+        action(target);
+      }
+    },
+    { rootMargin: "300px" },
+  );
+  for (const element of elements) observer.observe(element);
+}
+whenNear(holders, (holder) => {
+  if (queue.push(holder) === 1) setTimeout(drawNext);
+});
 
 // Paper is narrower than most screens, and the figures cannot know that beforehand.
 const opened = new Set();

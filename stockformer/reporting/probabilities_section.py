@@ -24,7 +24,7 @@ CONSTANT = {
     "hindsight": 'the share of "up" on the test dates themselves',
 }
 SKILL = Quantity("Brier skill score", "%", 2, around_zero=True, percent=True)
-SCORE = Quantity("Brier score", "squared probability", 4)
+SCORE = Quantity("Brier score", "probability\u00b2", 4)
 
 
 def section(run: RecordedRun) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from stockformer.evaluation.comparison import HINDSIGHT, label
 from stockformer.evaluation.metrics import COMPARED, METRICS
 from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.evaluation.statistics import FEW_DATES, SIGNIFICANCE, Estimate
+from stockformer.evaluation.statistics import FEW_DATES, Estimate
 from stockformer.evaluation.verdict import (
     NO,
     QUESTIONS,
@@ -21,6 +22,7 @@ from stockformer.evaluation.verdict import (
     YES,
     Verdict,
     contaminated,
+    lead_sign,
     survivorship,
     word,
 )
@@ -30,12 +32,8 @@ from stockformer.runs.console import program
 from stockformer.runs.folder import SWEEP_FILE
 from stockformer.runs.recorded_run import RecordedRun, folders_under
 
-PANELS = {
-    "rank_ic": ("correlation", 1.0, "+.4f"),
-    "brier": ("probability\u00b2", 1.0, "+.4f"),
-    "mae": ("basis points", BASIS_POINT, "+.2f"),
-}
-"""The metrics whose leads are drawn, beside the return after costs: unit, its size, format."""
+PANELS = ("rank_ic", "brier", "mae")
+"""The metrics whose leads are drawn, beside the return after costs."""
 TITLE = "Lead over each baseline"
 AUDITED = {"passed": "good", "FAILED": "bad"}
 """The answers to outcomes of an audit, named as `runs.audited` records them."""
@@ -84,7 +82,8 @@ def lead(run: RecordedRun) -> Section:
         TITLE,
         "Right of the line the model is better. A bar is the 95 % interval of the daily lead, "
         "paired by date. Filled circle: significantly better; cross: significantly worse; open "
-        "circle: neither. Good: filled circles everywhere. Return: over the equal-weight universe.",
+        "circle: neither. Rank IC decides the first answer: good is a filled circle on each of its "
+        "lines. Return: over the equal-weight universe.",
         plots=_panels(evaluation),
         anchor="lead",
         panels=True,
@@ -102,27 +101,26 @@ def lead(run: RecordedRun) -> Section:
 
 
 def _panels(evaluation: EvaluationRecord) -> list[Plot]:
-    leads = {name: _leads(evaluation.table, name) for name in PANELS}
+    leads = {name: _leads(evaluation, name) for name in PANELS}
     money = evaluation.backtest
     excess = pd.DataFrame() if money is None else _excess(money.excess)
     height = figures.forest_height(max(map(len, [*leads.values(), excess])))
     plots = []
-    for name, (unit, size, number_format) in PANELS.items():
-        title, frame = METRICS[name].title, leads[name]
-        numbers = frame.columns.intersection(["lead", "lower", "upper"])
-        frame[numbers] = frame[numbers] / size
-        figure = figures.forest(frame, f"lead ({unit})", number_format, height)
-        plots.append(Plot(f"{title[0].upper()}{title[1:]}", figure))
+    for name, frame in leads.items():
+        metric = replace(METRICS[name], around_zero=True)
+        figure = figures.forest(frame, f"lead ({metric.unit})", metric.spec, height)
+        plots.append(Plot(f"{metric.title[0].upper()}{metric.title[1:]}", figure))
     title = "Return after costs"
     plots.append(Plot(title, figures.forest(excess, "lead (basis points a day)", "+.1f", height)))
     return plots
 
 
-def _leads(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """lead, lower, upper, significant by baseline, those with the best value first.
+def _leads(evaluation: EvaluationRecord, metric: str) -> pd.DataFrame:
+    """lead, lower, upper (in the metric's unit), significant by baseline, the best value first.
 
     Level forecasts: the constants that the metric is compared with.
     """
+    table, n = evaluation.table, evaluation.statistics["n"]["rank_ic"]
     known = (*(COMPARED[metric].compared_with or ()), HINDSIGHT)
     rows = table.drop(index="model")
     if COMPARED[metric].compared_with:
@@ -131,9 +129,10 @@ def _leads(table: pd.DataFrame, metric: str) -> pd.DataFrame:
         return pd.DataFrame()
     rows = rows[rows[f"{metric}_lead"].notna()]
     rows = rows.sort_values(metric, ascending=not COMPARED[metric].higher_is_better)
-    columns = ("lead", "lower", "upper", "p")
-    frame = pd.DataFrame({name: rows[f"{metric}_{name}"] for name in columns})
-    frame["significant"] = _significant(frame)
+    scale = METRICS[metric].scale
+    columns = ("lead", "lower", "upper")
+    frame = pd.DataFrame({name: scale * rows[f"{metric}_{name}"] for name in columns})
+    frame["significant"] = [lead_sign(row, metric, n) != 0 for row in rows.to_dict("records")]
     return frame.rename(index=lambda name: label(str(name)).removeprefix("best "))
 
 
@@ -154,10 +153,6 @@ def _excess(excess: Mapping[str, Estimate]) -> pd.DataFrame:
         for name, each in excess.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _significant(frame: pd.DataFrame) -> pd.Series:
-    return (frame["p"] < SIGNIFICANCE) & ((frame["lower"] > 0) | (frame["upper"] < 0))
 
 
 def _audit(run: RecordedRun, notes: list[str]) -> Mark:
@@ -203,6 +198,6 @@ def _trials(run: RecordedRun) -> Mark:
 def _seeds(run: RecordedRun, evaluation: EvaluationRecord) -> Mark:
     if evaluation.epoch is None:
         return Mark("Seeds", "plain", "an ensemble", "Of several runs; see its manifest.")
-    seed = "" if run.manifest is None else f" ({run.manifest.facts.get('seed', 'unknown')})"
-    text = "The spread between seeds is unknown; train with others."
-    return Mark("Seeds", "unsure", f"1{seed}", text)
+    own = "" if run.manifest is None else f"Seed {run.manifest.facts.get('seed', 'unknown')}. "
+    text = f"{own}The spread between seeds is unknown; train with others."
+    return Mark("Seeds", "unsure", "1", text)

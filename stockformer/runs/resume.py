@@ -102,9 +102,11 @@ def continued(folder: Path, words: Sequence[str]) -> tuple[DictConfig, list[str]
         raise ValueError(f"{run.overrides_file}: does not fit conf/ any more: {error}") from error
     changed = {key for key in {**old, **new} if old.get(key) != new.get(key)}
     for key in sorted(changed - MAY_CHANGE):
-        if not follows_a_path(now, key):
+        raw = unresolved(now, key)
+        if "${paths." not in raw:
+            follows = f" follows {raw}," if "${" in raw else ""
             raise ValueError(
-                f"{key}: was {old.get(key)!r} when this run started, and cannot become "
+                f"{key}:{follows} was {old.get(key)!r} when this run started, and cannot become "
                 f"{new.get(key)!r}: that would change completed epochs. A resumed run may change "
                 f"{', '.join(sorted(MAY_CHANGE - {'resume'}))}; for the rest start a new run"
             )
@@ -149,8 +151,8 @@ def _unfinished(run: RunDir) -> bool:
         return False
 
 
-def follows_a_path(config: DictConfig, key: str) -> bool:
-    """Whether a value only follows one of `paths`."""
+def unresolved(config: DictConfig, key: str) -> str:
+    """A value as it is written in the configuration, "" if it has none."""
     node, _, name = key.rpartition(".")
     raw = OmegaConf.to_container(OmegaConf.select(config, node), resolve=False)
-    return isinstance(raw, dict) and "${paths." in str(raw.get(name))
+    return str(raw.get(name, "")) if isinstance(raw, dict) else ""

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from stockformer.data.windows import Windows
-from stockformer.evaluation.metrics import MONITORS
+from stockformer.evaluation.metrics import METRICS, MONITORS
 from stockformer.interface import Batch
 from stockformer.runs.console import human_time
 from stockformer.runs.folder import AfterEpoch
@@ -337,12 +337,14 @@ class Trainer:
         self.checkpoints.run.write_metrics(self.state.history)
         self.tensorboard.scalars(epoch, row)
         log.info(
-            "epoch %d/%d  train loss %.4f  validation loss %.4f  MAE %.5f  accuracy %.3f  "
+            "epoch %d/%d  train loss %.4f  validation loss %.4f  MAE %s bp  accuracy %.3f  "
             "rank IC %+.3f  %.1f s  %.0f samples/s%s",
             epoch,
             self.max_epoch,
             row["train_loss"],
-            *(row[f"validation_{name}"] for name in ("loss", "mae", "accuracy", "rank_ic")),
+            row["validation_loss"],
+            METRICS["mae"].format(row["validation_mae"]),
+            *(row[f"validation_{name}"] for name in ("accuracy", "rank_ic")),
             row["seconds"],
             row["samples_per_second"],
             self.time_left(epoch),

@@ -41,7 +41,7 @@ def config_of(files: Phase5Files, *lines: str) -> DictConfig:
 
 def audit(files: Phase5Files, *lines: str, fast: bool = True) -> list[Leak]:
     config = config_of(files, "split=ratio", *lines)
-    return run_audit(config, lines, cuts=3, fast=fast).leaks
+    return run_audit(config, experiment.read_dataset(config), lines, cuts=3, fast=fast).leaks
 
 
 CLEAN = [
@@ -244,7 +244,13 @@ def test_alpha158_from_prices_is_clean_and_a_leak_in_it_is_caught(
         return replace(built, prices={**prices, "volume": 1e6 * spread[3]})
 
     panel = with_prices(config_of(phase5_files).dataset.source)
-    monkeypatch.setattr("stockformer.audit.observe.build", lambda node: panel)
+
+    def build_panel(node: Any, **facts: Any) -> Any:
+        built = clean_build(node, **facts)
+        return panel if isinstance(built, Panel) else built
+
+    for module in (experiment, observe):
+        monkeypatch.setattr(module, "build", build_panel)
     lines = ("dataset.factors=[KMID,ROC5,STD20,RSV20,CORR20,VMA5]", "processors=rank")
     assert audit(phase5_files, *lines) == []
     clean = alpha158.compute

@@ -17,7 +17,6 @@ from stockformer.audit.results import Results, positions
 from stockformer.data import dataset
 from stockformer.data.panel import Panel
 from stockformer.data.reading.cache import scratch_arrays
-from stockformer.data.splits import Split
 
 DAYS, STOCKS, FACTORS = 30, 4, 3
 NAMES = ("factor A", "factor B", "factor C")
@@ -31,13 +30,9 @@ def observation(factors: np.ndarray, rows: np.ndarray, asked: list[int]) -> Obse
         asked.extend(rows.tolist())
         return found.values(name, rows)
 
-    nothing = np.arange(0)
     return Observation(
         dates=np.datetime64("2024-01-01") + np.arange(DAYS),
         tickers=np.array(["AAA", "BBB", "CCC", "DDD"]),
-        split=Split(nothing, nothing, nothing),
-        cuts=np.array([20]),
-        span=1,
         dated=found.dated,
         values=values,
     )
@@ -50,7 +45,7 @@ def leaks_of(change: Callable[[np.ndarray], None]) -> tuple[list[Leak], set[int]
     other, asked = factors.copy(), list[int]()
     change(other)
     rows = np.arange(DAYS)
-    request = Request("", variants.REPLACED, cut=20, cuts=1)
+    request = Request("", variants.REPLACED, cut=20, near=(20,))
     one, two = observation(factors, rows, asked), observation(other[:28], rows[:28], asked)
     return list(lookahead._moved(one, two, request)), set(asked)
 

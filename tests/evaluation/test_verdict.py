@@ -62,7 +62,7 @@ def answers(
     own: dict[str, float] = OWN,
     money: Traded | None = EARNS,
     notes: tuple[str, ...] = (),
-    leak: bool = False,
+    leak: str = "",
     few_rankings: bool = False,
 ) -> Verdict:
     frame = table() if frame is None else frame
@@ -119,7 +119,7 @@ def test_a_significantly_worse_level_is_said_with_the_ranking() -> None:
     zero = worse | {"mae_upper": -0.001}
     frame = table(zero_return=zero)
     assert worse_levels(frame, 200) == {"mae": "zero_return"}
-    assert "MAE 0.01790 is significantly worse than 0.01570 of zero return" in (
+    assert "MAE 179.00 basis points is significantly worse than 157.00 of zero return" in (
         answers(frame).ranking.sentence
     )
     assert worse_levels(table(zero_return=worse | {"mae_upper": 0.001}), 200) == {}
@@ -163,9 +163,9 @@ def test_what_spoils_the_test_is_no_and_what_limits_it_is_in_part(
 
 
 def test_a_leak_overrules_everything() -> None:
-    found = answers(leak=True)
+    found = answers(leak="Too good to be true: a rank IC of 0.300.")
     assert found.trust.answer == "no"
-    assert "leak" in found.trust.sentence
+    assert found.trust.sentence == "Too good to be true: a rank IC of 0.300."
     assert found.headline == "Do not use this model: its test result cannot be trusted."
 
 

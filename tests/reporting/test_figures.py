@@ -71,11 +71,11 @@ def test_every_axis_has_a_name_and_a_unit(figure: go.Figure) -> None:
 
 
 def test_a_training_curve_shows_both_parts_and_the_tested_epoch() -> None:
-    figure = figures.training_curve(EPOCHS, "loss", METRICS["mae"], 2)
+    figure = figures.training_curve(EPOCHS, "loss", METRICS["rank_ic"], 2)
     assert [trace.name for trace in figure.data] == ["train", "validation"]
     np.testing.assert_array_equal(figure.data[1].y, [4.0, np.nan])
     assert figure.layout.shapes[0].x0 == 2
-    assert not figures.training_curve(EPOCHS, "loss", METRICS["mae"], None).layout.shapes
+    assert not figures.training_curve(EPOCHS, "loss", METRICS["rank_ic"], None).layout.shapes
 
 
 def test_daily_returns_are_in_basis_points() -> None:
