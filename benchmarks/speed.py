@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,17 +150,19 @@ def random_batch(size: Size) -> Batch:
     cells = (size.batch, size.lookback, size.stocks)
     ahead = (size.batch, size.horizon, size.stocks)
     returns, target = 0.02 * torch.randn(cells), 0.02 * torch.randn(ahead)
-    return Batch(
-        returns=returns,
-        trend=(returns > 0).float(),
-        factors=torch.randn(*cells, size.factors),
-        calendar=torch.randint(0, 7, (size.batch, size.lookback + size.horizon, 2)),
-        target=target,
-        up=(target > 0).long(),
-        valid=torch.ones(ahead, dtype=torch.bool),
-        signal=torch.arange(size.batch),
-        known=torch.ones(cells, dtype=torch.bool),
-    )
+    values = {
+        "returns": returns,
+        "trend": (returns > 0).float(),
+        "factors": torch.randn(*cells, size.factors),
+        "calendar": torch.randint(0, 7, (size.batch, size.lookback + size.horizon, 2)),
+        "target": target,
+        "up": (target > 0).long(),
+        "valid": torch.ones(ahead, dtype=torch.bool),
+        "signal": torch.arange(size.batch),
+        "known": torch.ones(cells, dtype=torch.bool),
+    }
+    # An earlier commit's batch (benchmarks/compare.py) may have fewer fields.
+    return Batch(**{field.name: values[field.name] for field in fields(Batch)})
 
 
 def step_of(size: Size, bfloat16: bool, checkpointing: bool, compiled: bool) -> Callable[[], None]:

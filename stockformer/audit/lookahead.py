@@ -121,8 +121,8 @@ def run_audit(
         pool = ThreadPoolExecutor(AT_ONCE if START_METHOD else 1)
         stack.callback(pool.shutdown, cancel_futures=True)  # of what is left after an error
         observing = pool.submit(stack.enter_context, observe(of_whole, START_METHOD))
-        comparing = pool.map(partial(_leaks, observing), wanted)
         reading = pool.submit(source_observation, text, middle, START_METHOD)
+        comparing = pool.map(partial(_leaks, observing), wanted)
         with working("preparing the look-ahead audit"):
             whole = observing.result()
         if whole.constant:  # it would pass any audit

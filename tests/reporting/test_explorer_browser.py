@@ -25,7 +25,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
 
 @pytest.fixture
 def visit(browser: Browser, run: RecordedRun, tmp_path: Path) -> Visit:  # noqa: F811
-    return Visit(browser, report.write_report(run, tmp_path / "report.html"))
+    found = Visit(browser, report.write_report(run, tmp_path / "report.html"))
+    found.page.locator(".explorer").scroll_into_view_if_needed()
+    found.page.locator(".explorer option").first.wait_for(state="attached")
+    return found
 
 
 def rows(visit: Visit) -> list[list[str]]:
