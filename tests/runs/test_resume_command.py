@@ -70,6 +70,11 @@ def test_what_would_change_its_past_is_refused_by_name(stopped: Path, word: str)
         continued(stopped, [f"resume={stopped}", word])
 
 
+def test_a_refused_setting_that_follows_another_names_it(stopped: Path) -> None:
+    with pytest.raises(ValueError, match=r"scheduler.T_max: follows \$\{trainer.max_epoch\}, was"):
+        continued(stopped, [f"resume={stopped}", "scheduler=cosine"])
+
+
 def test_a_smaller_micro_batch_may_be_asked_for(stopped: Path) -> None:
     status, output = command(f"resume={stopped}", "trainer.micro_batch_size=5")
     assert status == 0, output
