@@ -28,7 +28,7 @@ def causal_attention(packed: Tensor) -> Tensor:
     packed (3, G, E, S, d): queries, keys, values -> (G, E, S, d), in the order of their strides.
     The library's flash kernels are the fastest on a GPU, the blocks below on the CPU.
     """
-    if packed.is_cuda:
+    if packed.device.type != "cpu":
         return causal_attention_by_library(packed)
     return CausalAttention.apply(packed)
 

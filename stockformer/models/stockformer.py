@@ -58,7 +58,7 @@ def attend_across_stocks(packed: Tensor, heads: int, output: nn.Linear) -> Tenso
     days, batch, stocks, width = packed.shape
     parts = packed.view(days * batch, stocks, 3, heads, -1).permute(2, 0, 3, 1, 4)
     # On the CPU the number of rows differs from step to step: a compiler would compile each.
-    across = output_across if packed.is_cuda else uncompiled_output_across
+    across = uncompiled_output_across if packed.device.type == "cpu" else output_across
     return across(parts, output).view(days, batch, stocks, width // 3)
 
 

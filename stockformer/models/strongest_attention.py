@@ -37,7 +37,7 @@ def strongest_attention(packed: Tensor) -> tuple[Tensor, Tensor]:
     are computed: the library's flash kernels are the fastest there, and the host need not wait for
     the number of rows. Likewise where tensors have no content, to count what a step keeps at most.
     """
-    if packed.is_cuda or without_content():
+    if packed.device.type != "cpu" or without_content():
         return strongest_attention_by_library(packed)
     rows, index = StrongestAttention.apply(packed)
     return rows, index
@@ -52,7 +52,8 @@ def without_content() -> bool:
 def spread(rows: Tensor, index: Tensor) -> Tensor:
     """rows[index]: (R, D), (...) -> (..., D)."""
     flat = index.flatten()
-    out = rows.index_select(0, flat) if rows.is_cuda else Spread.apply(rows, flat)
+    on_cpu = rows.device.type == "cpu"
+    out = Spread.apply(rows, flat) if on_cpu else rows.index_select(0, flat)
     return out.view(*index.shape, -1)
 
 
