@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
 BEGIN, END = "<!-- benchmarks/speed.py writes from here -->", "<!-- to here -->"
 CALENDAR = (7, 31)
+COMPILE_MODES = {"cuda": "reduce-overhead"}  # with CUDA graphs
 
 
 class Size(NamedTuple):
@@ -165,16 +166,18 @@ def random_batch(size: Size) -> Batch:
     return Batch(**{field.name: values[field.name] for field in fields(Batch)})
 
 
-def step_of(size: Size, bfloat16: bool, checkpointing: bool, compiled: bool) -> Callable[[], None]:
+def step_of(
+    size: Size, bfloat16: bool, checkpointing: bool, compiled: bool, device: str = "cpu"
+) -> Callable[[], None]:
     """A whole training step on one random batch."""
-    module = stockformer(size, checkpointing)
-    model = torch.compile(module) if compiled else module
-    loss, batch = masked_loss(size), random_batch(size)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    module = stockformer(size, checkpointing).to(device)
+    model = torch.compile(module, mode=COMPILE_MODES.get(device)) if compiled else module
+    loss, batch = masked_loss(size).to(device), random_batch(size).to(torch.device(device))
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=device != "cpu")
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             total = loss(model(batch), batch).total
         total.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)

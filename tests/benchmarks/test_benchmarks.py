@@ -22,6 +22,7 @@ SCRIPTS = {
     "demo": ([], "float32: mean share"),
     "evaluation": ([], "quick"),
     "factors": ([], "80 x 5 x 158"),
+    "gpu": (["--device", "cpu"], "a resumed run has the same numbers: yes"),
     "market": ([], "report"),
     "nifty_wf": ([DATA], "ridge"),
     "noise": ([DATA, "2"], "mean, any"),
