@@ -32,6 +32,7 @@ CONTAMINATED = re.compile(
     r"contaminat|selected .*(on|over|by) .*test (period|dates)", re.IGNORECASE
 )
 SURVIVORSHIP = re.compile(r"survivor|stocks that left", re.IGNORECASE)
+SIMULATED = "The market is simulated"
 WAIVED = re.compile(r"trusted not to look ahead", re.IGNORECASE)
 
 
@@ -76,7 +77,8 @@ class Verdict:
             "after costs is not shown.",
         }[self.money.answer]
         doubt = " The evidence is limited." if self.trust.answer == UNKNOWN else ""
-        return f"{earned}{doubt}"
+        market = f" {SIMULATED}." if SIMULATED in self.trust.sentence else ""
+        return f"{earned}{doubt}{market}"
 
     def audited(self, outcome: str) -> Verdict:
         """The answers in view of the look-ahead audit: "passed ...", "FAILED ..." or not run."""
@@ -249,7 +251,7 @@ def _money(traded: BacktestResult | None) -> Answer:
 
 def _trust(n: float, notes: Sequence[str], leak: str, few_rankings: bool) -> Answer:
     simulated = any("simulated market" in note for note in notes)
-    about = " The market is simulated: this says nothing about real stocks." if simulated else ""
+    about = f" {SIMULATED}: this says nothing about real stocks." if simulated else ""
     if leak:
         return Answer(NO, f"{leak}{about}")
     if found := contaminated(notes):

@@ -19,6 +19,7 @@ QUANTILES = ("#c05a32", "#dd9a5c", "#8c8c8c", "#5fa3b8", "#2b6cb0")
 SIGNS = {1: (TRAIN, "circle"), 0: (REFERENCE, "circle-open"), -1: (VALIDATION, "x")}
 """Colour and marker of a significant lead, of none, and of a significant deficit."""
 PARTS = {"train": TRAIN, "validation": VALIDATION}
+DASHES = {"train": "solid", "validation": "dash"}
 HEIGHT = 270
 DAY = 24 * 3600 * 1000  # Plotly counts dates in milliseconds
 FEW = 40
@@ -45,7 +46,7 @@ def training_curve(
                 name=part,
                 mode="lines+markers" if len(metrics) <= FEW else "lines",
                 marker={"size": 5},
-                line={"color": PARTS[part], "width": 2},
+                line={"color": PARTS[part], "width": 2, "dash": DASHES[part]},
                 hovertemplate=f"{hover}<extra>{part}</extra>",
             )
     if tested_epoch is not None:

@@ -93,7 +93,7 @@ class RecordedRun:
     @property
     def name(self) -> str:
         """The folder's name with its two parents' names."""
-        return "/".join(self.path.resolve().parts[-3:])
+        return str(Path(*self.path.resolve().parts[-3:]))
 
     @property
     def headline(self) -> str:

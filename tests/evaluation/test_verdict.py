@@ -162,6 +162,13 @@ def test_what_spoils_the_test_is_no_and_what_limits_it_is_in_part(
     assert word("trust", found.trust) == {"unknown": "only in part"}.get(answer, answer)
 
 
+def test_a_simulated_market_is_named_in_the_headline() -> None:
+    assert "simulated" not in answers().headline
+    found = answers(notes=("a simulated market: the figures show whether the model can learn",))
+    assert found.headline.startswith("Usable, as far as tested")
+    assert found.headline.endswith(" The market is simulated.")
+
+
 def test_a_leak_overrules_everything() -> None:
     found = answers(leak="Too good to be true: a rank IC of 0.300.")
     assert found.trust.answer == "no"
