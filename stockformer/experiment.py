@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from stockformer.config.build import build, input_paths, takes
 from stockformer.config.recorded import recorded
 from stockformer.config.rules import flat
+from stockformer.config.trust import trusted_code
 from stockformer.data.calendar import CALENDARS, with_following_days
 from stockformer.data.dataset import (
     Dataset,
@@ -116,8 +117,9 @@ def read_panel(config: DictConfig) -> Panel:
         factor_names=names,
         fill_factors=fill if names else None,
     )
-    graph = config.graph.get("path") or ""
-    if unread := unread_files(paths, panel, [Path(graph)] if graph else []):
+    graph, code = config.graph.get("path") or "", trusted_code()
+    folders = [path for path in paths if path not in code]
+    if unread := unread_files(folders, panel, [Path(graph)] if graph else []):
         more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
         log.warning(
             "files in the data folder that are not read: %s%s", ", ".join(unread[:NAMED]), more

@@ -15,6 +15,7 @@ DATA = "DATA"  # stands for the folder of reference data
 SLOW = {"cluster", "market", "prediction", "scaling"}
 NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
+    "ablation": ([DATA], "without the second task"),
     "blocks": ([], "| the whole step"),
     "cluster": ([], "Slurm, 2 nodes: 4 jobs"),
     "compare": ([], "| step, B=1 N=20"),

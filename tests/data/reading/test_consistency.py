@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from small_data import Phase5Files, PriceFiles, source_settings
 
+from stockformer.config import trust
 from stockformer.config.overrides import check_command_line
 from stockformer.data.panel import Panel
 from stockformer.data.reading.cache import unread_files
@@ -582,6 +583,21 @@ def test_what_is_not_read_is_named_and_does_not_remake_the_cache(
     status, output = command("validate", data, *SMALL)
     assert "preparing the data set" not in output
     assert "files in the data folder that are not read: README.md, older/" in output
+
+
+def test_trusted_code_is_not_taken_for_data(
+    files: PriceFiles, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "_trusted", set())
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    package = tmp_path / "code" / "mypackage_of_this_test"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "models.py"):
+        (package / name).write_text("")
+    words = (f"paths.data_dir={files.data_dir}", *SMALL, f"trust=[{package.name}]")
+    status, output = command("validate", *words)
+    assert status == 0, output
+    assert "that are not read" not in output
 
 
 def test_next_to_prepared_arrays_too(phase5_files: Phase5Files) -> None:
