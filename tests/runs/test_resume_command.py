@@ -71,8 +71,9 @@ def test_what_would_change_its_past_is_refused_by_name(stopped: Path, word: str)
 
 
 def test_a_refused_setting_that_follows_another_names_it(stopped: Path) -> None:
-    with pytest.raises(ValueError, match=r"scheduler.T_max: follows \$\{trainer.max_epoch\}, was"):
-        continued(stopped, [f"resume={stopped}", "scheduler=cosine"])
+    word = "scheduler.patience=${trainer.max_epoch}"
+    with pytest.raises(ValueError, match=r"patience: follows \$\{trainer.max_epoch\}, was 0 when"):
+        continued(stopped, [f"resume={stopped}", word])
 
 
 def test_a_smaller_micro_batch_may_be_asked_for(stopped: Path) -> None:
