@@ -3,9 +3,10 @@
 Trains `model=stockformer_small` on `experiment=nifty_wf` with all its parts, and again without one
 of them: the wavelet split (both encoders get the returns as they are), the dual encoder (attention
 over days alone, on the returns as they are, and no fusion), the graph, the calendar, the second
-task. For each, every fold and seed; the forecasts of the seeds are averaged. Prints the mean daily
-rank IC on the test days of all folds, by fold, and the lead of all parts over each variant, paired
-by date; nothing is written. DATA_DIR: paths.data_dir. --quick: one fold, one epoch, two factors.
+task. By default on the first three of the six folds with one seed (--folds, --seeds; the forecasts
+of several seeds are averaged). Prints the mean daily rank IC on the test days of these folds, by
+fold, and the lead of all parts over each variant, paired by date; nothing is written. DATA_DIR:
+paths.data_dir. --quick: one fold, one epoch, two factors, five days.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
         found = dict(zip(jobs, pool.map(tested, full)))
+    print(f"model=stockformer_small, folds 0 to {folds - 1} of NIFTY-WF, seeds 0 to {seeds - 1}")
     print(f"{'':26}{'rank IC':>9}{'t':>7}{'lead of all parts':>17}{'t':>7}{'p':>7}  by fold")
     whole: pd.Series | None = None
     for variant in VARIANTS:

@@ -68,6 +68,8 @@ def measured(size: Size, device: str, mode: str, repeats: int) -> str:
     precision, bfloat16, compiled = MODES[mode]
     torch.set_float32_matmul_precision(precision)
     if device == "cuda":
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     step = step_of(size, bfloat16, False, compiled, device)
     for _ in range(5):
@@ -78,8 +80,8 @@ def measured(size: Size, device: str, mode: str, repeats: int) -> str:
         step()
     wait(device)
     milliseconds = 1e3 * (time.perf_counter() - started) / repeats
-    peak = peak_memory_mib(torch.device(device))
-    return f"| {mode} | {milliseconds:.2f} ms | {peak:.0f} MiB |"
+    peak = f"{peak_memory_mib(torch.device(device)):.0f} MiB" if device == "cuda" else "-"
+    return f"| {mode} | {milliseconds:.2f} ms | {peak} |"
 
 
 def wait(device: str) -> None:
@@ -106,10 +108,9 @@ def resumed_alike(device: str, small: Sequence[str]) -> bool:
     common = (*DEMO, f"trainer.device={device}", *small)
     with tempfile.TemporaryDirectory() as temporary:
         whole, halves = (Path(temporary) / name for name in ("whole", "halves"))
-        train(whole, *common, "trainer.max_epoch=2", f"hydra.run.dir={whole}")
+        first = train(whole, *common, "trainer.max_epoch=2", f"hydra.run.dir={whole}")
         train(halves, *common, "trainer.max_epoch=1", f"hydra.run.dir={halves}")
         second = train(halves, f"resume={halves}", "trainer.max_epoch=2")
-        first = pd.read_csv(whole / "metrics.csv")
     columns = ["train_loss", "validation_loss", "validation_mae"]
     return bool(first[columns].equals(second[columns]))
 

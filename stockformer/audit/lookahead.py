@@ -96,10 +96,11 @@ def run_audit(
 ) -> Audit:
     """Every leak found, one for each result and variant, at the first cut that shows it.
 
-    data: what the configuration prepares; only its split and dates are used. overrides: of the
-    command line, as a run records them. fast: each variant of the future once and no small
-    training, for `validate.py`. A single cut is before the test, so the baselines are not compared.
-    Raises ValueError if the run cannot be prepared, or a factor is constant or empty.
+    data: what the configuration prepares; the days to cut after are those of its split, which the
+    variants are given too. overrides: of the command line, as a run records them. fast: each
+    variant of the future once and no small training, for `validate.py`. A single cut is before the
+    test, so the baselines are not compared. Raises ValueError if the run cannot be prepared, or a
+    factor is constant or empty.
     """
     text = recorded(config)
     cache = Path(config.paths.cache_dir)
@@ -111,32 +112,33 @@ def run_audit(
             scratch = stack.enter_context(folder)
         rows = cut_rows(data, cuts)
         middle = int(rows[len(rows) // 2])
-        near = tuple(map(int, rows))
-        first = Request(text, variants.WHOLE, 0, near, tuple(overrides), scratch=scratch)
+        first = Request(
+            text, variants.WHOLE, 0, tuple(map(int, rows)), tuple(overrides), scratch=scratch
+        )
         of_whole = replace(first, train=not fast, baselines=cuts > 1)
-        validated = int(data.split.validation[-1]) + data.targets.span
-        wanted = _requests(replace(first, split=data.split), middle, validated, fast)
+        last_validated = int(data.split.validation[-1]) + data.targets.span
+        wanted = _requests(replace(first, split=data.split), middle, last_validated, fast)
         found: dict[tuple[str, str], Leak] = {}
         # Not in parallel within this process: they share torch's random generator.
         pool = ThreadPoolExecutor(AT_ONCE if START_METHOD else 1)
         stack.callback(pool.shutdown, cancel_futures=True)  # of what is left after an error
-        observing = pool.submit(stack.enter_context, observe(of_whole, START_METHOD))
-        reading = pool.submit(source_observation, text, middle, START_METHOD)
-        comparing = pool.map(partial(_leaks, observing), wanted)
+        future_whole = pool.submit(stack.enter_context, observe(of_whole, START_METHOD))
+        future_source = pool.submit(source_observation, text, middle, START_METHOD)
+        compared = pool.map(partial(_leaks, future_whole), wanted)
         with working("preparing the look-ahead audit"):
-            whole = observing.result()
+            whole = future_whole.result()
         if whole.constant:  # it would pass any audit
             raise ValueError(
                 f"look-ahead audit: {', '.join(whole.constant)} constant or empty, so they cannot "
                 "be checked; remove them"
             )
-        for leaks in progress(comparing, "look-ahead audit", total=len(wanted)):
+        for leaks in progress(compared, "look-ahead audit", total=len(wanted)):
             for leak in leaks:
                 found.setdefault((leak.what, leak.how), leak)
-        sentences = [*whole.faults, *reading.result()]
+        for sentence in (*whole.faults, *whole.undeclared, *future_source.result()):
+            found.setdefault((sentence, ""), Leak(sentence))
     screened, not_checkable = _screened(config, whole)
-    leaks = [*found.values(), *map(Leak, dict.fromkeys(sentences)), *screened]
-    return Audit(leaks, not_checkable, rows, whole)
+    return Audit([*found.values(), *screened], not_checkable, rows, whole)
 
 
 def cut_rows(data: Dataset, count: int) -> np.ndarray:
@@ -146,10 +148,11 @@ def cut_rows(data: Dataset, count: int) -> np.ndarray:
     return np.unique(np.linspace(first, last, count).round().astype(int))
 
 
-def _requests(first: Request, middle: int, validated: int, fast: bool) -> list[Request]:
+def _requests(first: Request, middle: int, last_validated: int, fast: bool) -> list[Request]:
     """The variants of the future that are compared with the complete data.
 
-    middle: the row that rarer variants are cut after; validated: the last that the validation uses.
+    first: its rows are those to cut after. middle: the row that rarer variants are cut after;
+    last_validated: the last one that the validation uses.
     """
     ways = (variants.REPLACED,) if fast else (variants.REPLACED, variants.DROPPED)
     wanted = [
@@ -157,23 +160,25 @@ def _requests(first: Request, middle: int, validated: int, fast: bool) -> list[R
             first,
             variant=way,
             cut=cut,
-            near=(cut,),
-            baselines=way == variants.REPLACED and len(first.near) > 1,
+            rows=(cut,),
+            baselines=way == variants.REPLACED and len(first.rows) > 1,
         )
-        for cut in first.near
+        for cut in first.rows
         for way in ways
     ]
     for way in (variants.REVALUED, *((variants.DROPPED,) if fast else ())):
-        wanted.append(replace(first, variant=way, cut=middle, near=(middle,)))
+        wanted.append(replace(first, variant=way, cut=middle, rows=(middle,)))
     if not fast:  # the small training does not use test data
-        trained = replace(first, variant=variants.REPLACED, cut=validated, near=(validated,))
-        wanted.append(replace(trained, train=True))
+        last = last_validated
+        trained = replace(first, variant=variants.REPLACED, cut=last, rows=(last,), train=True)
+        wanted.append(trained)
     return wanted
 
 
-def _leaks(observing: Future[Observation], request: Request) -> list[Leak]:
+def _leaks(whole: Future[Observation], request: Request) -> list[Leak]:
     with observe(request, START_METHOD) as other:
-        return list(_moved(observing.result(), other, request))
+        undeclared = map(Leak, other.undeclared)  # it may have been the one that read the data
+        return [*undeclared, *_moved(whole.result(), other, request)]
 
 
 def _moved(whole: Observation, other: Observation, request: Request) -> Iterator[Leak]:

@@ -54,7 +54,7 @@ PACKAGES = ("site-packages", "dist-packages")  # names of the folders that pip i
 
 @dataclass(frozen=True)
 class Request:
-    """What to observe. variant: of `variants`, after row `cut`; near: rows whose predictions are
+    """What to observe. variant: of `variants`, after row `cut`; rows: those whose predictions are
     noted; split: of the complete data, None to make it; train: also run a small training;
     baselines: also the baselines; scratch: a folder for arrays of the size of the factors, which
     are then not in memory but mapped."""
@@ -62,7 +62,7 @@ class Request:
     config: str
     variant: str
     cut: int
-    near: tuple[int, ...]
+    rows: tuple[int, ...]
     overrides: tuple[str, ...] = ()
     split: Split | None = None
     train: bool = False
@@ -74,8 +74,9 @@ class Request:
 class Observation:
     """dated: results by date, of which `values(name, rows)` gives the values. static: arrays that
     no later day may change. trained: results of a small training. faults: sentences on errors that
-    need no comparison. constant: factors that never move; screened: those prepared outside; both
-    of the complete data only."""
+    need no comparison; undeclared: on files that reading the data opened, which with a folder to
+    keep the panel in only one process does. constant: factors that never move; screened: those
+    prepared outside; both of the complete data only."""
 
     dates: np.ndarray
     tickers: np.ndarray
@@ -83,6 +84,7 @@ class Observation:
     static: dict[str, np.ndarray] = field(default_factory=dict)
     trained: dict[str, np.ndarray] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    undeclared: list[str] = field(default_factory=list)
     factor_names: tuple[str, ...] = ()
     prepared: bool = False
     constant: list[str] = field(default_factory=list)
@@ -140,10 +142,10 @@ def _observed(request: Request) -> tuple[Observation, Values]:
         )
         _note_inputs(seen, results, data, experiment)
         if request.variant != variants.DROPPED:  # shorter batches would round differently
-            _note_predictions(results, experiment, request.near)
-    seen.faults += _undeclared(opened, config, data, experiment, request.scratch)
+            _note_predictions(results, experiment, request.rows)
+    seen.undeclared = _undeclared(opened, config, data, experiment, request.scratch)
     if whole:
-        _note_of_whole(seen, data, experiment, first=min(request.near))
+        _note_of_whole(seen, data, experiment, first=min(request.rows))
     if whole or request.baselines:
         try:
             _note_baselines(results, experiment, compared=request.baselines)
@@ -224,7 +226,7 @@ def _note_inputs(
 
 
 @torch.inference_mode()
-def _note_predictions(results: Results, experiment: Experiment, near: Sequence[int]) -> None:
+def _note_predictions(results: Results, experiment: Experiment, cuts: Sequence[int]) -> None:
     """Predictions of the untrained model, for the evaluator's own batch around each of the rows."""
     experiment.model.eval()
     for part in ("validation", "test"):
@@ -234,7 +236,7 @@ def _note_predictions(results: Results, experiment: Experiment, near: Sequence[i
         assert isinstance(windows, Windows)
         for positions in loader.sampler:  # the others are not even read
             inside = windows.signals[positions].cpu().numpy()
-            if np.isin(inside, near).any():
+            if np.isin(inside, cuts).any():
                 rows.append(inside)
                 forecast = experiment.model(windows[positions].to(experiment.device))
                 forecasts.append(forecast.returns[:, 0].cpu().numpy())

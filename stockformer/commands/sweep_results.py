@@ -92,7 +92,7 @@ def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:
     kind = "job" if len(best.runs) == 1 else f"the mean of {best.repeats}, jobs"
     shown = [f"{kind} {best.name}"]
     shown += [f"{key}={each}" for key, each in jobs[0].settings.items() if key not in REPEATED]
-    log.info("best by validation %s, %s: %s", quantity.title, value, ", ".join(shown))
+    log.info("best by validation %s, %s: %s", quantity.heading, value, ", ".join(shown))
     if len(jobs) == 1:
         folder = jobs[0].folder
         epochs = read_config(jobs[0].run.read_config()[0]).trainer.max_epoch

@@ -176,7 +176,7 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
         best = max(values, key=values.__getitem__)
         return (
             f"{skill} and than every baseline tested ({len(leads)}): "
-            f"{_lead(comparison, 'rank_ic', best)}.{without}"
+            f"{_lead(comparison, best)}.{without}"
         )
     best = max(unbeaten or values, key=values.__getitem__)
     relation = {
@@ -186,7 +186,7 @@ def verdict(comparison: Comparison, lightgbm_missing: str | None = None) -> str:
         else "but not significantly better than",
         -1: "and is significantly worse than" if own.sign < 1 else "but significantly worse than",
     }[leads[best].sign]
-    sentence = f"{skill} {relation} {_lead(comparison, 'rank_ic', best)}"
+    sentence = f"{skill} {relation} {_lead(comparison, best)}"
     if own.sign == 0:
         sentence += f"; {_detectable(comparison)}"
     return f"{sentence}.{without}"
@@ -275,13 +275,14 @@ def _article(name: str) -> str:
     return "the " if name in ("training_mean", "majority_class", HINDSIGHT) else ""
 
 
-def _lead(comparison: Comparison, metric: str, name: str) -> str:
-    """A baseline with its value, and the model's lead over it."""
-    lead, quantity = comparison.leads[metric][name], COMPARED[metric]
+def _lead(comparison: Comparison, name: str) -> str:
+    """A baseline with its rank IC, and the model's lead over it."""
+    lead, quantity = comparison.leads["rank_ic"][name], COMPARED["rank_ic"]
     form = quantity.spec
     mean, lower, upper = (_signed(x, form) for x in (lead.mean, lead.lower, lead.upper))
+    value = quantity.format(comparison.values["rank_ic"][name])
     return (
-        f"{label(name)} with {quantity.format(comparison.values[metric][name])} (lead {mean}, 95 % "
+        f"{label(name)} with {value} (lead {mean}, 95 % "
         f"interval {lower} to {upper}, {p_value(lead.p)})"
     )
 

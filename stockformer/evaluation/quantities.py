@@ -33,6 +33,11 @@ class Quantity:
         return 1 if self.higher_is_better else -1
 
     @property
+    def heading(self) -> str:
+        """The title, with the unit where the numbers alone would be taken for fractions."""
+        return f"{self.title} (basis points)" if self.basis_points else self.title
+
+    @property
     def axis(self) -> str:
         return f"{self.title} ({self.unit})"
 

@@ -16,7 +16,7 @@ import pandas as pd
 from stockformer.evaluation.backtest import BASIS_POINT, TRADING_DAYS, Backtest, Settings
 from stockformer.evaluation.comparison import label
 from stockformer.evaluation.metrics import COMPARED, METRICS, OVER_DATES
-from stockformer.evaluation.quantities import format_p
+from stockformer.evaluation.quantities import MISSING, format_p
 from stockformer.evaluation.signal_detail import SIGNAL_DETAIL, SignalDetail
 from stockformer.evaluation.statistics import Estimate
 from stockformer.evaluation.verdict import QUESTIONS, Verdict, conclude
@@ -92,6 +92,11 @@ class ProjectTarget:
     value: float
     met: bool
     met_by: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The value, as the target is written."""
+        return MISSING if math.isnan(self.value) else f"{self.value:.4g}"
 
     @property
     def outcome(self) -> str:
@@ -298,7 +303,7 @@ class EvaluationRecord:
 
     def conclusions(self) -> list[str]:
         """The conclusions other than the verdict."""
-        targets = [f"project target, {t.name}: {t.outcome} ({t.value:.4f})" for t in self.targets]
+        targets = [f"project target, {t.name}: {t.outcome} ({t.shown})" for t in self.targets]
         backtest = [] if self.backtest is None else self.backtest.lines()
         return [*self.sentences, *targets, *backtest, *(f"note: {note}" for note in self.notes)]
 
@@ -352,10 +357,10 @@ def _answers(
     first = data["verdict"].split(". ")[0].removesuffix(".")
     return conclude(
         table,
-        statistics.to_dict("index")["rank_ic"],
+        statistics.to_dict("index"),
         backtest,
         data["notes"],
-        leak=f"{first}." if first.startswith(LEAK_WORDS) else "",
+        leak_warning=f"{first}." if first.startswith(LEAK_WORDS) else None,
         few_rankings="Too few separate rankings" in data["verdict"],
     )
 

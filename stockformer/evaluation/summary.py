@@ -78,10 +78,10 @@ def summarise(
         verdict=" ".join([*warnings, comparison.verdict(compared, lightgbm_missing())]),
         answers=verdict.conclude(
             table,
-            tests.to_dict("index")["rank_ic"],
+            tests.to_dict("index"),
             traded,
             caveats,
-            leak=warnings[0] if warnings else "",
+            leak_warning=warnings[0] if warnings else None,
             few_rankings=compared.n_rankings < comparison.MIN_RANKINGS,
         ),
         sentences=tuple(sentence for sentence in sentences if sentence),
@@ -130,7 +130,7 @@ def _trivial(metric: str, target: float, table: pd.DataFrame) -> str:
     if met.empty:
         return ""
     best = str((METRICS[metric].direction * met).idxmax())
-    return f"{comparison.label(best)} ({met[best]:.4f})"
+    return f"{comparison.label(best)} ({met[best]:.4g})"
 
 
 def _caveats(scores: Mapping[str, float]) -> list[str]:

@@ -127,23 +127,23 @@ def word(question: str, answer: Answer) -> str:
 
 def conclude(
     table: pd.DataFrame,
-    own: Row,
+    tests: Mapping[Hashable, Row],
     traded: BacktestResult | None,
     notes: Sequence[str],
     *,
-    leak: str,
+    leak_warning: str | None,
     few_rankings: bool,
 ) -> Verdict:
     """The answers of an evaluation.
 
-    table: `Comparison.table`. own: the test of the model's rank IC, a row of `statistics.summary`.
-    notes: the caveats. leak: the warning of a figure that is too good to be true, empty if there is
-    none. few_rankings: whether the dates repeat nearly the same ranking.
+    table: `Comparison.table`. tests: of the model's metrics, the rows of `statistics.summary`.
+    notes: the caveats. leak_warning: on a figure that is too good to be true. few_rankings: whether
+    the dates repeat nearly the same ranking.
     """
     return Verdict(
-        ranking=_ranking(table, own, few_rankings),
+        ranking=_ranking(table, tests, few_rankings),
         money=_money(traded),
-        trust=_trust(float(own["n"]), notes, leak, few_rankings),
+        trust=_trust(float(tests["rank_ic"]["n"]), notes, leak_warning, few_rankings),
     )
 
 
@@ -157,19 +157,22 @@ def survivorship(notes: Sequence[str]) -> list[str]:
     return [note for note in notes if SURVIVORSHIP.search(note)]
 
 
-def worse_levels(table: pd.DataFrame, n_dates: float) -> dict[str, str]:
-    """By metric, the best constant known before the test that is significantly better."""
+def worse_levels(table: pd.DataFrame, tests: Mapping[Hashable, Row]) -> dict[str, str]:
+    """By metric, the best constant known before the test that is significantly better.
+
+    table, tests: as in `conclude`.
+    """
     found, rows = {}, table.to_dict("index")
     for name, metric in COMPARED.items():
         known = [row for row in metric.compared_with or () if row in table.index]
-        better = [row for row in known if lead_sign(rows[row], name, n_dates) < 0]
+        better = [row for row in known if lead_sign(rows[row], name, tests[name]["n"]) < 0]
         if better:
             found[name] = max(better, key=lambda row: metric.direction * table[name][row])
     return found
 
 
-def _ranking(table: pd.DataFrame, own: Row, few_rankings: bool) -> Answer:
-    quantity = COMPARED["rank_ic"]
+def _ranking(table: pd.DataFrame, tests: Mapping[Hashable, Row], few_rankings: bool) -> Answer:
+    quantity, own = COMPARED["rank_ic"], tests["rank_ic"]
     value, n = quantity.format(own["mean"]), int(own["n"])
     missing = "" if STRONGEST in table.index else f" {NOT_RUN}"
     sign = significant_sign(own["mean"], own["p"], own["lower"], own["upper"], n)
@@ -189,7 +192,7 @@ def _ranking(table: pd.DataFrame, own: Row, few_rankings: bool) -> Answer:
         if answer == YES and missing:
             answer, relation = UNKNOWN, "better than those run"
         sentence = f"Rank IC {value}, {relation}; {lead}."
-    return Answer(answer, f"{sentence}{missing}{_levels(table, n)}")
+    return Answer(answer, f"{sentence}{missing}{_levels(table, tests)}")
 
 
 def _against(rankers: pd.DataFrame, sign: int, n: int) -> tuple[str, str, str]:
@@ -220,11 +223,11 @@ def _against(rankers: pd.DataFrame, sign: int, n: int) -> tuple[str, str, str]:
     return YES, f"significantly better than all {len(signs)} baselines", lead
 
 
-def _levels(table: pd.DataFrame, n: int) -> str:
+def _levels(table: pd.DataFrame, tests: Mapping[Hashable, Row]) -> str:
     worse = [
         f"{COMPARED[metric].title} {COMPARED[metric].in_words(values['model'])} is significantly "
         f"worse than {COMPARED[metric].format(values[name])} of {label(name)}"
-        for metric, name in worse_levels(table, n).items()
+        for metric, name in worse_levels(table, tests).items()
         for values in [table[metric]]
     ]
     return f" {'; '.join(worse)}." if worse else ""
@@ -249,11 +252,11 @@ def _money(traded: BacktestResult | None) -> Answer:
     return Answer(NO, sentence)
 
 
-def _trust(n: float, notes: Sequence[str], leak: str, few_rankings: bool) -> Answer:
+def _trust(n: float, notes: Sequence[str], leak_warning: str | None, few_rankings: bool) -> Answer:
     simulated = any("simulated market" in note for note in notes)
     about = f" {SIMULATED}: this says nothing about real stocks." if simulated else ""
-    if leak:
-        return Answer(NO, f"{leak}{about}")
+    if leak_warning is not None:
+        return Answer(NO, f"{leak_warning}{about}")
     if found := contaminated(notes):
         return Answer(NO, f"Contaminated: {found[0]}.{about}")
     doubts = []

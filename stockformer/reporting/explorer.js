@@ -104,6 +104,7 @@ function explore(box) {
   fit(plot);
   select.value = dates.length - 1;
   showDate(dates.length - 1);
+  said.setAttribute("aria-live", "polite"); // from here on the reader has chosen
 }
 // Its ranks of all outcomes take a while: they are found when the explorer comes near the screen.
 whenNear(document.querySelectorAll(".explorer"), explore);

@@ -21,7 +21,7 @@ from stockformer.reporting import overlay, pick, trial_figures
 from stockformer.reporting.page import Page, Plot, Section, address, require_html
 from stockformer.reporting.tables import Table
 from stockformer.runs.folder import RunDir
-from stockformer.runs.recorded_run import RecordedRun
+from stockformer.runs.recorded_run import RecordedRun, short_name
 from stockformer.sweeps.selection import (
     MIN_TRIALS,
     UNRELIABLE_TRIALS,
@@ -80,7 +80,7 @@ def page(trials: Trials, page_folder: Path) -> Page:
     if trials.unfinished or trials.refused:
         sections.append(not_completed(trials, page_folder))
     state = "finished" if trials.completed else "failed"
-    name = "/".join(trials.folder.resolve().parts[-3:]).replace("//", "/")
+    name = short_name(trials.folder)
     card = pick.card(trials) if trials.completed else []
     return Page("runs in", name, headline(trials), subtitle(trials), state, sections, card=card)
 
@@ -97,7 +97,7 @@ def headline(trials: Trials) -> str:
         )
     ranked = trials.compared((groups or trials.groups)[0])
     best = ranked[0] if ranked else next(iter(trials.configurations.values()))
-    lead = f"Best by validation {SCORES[trials.objective].title} ({scores(trials, best.name)[0]})"
+    lead = f"Best by validation {SCORES[trials.objective].heading} ({scores(trials, best.name)[0]})"
     if len(best.runs) > 1:
         return f"{lead}: the mean of {best.repeats}, runs {best.name}.{_noise(trials, ranked)}"
     return f"{lead}: run {best.name}. {trials.completed[best.runs[0]].headline}"
@@ -183,9 +183,9 @@ def board(trials: Trials, page_folder: Path) -> Table:
             *(["tested on"] if several else []),
             *(["mean of"] if repeated else []),
             *keys,
-            *(SCORES[n].title for n in validation),
+            *(SCORES[n].heading for n in validation),
             *("tested epoch", "seconds"),
-            *(TITLES.get(n, SCORES[n].title) for n in test),
+            *(TITLES.get(n, SCORES[n].heading) for n in test),
         ),
         rows=rows,
         words=range(1 + several + repeated),

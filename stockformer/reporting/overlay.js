@@ -162,5 +162,5 @@ for (const chooser of document.querySelectorAll(".pairs")) {
   choose();
   addEventListener("hashchange", () => location.hash.includes("=") && choose());
   addEventListener("beforeprint", arrive, { capture: true });
-  new IntersectionObserver((entries) => entries.some((e) => e.isIntersecting) && arrive(), { rootMargin: "300px" }).observe(chooser);
+  whenNear([chooser], arrive);
 }

@@ -96,14 +96,15 @@ def _returns(trials: Trials, configuration: Configuration) -> pd.DataFrame:
 
 
 def _curve(trials: Trials, configuration: Configuration) -> list[float | None]:
-    """The validation metric by epoch, the mean over the runs that reached it."""
+    """The validation metric by epoch, in its unit, the mean over the runs that reached it."""
     column = f"validation_{trials.objective}"
     found = [
         run.metrics[column].astype(float)
         for run in (trials.completed[name] for name in configuration.runs)
         if run.metrics is not None and column in run.metrics
     ]
-    return _short(pd.concat(found).groupby(level=0).mean(), 5) if found else []
+    scale = OBJECTIVES[trials.objective].scale
+    return _short(scale * pd.concat(found).groupby(level=0).mean(), 5) if found else []
 
 
 def _settings(trials: Trials, chosen: list[Configuration]) -> dict[str, object]:

@@ -66,9 +66,11 @@ def _tested(trials: Trials, best: Configuration) -> Mark:
     )
     title = "Validation against test (not for choosing)"
     if name not in trials.test:
-        return Mark(title, "plain", chosen, f"Validation {quantity.title}.")
+        return Mark(title, "plain", chosen, f"Validation {quantity.heading}.")
     test = with_deviation(quantity, trials.test[name][best.name], trials.test_sd[name][best.name])
-    text = f"The {quantity.title} on the validation days, by which it was picked, and on the test."
+    text = (
+        f"The {quantity.heading} on the validation days, by which it was picked, and on the test."
+    )
     excess = trials.test["net_excess"][best.name] if "net_excess" in trials.test else math.nan
     if math.isfinite(excess):
         text += (

@@ -106,7 +106,7 @@ def comparison(table: pd.DataFrame) -> list[Table]:
 
 
 def _comparison(table: pd.DataFrame, metric: str) -> Table:
-    title = METRICS[metric].title
+    title = METRICS[metric].heading
     return Table(
         ("", "value", "model's lead", "95 % interval", "p"),
         [
@@ -135,8 +135,7 @@ def _compared(
 
 def targets(evaluation: EvaluationRecord) -> Table:
     """The project targets and whether the model meets them."""
-    value = Quantity("value", "as named", 4)
-    rows = [(t.name, t.outcome, value.format(t.value)) for t in evaluation.targets]
+    rows = [(t.name, t.outcome, t.shown) for t in evaluation.targets]
     return Table(("project target", "", "value"), rows, words=(0, 1))
 
 
@@ -204,7 +203,7 @@ def days_by(days: pd.DataFrame, name: str, title: str, shown: int = 5) -> list[T
     """The best and the worst signal dates by one metric. days: `predictions.daily`."""
     columns = [name for name, metric in METRICS.items() if metric.brief]
     ordered = days[days[name].notna()].sort_values(name, ascending=False, kind="stable")
-    header = ("signal date", *(METRICS[column].title for column in columns), "stocks")
+    header = ("signal date", *(METRICS[column].heading for column in columns), "stocks")
 
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [

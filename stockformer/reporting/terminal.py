@@ -55,7 +55,7 @@ def ranking(trials: Trials) -> Iterator[RenderableType]:
 def configurations(trials: Trials) -> RenderableType:
     """The best by validation, without test metrics; runs of one configuration are one line."""
     settings = trials.settings.to_dict("index")
-    titles = [f"validation\n{leaderboard.SCORES[name].title}" for name in trials.objectives]
+    titles = [f"validation\n{leaderboard.SCORES[name].heading}" for name in trials.objectives]
     rows = [
         (
             *(name, each.repeats, *leaderboard.scores(trials, name)),

@@ -58,7 +58,9 @@ def pareto(values: pd.DataFrame, front: pd.DataFrame, axes: Sequence[Quantity]) 
             line={"color": colour, "width": 1.5, "shape": "linear"},
             marker={"color": colour, "size": 7},
             customdata=[plain(f"run {row}") for row in rows.index],
-            hovertemplate="%{customdata}: %{x:.4f}, %{y:.4f}<extra></extra>",
+            hovertemplate=(
+                f"%{{customdata}}: %{{x:{axes[0].spec}}}, %{{y:{axes[1].spec}}}<extra></extra>"
+            ),
         )
     return figure
 
@@ -69,7 +71,7 @@ def parallel_coordinates(settings: pd.DataFrame, score: pd.Series, quantity: Qua
     settings: a row a run, the best first, as text; score: the same rows. Plotly's own kind needs a
     script that writes scripts, which the page forbids; these lines are also printed.
     """
-    axes = [*settings.columns, quantity.title]
+    axes = [*settings.columns, quantity.heading]
     places = [_places(settings[key]) for key in settings]
     places.append(_share(score.to_numpy(float), logarithmic=False))
     figure = base(f"setting, at the right the {quantity.title} (validation)", "value (low to high)")

@@ -120,7 +120,7 @@ def _leads(evaluation: EvaluationRecord, metric: str) -> pd.DataFrame:
 
     Level forecasts: the constants that the metric is compared with.
     """
-    table, n = evaluation.table, evaluation.statistics["n"]["rank_ic"]
+    table, n = evaluation.table, evaluation.statistics["n"][metric]
     known = (*(COMPARED[metric].compared_with or ()), HINDSIGHT)
     rows = table.drop(index="model")
     if COMPARED[metric].compared_with:

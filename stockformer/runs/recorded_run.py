@@ -92,8 +92,7 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """The folder's name with its two parents' names."""
-        return str(Path(*self.path.resolve().parts[-3:]))
+        return short_name(self.path)
 
     @property
     def headline(self) -> str:
@@ -165,6 +164,11 @@ def newest_run(folder: Path) -> Path:
 
 def is_run(folder: Path) -> bool:
     return RunDir(folder).status_file.exists()
+
+
+def short_name(folder: Path) -> str:
+    """A folder's name with its two parents' names."""
+    return str(Path(*folder.resolve().parts[-3:]))
 
 
 def folders_under(tree: Path) -> list[Path]:

@@ -180,7 +180,7 @@ def _log(job: Job, outcome: Outcome, jobs: Jobs, elapsed: float, done: int) -> N
     time_left = f"; about {human_time(elapsed / done * left)} left" if left > 0 and done > 0 else ""
     if outcome.state == "finished":
         values = ", ".join(
-            f"validation {OBJECTIVES[name].title} {OBJECTIVES[name].format(value)}"
+            f"validation {OBJECTIVES[name].title} {OBJECTIVES[name].in_words(value)}"
             for name, value in outcome.values.items()
         )
         took = human_time(outcome.seconds)

@@ -90,7 +90,7 @@ class TrialReport:
                 title = OBJECTIVES[self.objective].title
                 raise Pruned(
                     f"{self.pruner} pruner, after epoch {epoch} of {max_epoch}: validation "
-                    f"{title} {OBJECTIVES[self.objective].format(value)}"
+                    f"{title} {OBJECTIVES[self.objective].in_words(value)}"
                 )
 
         return report

@@ -388,6 +388,17 @@ def test_a_planted_leak_is_caught_by_its_check(
     assert any(re.match(planted.words, str(leak)) for leak in found.leaks), found.leaks
 
 
+def test_an_undeclared_file_is_told_whichever_process_reads_the_data(
+    phase5_files: Phase5Files, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(lookahead, "START_METHOD", "")
+    read_by = iter(([], ["other.csv: read while"], [], []))
+    monkeypatch.setattr(observe, "_undeclared", lambda *_: next(read_by))
+    config = config_of(phase5_files, "split=ratio")
+    found = run_audit(config, read_dataset(config), cuts=1, fast=True)
+    assert [str(leak) for leak in found.leaks] == ["other.csv: read while"]
+
+
 def test_prices_are_clean_too(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(lookahead, "START_METHOD", "")
     files = PriceFiles(tmp_path / "data")

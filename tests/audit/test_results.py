@@ -45,7 +45,7 @@ def leaks_of(change: Callable[[np.ndarray], None]) -> tuple[list[Leak], set[int]
     other, asked = factors.copy(), list[int]()
     change(other)
     rows = np.arange(DAYS)
-    request = Request("", variants.REPLACED, cut=20, near=(20,))
+    request = Request("", variants.REPLACED, cut=20, rows=(20,))
     one, two = observation(factors, rows, asked), observation(other[:28], rows[:28], asked)
     return list(lookahead._moved(one, two, request)), set(asked)
 

@@ -21,6 +21,7 @@ from stockformer.evaluation.verdict import (
 )
 
 OWN = {"mean": 0.05, "p": 0.001, "lower": 0.03, "upper": 0.07, "n": 200}
+TESTS = dict.fromkeys(("mae", "accuracy", "brier"), OWN)
 NOISE = {"mean": 0.002, "p": 0.8, "lower": -0.02, "upper": 0.02, "n": 200}
 
 
@@ -62,11 +63,18 @@ def answers(
     own: dict[str, float] = OWN,
     money: Traded | None = EARNS,
     notes: tuple[str, ...] = (),
-    leak: str = "",
+    leak_warning: str | None = None,
     few_rankings: bool = False,
 ) -> Verdict:
     frame = table() if frame is None else frame
-    return conclude(frame, own, money, notes, leak=leak, few_rankings=few_rankings)  # type: ignore[arg-type]
+    return conclude(
+        frame,
+        TESTS | {"rank_ic": own},  # type: ignore[arg-type]
+        money,  # type: ignore[arg-type]
+        notes,
+        leak_warning=leak_warning,
+        few_rankings=few_rankings,
+    )
 
 
 def test_skill_money_and_trust_are_three_times_yes() -> None:
@@ -114,15 +122,22 @@ def test_dates_that_repeat_one_ranking_are_no_evidence() -> None:
     assert (found.ranking.answer, found.trust.answer) == ("unknown", "unknown")
 
 
+def test_a_worse_level_is_said_also_where_nothing_was_ranked() -> None:
+    worse = {"mae": 0.0157, "mae_lead": -0.002, "mae_p": 1e-4}
+    frame = table(zero_return=worse | {"mae_lower": -0.003, "mae_upper": -0.001})
+    sentence = answers(frame, own=NOISE | {"n": 0}).ranking.sentence
+    assert sentence.startswith("On each test date all its forecasts are the same. MAE 179.00 basis")
+
+
 def test_a_significantly_worse_level_is_said_with_the_ranking() -> None:
     worse = {"mae": 0.0157, "mae_lead": -0.002, "mae_p": 1e-4, "mae_lower": -0.003}
     zero = worse | {"mae_upper": -0.001}
     frame = table(zero_return=zero)
-    assert worse_levels(frame, 200) == {"mae": "zero_return"}
+    assert worse_levels(frame, TESTS) == {"mae": "zero_return"}
     assert "MAE 179.00 basis points is significantly worse than 157.00 of zero return" in (
         answers(frame).ranking.sentence
     )
-    assert worse_levels(table(zero_return=worse | {"mae_upper": 0.001}), 200) == {}
+    assert worse_levels(table(zero_return=worse | {"mae_upper": 0.001}), TESTS) == {}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +185,7 @@ def test_a_simulated_market_is_named_in_the_headline() -> None:
 
 
 def test_a_leak_overrules_everything() -> None:
-    found = answers(leak="Too good to be true: a rank IC of 0.300.")
+    found = answers(leak_warning="Too good to be true: a rank IC of 0.300.")
     assert found.trust.answer == "no"
     assert found.trust.sentence == "Too good to be true: a rank IC of 0.300."
     assert found.headline == "Do not use this model: its test result cannot be trusted."

@@ -207,9 +207,11 @@ def test_tables_and_figures_can_be_downloaded(browser: Browser, folder: Path) ->
     visit = Visit(browser, folder / "0/report.html")
     visit.page.get_by_text("All values, tests and p-values").click()
     with visit.page.expect_download() as table:
-        visit.page.get_by_role("button", name="Download the table MAE as CSV").click()
+        visit.page.get_by_role(
+            "button", name="Download the table MAE (basis points) as CSV"
+        ).click()
     lines = Path(table.value.path()).read_text().splitlines()
-    assert table.value.suggested_filename.endswith("MAE.csv")
+    assert table.value.suggested_filename.endswith("MAE-basis-points-.csv")
     assert [line.partition(",")[0] for line in lines[1:4]] == [
         "model",
         "zero return",

@@ -33,6 +33,9 @@ def test_the_table_fits_and_nothing_is_cut(tmp_path: Path) -> None:
     assert len(table) == 3
     assert len({len(line.rstrip()) for line in table}) <= 2  # the model has no MAE p
     assert all(len(line) <= 80 and "…" not in line for line in table)
+    own = run_reader.read_run(tmp_path / "run").comparison
+    assert own is not None
+    assert table[0].split()[-2] == f"{1e4 * own['mae']['model']:.2f}"  # in basis points
     assert any(line.startswith("project target, test MAE < 0.015: ") for line in lines)
     assert "note: survivorship: M&M & others" in lines
 
