@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 
 from stockformer.evaluation.metrics import OBJECTIVES
-from stockformer.evaluation.quantities import MISSING, NET_EXCESS, format_count, format_p
+from stockformer.evaluation.quantities import (
+    MISSING,
+    NET_EXCESS,
+    Quantity,
+    format_count,
+    format_p,
+)
 from stockformer.evaluation.statistics import MIN_BLOCK, MIN_BLOCKS
 from stockformer.reporting.page import Mark, Section
 from stockformer.reporting.tables import Table
@@ -17,6 +23,7 @@ from stockformer.sweeps.selection_bias import (
 )
 from stockformer.sweeps.trials import Configuration, Trials, with_deviation
 
+SHARPE = Quantity("daily Sharpe ratio", "of the excess", 3, around_zero=True)
 SKILL = 0.95
 """A deflated Sharpe ratio below it may be chance."""
 
@@ -50,9 +57,9 @@ def _luck(found: SelectionBias | None) -> Mark:
         return Mark(title, "unsure", "unknown", "No daily validation returns that vary.")
     text = (
         f"Deflated Sharpe ratio: run {found.selected} earned a daily Sharpe ratio of "
-        f"{found.sharpe:+.3f} over the universe on the validation dates; the best of "
+        f"{SHARPE.format(found.sharpe)} over the universe on the validation dates; the best of "
         f"{format_count(found.trials, 'trial')} without skill would show "
-        f"{found.expected_maximum:+.3f}. Below {SKILL}, assume chance."
+        f"{SHARPE.format(found.expected_maximum)}. Below {SKILL}, assume chance."
     )
     return Mark(title, "good" if found.deflated >= SKILL else "bad", probability(found), text)
 
@@ -99,8 +106,8 @@ def section(trials: Trials) -> Section:
             continue
         rows.append(
             (
-                *(group.label, str(found.trials), found.selected, f"{found.sharpe:+.3f}"),
-                *(f"{found.expected_maximum:+.3f}", probability(found)),
+                *(group.label, str(found.trials), found.selected, SHARPE.format(found.sharpe)),
+                *(SHARPE.format(found.expected_maximum), probability(found)),
                 MISSING if found.overfitting is None else f"{found.overfitting:.0%}",
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,12 +87,27 @@ def test_pairs_are_all_there_without_a_nan(folder: Path) -> None:
     assert len(group["rank_ic"][0]) == len(group["dates"]) == 25
 
 
+def test_curves_are_in_the_unit_of_their_axis(folder: Path) -> None:
+    trials = replace(read_trials(folder), objectives=["mae"])
+    shown = json.loads(overlay.section(trials).pairs)
+    assert shown["metric"] == "MAE (basis points)"
+    assert shown["groups"][0]["curves"][0] == [200.0] * 3  # 0.02 in metrics.csv
+
+
 def test_the_pick_is_deflated_and_its_series_named(folder: Path) -> None:
     section = pick.section(read_trials(folder))
     (row,) = section.tables[0].rows
     assert row[1:3] == ("3", "1")
     assert re.fullmatch(r"0\.\d{3}|[<>]0\.\d{3}", row[-2])
     assert "on the validation dates, where the selection is made" in section.remarks[0]
+
+
+def test_the_luck_of_trials_that_are_alike_is_unknown(tmp_path: Path) -> None:
+    for number in range(3):
+        finished_run(tmp_path / str(number))
+    section = pick.section(read_trials(tmp_path))
+    (row,) = section.tables[0].rows
+    assert row[4:6] == ("-", "-")
 
 
 def test_the_picks_caveats_stand_beside_it(folder: Path) -> None:
