@@ -65,11 +65,11 @@ class OneEncoder(WithoutWavelet):
         return Forecast(returns=returns, logits=logits, returns_low=returns, logits_low=logits)
 
 
-WHOLE = "all parts"
-VARIANTS = {
-    WHOLE: "",
-    "without the wavelet": f"model._target_={WithoutWavelet.__name__}",
-    "one encoder, no wavelet": f"model._target_={OneEncoder.__name__}",
+# Another class of model, or another setting.
+VARIANTS: dict[str, type[Stockformer] | str | None] = {
+    "all parts": None,
+    "without the wavelet": WithoutWavelet,
+    "one encoder, no wavelet": OneEncoder,
     "without the graph": "graph=none",
     "without the calendar": "model.calendar_slots=[1,1]",
     "without the second task": "loss.classification_weight=0",
@@ -84,11 +84,10 @@ def tested(job: tuple[str, int, int, str, bool]) -> Predictions:
     words = ["experiment=nifty_wf", "model=stockformer_small", f"split.fold={fold}"]
     words += [f"seed={seed}", f"paths.data_dir={data_dir}", "trainer.device=cpu"]
     words += [QUICK, "trainer.max_epoch=1", "dataset.lookback=5"] if quick else []
-    of_class = changed.startswith("model._target_")
-    config, data = read(*words, *([changed] if changed and not of_class else []))
-    if of_class:  # a command line names classes of trusted packages by a file of --config-dir
+    config, data = read(*words, *([changed] if isinstance(changed, str) else []))
+    if isinstance(changed, type):  # a command line cannot name a class
         trust(["benchmarks"])
-        config.model["_target_"] = f"benchmarks.ablation.{changed.partition('=')[2]}"
+        config.model["_target_"] = f"benchmarks.ablation.{changed.__name__}"
     experiment = Experiment(config, data)
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -41,7 +41,7 @@ SMALL_DEMO = ("dataset.source.stocks=12", "dataset.source.days=260", "model.widt
 
 def differences(size: Size, device: str) -> tuple[float, float]:
     """The largest difference of outputs and of gradients, relative to the largest value."""
-    found: dict[str, list[torch.Tensor]] = {}
+    found = []
     for kind, place in ((torch.float64, "cpu"), (torch.float32, device)):
         torch.manual_seed(0)
         model, loss = stockformer(size).eval().to(kind), masked_loss(size).to(kind)
@@ -53,12 +53,10 @@ def differences(size: Size, device: str) -> tuple[float, float]:
         loss.to(place)(forecast, batch).total.backward()
         slopes = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         values = [forecast.returns.flatten(), forecast.logits.flatten()]
-        found[place + str(kind)] = [
-            torch.cat(part).detach().cpu().double() for part in (values, slopes)
-        ]
+        found.append([torch.cat(part).detach().cpu().double() for part in (values, slopes)])
     outputs, gradients = (
         float((exact - other).abs().max() / exact.abs().max())
-        for exact, other in zip(*found.values(), strict=True)
+        for exact, other in zip(*found, strict=True)
     )
     return outputs, gradients
 

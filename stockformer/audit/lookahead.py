@@ -148,11 +148,11 @@ def cut_rows(data: Dataset, count: int) -> np.ndarray:
     return np.unique(np.linspace(first, last, count).round().astype(int))
 
 
-def _requests(first: Request, middle: int, last_validated: int, fast: bool) -> list[Request]:
+def _requests(first: Request, middle: int, last: int, fast: bool) -> list[Request]:
     """The variants of the future that are compared with the complete data.
 
     first: its rows are those to cut after. middle: the row that rarer variants are cut after;
-    last_validated: the last one that the validation uses.
+    last: the last one that the validation uses.
     """
     ways = (variants.REPLACED,) if fast else (variants.REPLACED, variants.DROPPED)
     wanted = [
@@ -169,9 +169,8 @@ def _requests(first: Request, middle: int, last_validated: int, fast: bool) -> l
     for way in (variants.REVALUED, *((variants.DROPPED,) if fast else ())):
         wanted.append(replace(first, variant=way, cut=middle, rows=(middle,)))
     if not fast:  # the small training does not use test data
-        last = last_validated
-        trained = replace(first, variant=variants.REPLACED, cut=last, rows=(last,), train=True)
-        wanted.append(trained)
+        of_training = replace(first, variant=variants.REPLACED, cut=last, rows=(last,), train=True)
+        wanted.append(of_training)
     return wanted
 
 

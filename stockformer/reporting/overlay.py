@@ -44,7 +44,7 @@ def section(trials: Trials) -> Section:
     if any(group.rank_ic.shape[1] > MAX_PAIRED for group in trials.groups):
         lead += f" The best {MAX_PAIRED} by validation can be chosen."
     objective = OBJECTIVES[trials.objective]
-    shown = {"metric": f"{objective.title} ({objective.unit})", "groups": groups}
+    shown = {"metric": objective.axis, "groups": groups}
     return Section(TITLE, lead, pairs=json.dumps(shown, separators=(",", ":")))
 
 

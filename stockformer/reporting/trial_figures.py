@@ -45,7 +45,7 @@ def pareto(values: pd.DataFrame, front: pd.DataFrame, axes: Sequence[Quantity]) 
     """
     x, y = values.columns[:2]
     scales = [quantity.scale for quantity in axes]
-    figure = base(*(f"{quantity.title} ({quantity.unit})" for quantity in axes))
+    figure = base(*(quantity.axis for quantity in axes))
     for name, rows, mode, colour in (
         ("others", values.drop(front.index), "markers", REFERENCE),
         ("front", front.sort_values(x), "lines+markers", VALIDATION),

@@ -13,21 +13,19 @@ from typing import Any
 
 import pytest
 import torch
+from models.test_zoo import TRAINED
 from small_data import composed
 from torch import nn
 from torch.optim import SGD
 
 from benchmarks.speed import Size, masked_loss, random_batch
 from stockformer.config.build import build
-from stockformer.config.schema import config_folder
 from stockformer.interface import Batch, Forecast
 from stockformer.training.processes import Processes
 from stockformer.training.trainer import UNCHECKED, Trainer
 
 SIZE = Size(batch=4, lookback=6, horizon=2, stocks=7, factors=4)
 META = torch.device("meta")
-TABULAR = ("ridge", "lightgbm")  # fitted at once, on the CPU
-NAMES = sorted({path.stem for path in (config_folder() / "model").glob("*.yaml")} - {*TABULAR})
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +77,7 @@ def take_steps(model: nn.Module, steps: int) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_step_reads_no_value_and_stays_on_its_device(name: str) -> None:
     trainer = take_steps(model_of(name), UNCHECKED - 1)
     assert len(trainer.unchecked) == UNCHECKED - 1
