@@ -15,7 +15,7 @@ from PIL import Image
 from stockformer.data.reading.findings import ERROR, LEVELS, REPAIRED, WARNING
 from stockformer.data.reading.quality import MISSING, NOT_LISTED, TRADED, Report
 
-COLOURS = {NOT_LISTED: (225, 225, 225), MISSING: (214, 66, 58), TRADED: (46, 110, 150)}
+COLOURS = {NOT_LISTED: (225, 225, 225), MISSING: (240, 150, 60), TRADED: (36, 88, 124)}
 MEANING = {NOT_LISTED: "not listed yet", MISSING: "missing or masked", TRADED: "traded"}
 MAX_IMAGE = 1000  # pixels a side; beyond it every n-th row or column is drawn
 LISTED_STOCKS = 40  # with the worst coverage

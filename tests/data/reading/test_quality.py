@@ -165,3 +165,9 @@ def test_the_prepared_arrays_go_through_the_same_checks(shared: Path) -> None:
         *("2023-11-12", "2024-01-20", "2024-03-02", "2024-05-18")
     }
     assert (report(panel, "phase5").states == TRADED).all()
+
+
+def test_the_coverage_can_be_read_without_colours() -> None:
+    """Traded, missing and not listed differ as greys too (ITU-R BT.601)."""
+    greys = sorted(0.299 * r + 0.587 * g + 0.114 * b for r, g, b in COLOURS.values())
+    assert min(np.diff(greys)) > 50
