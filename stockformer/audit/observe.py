@@ -36,6 +36,7 @@ from stockformer.data.reading.cache import prepare, scratch_arrays
 from stockformer.data.splits import Split
 from stockformer.data.windows import Windows
 from stockformer.evaluation import baselines
+from stockformer.evaluation.averaging import mean_forecast
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.screening import screen
@@ -326,19 +327,21 @@ def _loader_faults(experiment: Experiment) -> Iterator[str]:
 
 
 def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
-    """Check that an ensemble of two runs is their mean, independent of the outcomes."""
+    """Check that an ensemble of two configurations is their mean, independent of the outcomes."""
     empty, random = _empty(experiment, experiment.data.split.test), np.random.default_rng(0)
-    runs = [
-        replace(empty, prediction=random.normal(0, 0.01, empty.prediction.shape)) for _ in range(2)
+    configurations = [(("seeds", "two"),), (("seeds", "two"),), (("seeds", "one"),)]
+    forecasts = random.normal(0, 0.01, (len(configurations), *empty.prediction.shape))
+    members = [
+        ensemble.Member(Path(str(i)), {}, each, replace(empty, prediction=forecast))
+        for i, (each, forecast) in enumerate(zip(configurations, forecasts))
     ]
-    members = [ensemble.Member(Path(str(i)), {}, run) for i, run in enumerate(runs)]
     try:
         together = ensemble.averaged(members, experiment.data)
     except ValueError:
         yield "ensemble: the labels that predictions are scored on are not the targets"
         return
-    if not np.allclose(together.prediction, (runs[0].prediction + runs[1].prediction) / 2):
-        yield "ensemble: the average of two runs is not their mean: weighted by the outcomes?"
+    if not np.allclose(together.prediction, mean_forecast(forecasts, configurations)):
+        yield "ensemble: the average of runs is not their mean: weighted by the outcomes?"
 
 
 def _note_baselines(results: Results, experiment: Experiment, compared: bool) -> None:

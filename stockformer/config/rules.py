@@ -109,6 +109,7 @@ RULES: dict[str, Rule] = {
     "loss.regression_weight": AT_LEAST_0,
     "loss.classification_weight": AT_LEAST_0,
     "loss.error_weight": AT_LEAST_0,
+    "loss.slope": ABOVE_0,
     "optimizer.lr": ABOVE_0,
     "optimizer.weight_decay": AT_LEAST_0,
     "optimizer.betas": (

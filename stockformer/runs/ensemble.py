@@ -1,8 +1,8 @@
 """Evaluates several runs as one: runs on the same test dates are averaged, others are joined.
 
-The average is over forecast returns, and over probabilities of "up"; a run whose forecasts have a
-larger spread has more weight in the first. The folds of a walk-forward split are joined by date.
-The baselines are fitted for each fold on its own training days, then joined in the same way.
+The average is over forecast returns, and over probabilities of "up"; every configuration has the
+same weight (`averaging`). The folds of a walk-forward split are joined by date. The baselines are
+fitted for each fold on its own training days, then joined in the same way.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from stockformer.config.quoting import pasteable
 from stockformer.config.recorded import recorded_nodes
 from stockformer.config.rules import flat
 from stockformer.data.dataset import Dataset
+from stockformer.evaluation.averaging import equal_shares, mean_forecast
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions, join
@@ -35,6 +36,9 @@ from stockformer.runs.reopen import configuration
 
 log = logging.getLogger(__name__)
 
+NO_PART = (*REPEATED, *MAY_CHANGE, "dataset.source.path")
+"""Keys, or how they begin, of what makes no other configuration. That the data are the same is
+tested by their content."""
 KEPT = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
 """Keys that the ensemble's manifest takes from the first run."""
 
@@ -45,6 +49,7 @@ class Member:
 
     path: Path
     manifest: dict[str, Any]
+    configuration: tuple[tuple[str, str], ...]
     predictions: Predictions
 
 
@@ -95,7 +100,7 @@ def members(folders: Sequence[Path]) -> list[Member]:
             continue
         manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
         if manifest["kind"] == "run":
-            found.append(Member(path, manifest, run.predictions))
+            found.append(Member(path, manifest, configuration_of(RunDir(path)), run.predictions))
         elif path.resolve() in named:
             unfit.append(f"{path} (an {manifest['kind']})")
     if unfit:
@@ -117,17 +122,25 @@ def members(folders: Sequence[Path]) -> list[Member]:
     return found
 
 
-def differences(runs: Sequence[Member]) -> list[str]:
-    """A note if the runs are not of one configuration: seeds and folds apart."""
-    settings = [flat(recorded_nodes(RunDir(run.path).read_config()[0])) for run in runs]
-    keys = {key for each in settings for key in each if key not in REPEATED}
-    varied = sorted(
-        key
-        for key in keys
-        if not key.startswith(tuple(MAY_CHANGE))
-        and len({str(each.get(key)) for each in settings}) > 1
+def configuration_of(run: RunDir) -> tuple[tuple[str, str], ...]:
+    """The settings of a run that make its forecasts, by key, without seed and fold."""
+    settings = flat(recorded_nodes(run.read_config()[0]))
+    return tuple(
+        (key, str(value)) for key, value in sorted(settings.items()) if not key.startswith(NO_PART)
     )
-    return [f"ensemble of runs that differ in {', '.join(varied)}"] if varied else []
+
+
+def differences(runs: Sequence[Member]) -> list[str]:
+    """A note if the runs are not of one configuration."""
+    settings = [dict(run.configuration) for run in runs]
+    keys = {key for each in settings for key in each}
+    varied = sorted(key for key in keys if len({each.get(key) for each in settings}) > 1)
+    if not varied:
+        return []
+    return [
+        f"ensemble of {len({run.configuration for run in runs})} configurations with equal weights;"
+        f" they differ in {', '.join(varied)}"
+    ]
 
 
 def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
@@ -176,12 +189,21 @@ def averaged(fold: Sequence[Member], data: Dataset) -> Predictions:
                 f"ensemble: the targets of {run.path} are not those of {fold[0].path}'s "
                 "configuration: another target, or other data"
             )
-    mean = {
-        name: np.mean([getattr(run.predictions, name) for run in fold], axis=0)[..., order]
-        for name in ("prediction", "probability")
-    }
-    up = data.targets.up[rows]
-    return replace(first, tickers=tickers, label=label, up=up, valid=valid, **mean)
+    configurations = [run.configuration for run in fold]
+    shares = equal_shares(configurations)
+    prediction = mean_forecast(
+        np.stack([run.predictions.prediction for run in fold]), configurations
+    )
+    probability = np.average([run.predictions.probability for run in fold], axis=0, weights=shares)
+    return replace(
+        first,
+        tickers=tickers,
+        prediction=prediction[..., order],
+        probability=probability[..., order],
+        label=label,
+        up=data.targets.up[rows],
+        valid=valid,
+    )
 
 
 def _manifest(folds: Sequence[Sequence[Member]], whole: Predictions) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from stockformer.data.panel import Panel
 from stockformer.data.reading.unpacking import read_parquet
+from stockformer.evaluation.averaging import equal_shares, mean_forecast, run_weights
 from stockformer.evaluation.backtest import Market
 from stockformer.evaluation.day_forecast import DayForecast
 from stockformer.evaluation.predictions import Predictions
@@ -21,6 +22,7 @@ from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.trading import earned_steps
 from stockformer.experiment import backtest_spec, read_panel, samples_at_once
 from stockformer.runs.description import last_day_used
+from stockformer.runs.ensemble import configuration_of
 from stockformer.runs.reopen import ReopenedRun, reopen
 from stockformer.training.attribution import attribute
 from stockformer.training.loader import EVALUATED_AT_ONCE
@@ -51,10 +53,15 @@ def forecast(
     config, data, row = first.trained.config, first.experiment.data, first.row
     spec = backtest_spec(config, data)
     earned = earned_steps(data.targets.start, spec.settings.delay)
-    prediction, probability, before = (
-        np.mean([getattr(m, name) for m in members], axis=0)
-        for name in ("prediction", "probability", "prediction_before")
+    configurations = [configuration_of(member.trained.run) for member in members]
+    shares = equal_shares(configurations)
+    forecasts = np.stack([member.prediction for member in members])
+    prediction = mean_forecast(forecasts, configurations)
+    before = mean_forecast(
+        np.stack([member.prediction_before for member in members]), configurations
     )
+    probability = np.average([m.probability for m in members], axis=0, weights=shares)
+    weights = run_weights(forecasts, configurations)[:, earned].mean(axis=(1, 2))
     masked = reasons_without_forecast(data.panel, spec.market, row, first.missing)
     known = np.array([ticker not in masked for ticker in first.tickers])
     if asof is None:
@@ -93,7 +100,7 @@ def forecast(
         targets=tuple(zip(first.day.target_start[0][earned], first.day.target_end[0][earned])),
         stocks=stocks.reset_index(drop=True),
         masked=masked | dict.fromkeys(first.new, "new: the model was not trained on it"),
-        influence=influence(members, ends, earned),
+        influence=influence(members, weights, ends, earned),
         settings=spec.settings,
         market=spec.market,
         past=bool(row + data.targets.end[earned].max() < len(data.panel.dates)),
@@ -274,14 +281,14 @@ def ranks(signal: np.ndarray) -> np.ndarray:
 
 
 def influence(
-    members: Sequence[Member], stocks: Sequence[int], steps: np.ndarray
+    members: Sequence[Member], weights: np.ndarray, stocks: Sequence[int], steps: np.ndarray
 ) -> dict[str, list[tuple[str, float]]]:
-    """The mean over the runs, for stocks of the model by position, largest part first."""
+    """The weighted sum over the runs, for stocks of the model by position, largest part first."""
     parts: dict[str, dict[str, float]] = {str(members[0].tickers[s]): {} for s in stocks}
-    for member in members:
+    for member, weight in zip(members, weights):
         data = member.experiment.data
         batch = data.windows.part(np.array([member.row]))[[0]].to(member.experiment.device)
-        scale = data.targets.scale / len(members)
+        scale = data.targets.scale * weight
         found = attribute(member.experiment.model, batch, stocks, steps)
         factors = data.panel.factor_names
         for place, ticker in enumerate(parts):

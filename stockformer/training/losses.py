@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 from stockformer.interface import Batch, Forecast
 from stockformer.models.wavelet import band_matrices
@@ -116,25 +116,29 @@ class MaskedLoss(Loss):
         return LossParts(total, regression, classification)
 
 
-class CorrelationLoss(Loss):
-    """Minus the mean daily correlation of forecast and target across stocks, with cross-entropy.
+class RankingLoss(Loss):
+    """A loss of each date's order of the stocks, averaged over dates, with the error and the class.
 
-    With a target of ranks the correlation is nearly the rank IC. It ignores the forecasts' scale:
-    a squared error keeps it that of the target. A day with less than two valid stocks, or without
-    any difference between its targets, has no correlation. A mean over no cells is 0.
+    error_weight: of the squared error, which keeps the forecasts in the target's scale. A day with
+    less than two valid stocks, or without any difference between its targets, has no order. A mean
+    over no cells is 0.
     """
 
     def __init__(self, *, error_weight: float, classification_weight: float) -> None:
         super().__init__()
         self.error_weight, self.classification_weight = error_weight, classification_weight
 
+    @abstractmethod
+    def of_dates(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """(B, H), 0 where there is no order; from each (B, H, N)."""
+
     def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
-        """(3,): minus the correlations, squared error, cross-entropy."""
+        """(3,): the dates' losses, squared error, cross-entropy."""
         valid = batch.valid
-        correlations = correlation(forecast.returns, batch.target, valid)
+        of_dates = self.of_dates(forecast.returns, batch.target, valid)
         entropy = per_cell_cross_entropy(forecast.logits, batch.up)
         error = (forecast.returns - batch.target).square()
-        return torch.stack([-correlations.sum(), (error * valid).sum(), (entropy * valid).sum()])
+        return torch.stack([of_dates.sum(), (error * valid).sum(), (entropy * valid).sum()])
 
     def counts(self, batch: Batch) -> Tensor:
         cells, length = batch.valid.sum(), _deviations(batch.target, batch.valid)[1]
@@ -142,10 +146,35 @@ class CorrelationLoss(Loss):
         return torch.stack([days, cells, cells]).to(batch.target.dtype)
 
     def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
-        minus_correlation, error, classification = sums / counts.clamp(min=1)
-        regression = minus_correlation + self.error_weight * error
+        of_dates, error, classification = sums / counts.clamp(min=1)
+        regression = of_dates + self.error_weight * error
         total = regression + self.classification_weight * classification
         return LossParts(total, regression, classification)
+
+
+class CorrelationLoss(RankingLoss):
+    """Minus the correlation of forecast and target: with a target of ranks nearly the rank IC."""
+
+    def of_dates(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        return -correlation(forecast, target, valid)
+
+
+class PairwiseLoss(RankingLoss):
+    """The logistic loss of the order of each two stocks (RankNet, Burges et al., ICML 2005).
+
+    slope: log-odds of a pair's order per unit of difference between its forecasts. Pairs of equal
+    targets are left out. Memory grows with the square of the number of stocks.
+    """
+
+    def __init__(self, *, slope: float, error_weight: float, classification_weight: float) -> None:
+        super().__init__(error_weight=error_weight, classification_weight=classification_weight)
+        self.slope = slope
+
+    def of_dates(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        above, pairs = (x.unsqueeze(-1) - x.unsqueeze(-2) for x in (forecast, target))  # (B,H,N,N)
+        ordered = (pairs > 0) & valid.unsqueeze(-1) & valid.unsqueeze(-2)
+        losses = softplus(-self.slope * above) * ordered
+        return losses.sum(dim=(-2, -1)) / ordered.sum(dim=(-2, -1)).clamp(min=1)
 
 
 def correlation(forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:

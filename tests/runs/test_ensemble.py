@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from small_data import Phase5Files
 
+from stockformer.evaluation.averaging import mean_forecast
 from stockformer.evaluation.predictions import score
 from stockformer.runs.recorded_run import predictions_from, read_run
 
@@ -109,10 +110,19 @@ def test_a_gap_between_folds_is_named_and_not_traded_through(
 def test_runs_of_other_settings_are_averaged_with_a_note(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
-    train("-m", *ONE_EPOCH, "optimizer.lr=1e-3,1e-4", "seed=0", "hydra.sweep.dir=sweep")
-    status, output = command("evaluate", "run=sweep", "into=whole")
+    train("-m", *ONE_EPOCH, "optimizer.lr=1e-3,1e-4", "seed=0,1", "hydra.sweep.dir=sweep")
+    status, output = command("evaluate", "run=[sweep/0,sweep/1,sweep/2]", "into=whole")
     assert status == 0, output
-    assert "note: ensemble of runs that differ in optimizer.lr\n" in output
+    said = "note: ensemble of 2 configurations with equal weights; they differ in optimizer.lr\n"
+    assert said in output
+    # Two seeds of one configuration and one of the other: each configuration counts the same.
+    runs = [predictions_from(predictions(tmp_path / "sweep" / name)) for name in "012"]
+    forecasts = np.stack([run.prediction for run in runs])
+    expected = mean_forecast(forecasts, ["a", "a", "b"])
+    whole = predictions_from(predictions(tmp_path / "whole"))
+    np.testing.assert_array_equal(whole.prediction, expected)
+    ups = [run.probability for run in runs]
+    np.testing.assert_allclose(whole.probability, (ups[0] + ups[1]) / 4 + ups[2] / 2)
 
 
 def test_what_does_not_go_together_is_named(

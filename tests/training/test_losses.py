@@ -6,10 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 from stockformer.interface import Batch, Forecast
-from stockformer.training.losses import CorrelationLoss, Loss, MaskedLoss, PublishedLoss
+from stockformer.training.losses import (
+    CorrelationLoss,
+    Loss,
+    MaskedLoss,
+    PairwiseLoss,
+    PublishedLoss,
+    RankingLoss,
+)
 
 
 def masked_loss(**changes: str | bool | float) -> MaskedLoss:
@@ -101,8 +108,13 @@ def test_a_model_without_a_low_band_is_trained_by_the_masked_loss_alone() -> Non
 
 @pytest.mark.parametrize(
     "loss",
-    [masked_loss(low_band_return=True), PublishedLoss(horizon=2, wavelet="sym2")],
-    ids=["masked", "published"],
+    [
+        masked_loss(low_band_return=True),
+        PublishedLoss(horizon=2, wavelet="sym2"),
+        CorrelationLoss(error_weight=0.1, classification_weight=0.5),
+        PairwiseLoss(slope=2.0, error_weight=0.1, classification_weight=0.5),
+    ],
+    ids=["masked", "published", "correlation", "pairwise"],
 )
 def test_a_batch_in_pieces_has_the_same_loss(loss: Loss) -> None:
     torch.manual_seed(1)
@@ -156,8 +168,39 @@ def test_correlation_ignores_the_scale_of_forecasts_and_missing_cells() -> None:
     torch.testing.assert_close(loss(replace(forecast, returns=moved), batch).total, expected)
 
 
+def pairwise_loss() -> PairwiseLoss:
+    return PairwiseLoss(slope=2.0, error_weight=0.1, classification_weight=0.5)
+
+
+def test_the_pairwise_loss_is_the_mean_over_pairs_then_over_dates() -> None:
+    forecast, batch = case()
+    days = []
+    for step in range(2):
+        stocks = batch.valid[0, step].nonzero().flatten().tolist()
+        values, found = batch.target[0, step], forecast.returns[0, step]
+        pairs = [(i, j) for i in stocks for j in stocks if values[i] > values[j]]
+        days.append(torch.stack([softplus(2 * (found[j] - found[i])) for i, j in pairs]).mean())
+    assert len(days) == 2
+    error = (forecast.returns - batch.target)[batch.valid].square().mean()
+    parts = pairwise_loss()(forecast, batch)
+    torch.testing.assert_close(parts.regression, torch.stack(days).mean() + 0.1 * error)
+
+
+def test_equal_targets_and_missing_stocks_are_no_pairs() -> None:
+    forecast, _ = case()
+    target = torch.tensor([[[0.1, 0.1, -0.2], [0.0, 0.3, 0.1]]])
+    valid = torch.tensor([[[True, True, True], [False, True, True]]])
+    pairs = PairwiseLoss(slope=2.0, error_weight=0.0, classification_weight=0.0)
+    one = pairs.of_dates(forecast.returns, target, valid)
+    found = forecast.returns[0]
+    first = softplus(2 * (found[0, 2] - found[0, :2])).mean()
+    second = softplus(2 * (found[1, 2] - found[1, 1]))
+    torch.testing.assert_close(one[0], torch.stack([first, second]))
+
+
+@pytest.mark.parametrize("loss", [correlation_loss(), pairwise_loss()])
 @pytest.mark.parametrize("what", ["forecast", "target", "one stock"])
-def test_a_day_without_a_correlation_has_a_finite_gradient(what: str) -> None:
+def test_a_day_without_an_order_has_a_finite_gradient(what: str, loss: RankingLoss) -> None:
     forecast, batch = case()
     if what == "forecast":
         forecast = replace(forecast, returns=torch.zeros(1, 2, 3, requires_grad=True))
@@ -167,7 +210,6 @@ def test_a_day_without_a_correlation_has_a_finite_gradient(what: str) -> None:
         valid = batch.valid.clone()
         valid[0, 0] = torch.tensor([True, False, False])
         batch = replace(batch, valid=valid)
-    loss = correlation_loss()
     loss(forecast, batch).total.backward()
     assert forecast.returns.grad is not None
     assert forecast.returns.grad.isfinite().all()

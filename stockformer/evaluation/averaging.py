@@ -1,0 +1,54 @@
+"""The mean of several runs' forecasts.
+
+M runs, N stocks. The forecasts of the seeds of a configuration are alike, and are averaged as they
+are. Those of different models may differ in their spread across stocks: the larger one would decide
+the order of the mean alone. So each configuration's are first brought to the same spread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def mean_forecast(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> np.ndarray:
+    """(..., N) of forecasts (M, ..., N); configurations (M,): equal for runs that differ in seed.
+
+    Every configuration counts the same, by date and step: its spread across stocks becomes the mean
+    of all configurations' spreads, its mean across stocks stays.
+    """
+    if len(set(configurations)) == 1:
+        mean: np.ndarray = forecasts.mean(axis=0)
+        return mean
+    level = forecasts.mean(axis=-1, keepdims=True)
+    share = np.reshape(equal_shares(configurations), (-1, *[1] * (forecasts.ndim - 1)))
+    weights = run_weights(forecasts, configurations)
+    total: np.ndarray = (weights * (forecasts - level) + share * level).sum(axis=0)
+    return total
+
+
+def run_weights(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> np.ndarray:
+    """(M, ..., 1): what multiplies a run's deviations from its mean across stocks in the mean."""
+    shares = equal_shares(configurations)
+    places = {
+        each: [i for i, c in enumerate(configurations) if c == each] for each in configurations
+    }
+    spreads = {
+        each: forecasts[rows].mean(axis=0).std(axis=-1, keepdims=True)
+        for each, rows in places.items()
+    }
+    mean = np.mean(list(spreads.values()), axis=0)
+    return np.stack(
+        [
+            share * np.divide(mean, spreads[each], out=np.ones_like(mean), where=spreads[each] > 0)
+            for share, each in zip(shares, configurations)
+        ]
+    )
+
+
+def equal_shares(configurations: Sequence[Hashable]) -> list[float]:
+    """(M,): the same for each configuration, divided among its runs."""
+    runs = Counter(configurations)
+    return [1 / (len(runs) * runs[each]) for each in configurations]
