@@ -3,9 +3,12 @@
 RUN: a run, or all folds of a walk-forward sweep as one (SWEEP/walk_forward). For each: the mean
 daily rank IC with its Newey-West t, the mean of each 60 dates (a fold of NIFTY-WF), that of all
 dates from the fourth fold on, which confirm what was chosen on the first three, and the null by
-permutation: each date's forecasts shuffled among its stocks, 1,000 times. Of several runs every
-later one is tested against the first, paired by date. --tried: a table of all configurations tried,
-such as docs/experiments.csv: the best rank IC that noise would have reached in as many trials.
+permutation: each date's forecasts shuffled among its stocks, 1,000 times; then how long the signal
+lasts (the rank IC with the return of each of the 10 days after it) and what it earns a day over the
+universe: traded at the signal's close without costs, a day later, and after holding and costs. Of
+several runs every later one is tested against the first, paired by date. --tried: a table of all
+configurations tried, such as docs/experiments.csv: the best rank IC that noise would have reached
+in as many trials. --table: instead of all that a row of a Markdown table for each run.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from stockformer.evaluation.backtest import BASIS_POINT
+from stockformer.evaluation.money import NET, PARTS
 from stockformer.evaluation.predictions import Predictions, daily
+from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.statistics import (
     estimate,
     expected_maximum,
@@ -26,14 +32,14 @@ from stockformer.evaluation.statistics import (
 )
 from stockformer.runs.recorded_run import read_run
 
-SHUFFLES, WINDOW = 1000, 60
+SHUFFLES, WINDOW, DAYS = 1000, 60, 10
 
 
-def predictions_of(folder: Path) -> Predictions:
-    found = read_run(folder).predictions
-    if found is None:
+def finished(folder: Path) -> tuple[Predictions, EvaluationRecord]:
+    run = read_run(folder)
+    if run.predictions is None or run.evaluation is None:
         raise SystemExit(f"error: {folder}: no test predictions; name a finished run")
-    return found
+    return run.predictions, run.evaluation
 
 
 def permutation_null(predictions: Predictions, seed: int = 0) -> np.ndarray:
@@ -58,11 +64,59 @@ def best_of_noise(trials: int, standard_error: float) -> float:
     return standard_error * expected_maximum(trials) if trials > 1 else 0.0
 
 
-def show(folder: Path, predictions: Predictions, trials: int) -> pd.Series:
+def decay(record: EvaluationRecord) -> list[str]:
+    """The rank IC with the return of each of the days after the signal."""
+    if record.signal is None:
+        return []
+    return [f"{value:+.3f}" for value in record.signal.decay["rank_ic"].loc[1:DAYS]]
+
+
+def money(record: EvaluationRecord) -> list[str]:
+    """Basis points a day over the universe: at the signal's close without costs, what a day's delay
+    and holding add, costs, and what is left with its 95 % interval."""
+    if record.backtest is None or record.backtest.waterfall is None:
+        return []
+    parts = record.backtest.waterfall
+    figures = [f"{parts[name].mean / BASIS_POINT:+.1f}" for name in PARTS if name != "cash"]
+    net = parts[NET]
+    ends = (net.lower / BASIS_POINT, net.upper / BASIS_POINT)
+    return [*figures, f"{net.mean / BASIS_POINT:+.1f} ({ends[0]:+.1f} to {ends[1]:+.1f})"]
+
+
+def row(folder: Path, predictions: Predictions, record: EvaluationRecord) -> str:
+    """The run's row of the table that `HEADER` begins; left: after a day's delay and costs."""
+    rank_ic = daily(predictions.step(1))["rank_ic"]
+    test = estimate(rank_ic, predictions.horizon)
+    by_fold = " ".join(f"{value:.3f}" for value in by_window(rank_ic))
+    later = newey_west(rank_ic.iloc[3 * WINDOW :], predictions.horizon)
+    cells = (
+        folder.name,
+        f"{test.mean:.4f}",
+        f"{test.lower:.3f} to {test.upper:.3f}",
+        f"{test.t:.1f}",
+        by_fold.replace("0.", "."),
+        f"{later.mean:.4f}",
+        "".join(decay(record)[1:2]),
+        "".join(money(record)[-1:]),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+HEADER = """\
+| run | rank IC | 95 % interval | t | by fold | folds 3 to 5 | second day | left, bp a day |
+| --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def by_window(rank_ic: pd.Series) -> list[float]:
+    return [rank_ic.iloc[i : i + WINDOW].mean() for i in range(0, len(rank_ic), WINDOW)]
+
+
+def show(
+    folder: Path, predictions: Predictions, record: EvaluationRecord, trials: int
+) -> pd.Series:
     rank_ic = daily(predictions.step(1))["rank_ic"]
     test = estimate(rank_ic, predictions.horizon)
     null = permutation_null(predictions)
-    windows = [rank_ic.iloc[i : i + WINDOW].mean() for i in range(0, len(rank_ic), WINDOW)]
     half = rank_ic.iloc[3 * WINDOW :]
     later = newey_west(half, predictions.horizon)
     print(f"{folder}")
@@ -71,7 +125,7 @@ def show(folder: Path, predictions: Predictions, trials: int) -> pd.Series:
         f"{test.upper:+.4f}, t {test.t:.2f}, p {test.p:.2g}; ICIR "
         f"{test.mean / rank_ic.std():.3f}"
     )
-    print(f"  by {WINDOW} dates: " + " ".join(f"{value:+.3f}" for value in windows))
+    print(f"  by {WINDOW} dates: " + " ".join(f"{value:+.3f}" for value in by_window(rank_ic)))
     if len(half) > 1:
         print(f"  from date {3 * WINDOW} on: {later.mean:+.4f}, t {later.t:.2f}, {later.n} dates")
     print(
@@ -82,6 +136,8 @@ def show(folder: Path, predictions: Predictions, trials: int) -> pd.Series:
     if trials:
         best = best_of_noise(trials, test.standard_error)
         print(f"  best of {trials} trials of noise: {best:+.4f}; above it {test.mean - best:+.4f}")
+    print(f"  with the return of day 1 to {DAYS}: {' '.join(decay(record))}")
+    print(f"  bp a day: at the close, delay, holding, costs, left: {', '.join(money(record))}")
     return rank_ic
 
 
@@ -89,12 +145,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the rank IC of runs is worth.")
     parser.add_argument("runs", nargs="+", type=Path, help="finished runs")
     parser.add_argument("--tried", type=Path, help="CSV with a row for each configuration tried")
+    parser.add_argument("--table", action="store_true", help="a row of Markdown for each run")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(HEADER)
+        for folder in arguments.runs:
+            print(row(folder, *finished(folder)))
+        return
     trials = len(pd.read_csv(arguments.tried)) if arguments.tried else 0
     first: pd.Series | None = None
     for folder in arguments.runs:
-        predictions = predictions_of(folder)
-        rank_ic = show(folder, predictions, trials)
+        predictions, record = finished(folder)
+        rank_ic = show(folder, predictions, record, trials)
         if first is None:
             first = rank_ic
             continue

@@ -39,13 +39,16 @@ def test_one_sweep_ranks_models_of_both_kinds(command: Command, tmp_path: Path) 
     assert len(group.configurations) == 3
 
 
-def test_the_sweep_names_every_model_but_the_large_one() -> None:
-    config = composed("experiment=model_zoo")
-    assert config.model._target_ == "stockformer.models.mlp.MLP"
-    text = (config_folder() / "experiment/model_zoo.yaml").read_text()
+@pytest.mark.parametrize(
+    ("experiment", "left_out"),
+    [("model_zoo", "stockformer"), ("nifty_zoo", "stockformer_small")],
+)
+def test_the_sweep_names_every_model_but_one_size(experiment: str, left_out: str) -> None:
+    assert composed(f"experiment={experiment}").model._target_.startswith("stockformer.models.")
+    text = (config_folder() / f"experiment/{experiment}.yaml").read_text()
     (line,) = [line for line in text.splitlines() if line.strip().startswith("model: ")]
     named = line.split(": ")[1].partition(" #")[0].split(",")
-    assert sorted([*named, "stockformer"]) == sorted(MODELS)
+    assert sorted([*named, left_out]) == sorted(MODELS)
 
 
 def test_a_key_that_one_of_the_models_lacks_is_refused(command: Command) -> None:

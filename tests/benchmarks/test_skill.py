@@ -12,6 +12,7 @@ from reporting.run_folder import failed_run, finished_run, some_predictions
 
 from benchmarks import skill
 from stockformer.evaluation.predictions import daily
+from stockformer.runs.recorded_run import read_run
 
 
 def test_the_null_is_that_of_independent_orders() -> None:
@@ -46,9 +47,25 @@ def test_the_runs_are_judged_and_compared(
     assert output.count("rank IC") >= 4
     assert "best of 3 trials of noise" in output
     assert output.splitlines()[-1].startswith("  the first run leads by")
+    record = read_run(one).evaluation
+    assert record is not None
+    assert record.signal is not None
+    assert record.backtest is not None
+    assert record.backtest.waterfall is not None
+    day_2, net = record.signal.decay["rank_ic"].loc[2], record.backtest.waterfall["net"].mean
+    lasting, earned = (line for line in output.splitlines()[:12] if "day" in line.split(":")[0])
+    assert f"{day_2:+.3f}" in lasting
+    assert f"{1e4 * net:+.1f} (" in earned
+    monkeypatch.setattr(sys, "argv", ["skill.py", str(one), str(other), "--table"])
+    skill.main()
+    rows = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in rows[-2].split("|")[1:-1]]
+    assert len({row.count("|") for row in rows}) == 1
+    assert (cells[0], cells[6]) == ("0", f"{day_2:+.3f}")
+    assert cells[7].startswith(f"{1e4 * net:+.1f} (")
 
 
 def test_a_run_without_predictions_is_named(tmp_path: Path) -> None:
     run = failed_run(tmp_path / "run", ValueError("no data"))
     with pytest.raises(SystemExit, match="run: no test predictions"):
-        skill.predictions_of(run)
+        skill.finished(run)
