@@ -12,11 +12,12 @@ from sweeps import slurm
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
 # Arguments besides --quick, and how the last line printed begins.
-SLOW = {"cluster", "market", "prediction", "scaling"}
+SLOW = {"candidates", "cluster", "market", "prediction", "scaling"}
 NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
     "ablation": ([DATA], "without the second task"),
     "blocks": ([], "| the whole step"),
+    "candidates": ([DATA], "both on validation days too"),
     "cluster": ([], "Slurm, 2 nodes: 4 jobs"),
     "compare": ([], "| step, B=1 N=20"),
     "data": (["--data", DATA], "windows over"),
@@ -37,7 +38,8 @@ SCRIPTS = {
 
 def test_every_benchmark_is_tested() -> None:
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
-    assert scripts == {*SCRIPTS, "first_screens", "skill", "speed"}  # each has its own test
+    own_test = {"first_screens", "skill", "speed"}
+    assert scripts == {*SCRIPTS, *own_test, "variants"}  # the last is shared by two
 
 
 @pytest.mark.parametrize(
