@@ -39,6 +39,11 @@ log = logging.getLogger(__name__)
 NO_PART = (*REPEATED, *MAY_CHANGE, "dataset.source.path")
 """Keys, or how they begin, of what makes no other configuration. That the data are the same is
 tested by their content."""
+FITTED_ON = ("dataset.", "target.", "split.")
+"""Groups of settings that the baselines of a fold depend on."""
+Baselines = dict[tuple[tuple[str, str], ...], dict[str, Predictions]]
+"""The baselines of folds, by the settings that they depend on."""
+
 KEPT = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
 """Keys that the ensemble's manifest takes from the first run."""
 
@@ -53,12 +58,16 @@ class Member:
     predictions: Predictions
 
 
-def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
+def ensemble(
+    folders: Sequence[Path], into: Path | None = None, fitted: Baselines | None = None
+) -> Path:
     """Evaluate the runs in `folders` as one, into a new run folder, which is returned.
 
+    fitted: the baselines of other ensembles of the same sweep; takes those that are fitted here.
     Raises ValueError naming the runs that cannot be combined.
     """
     start_log()
+    fitted = {} if fitted is None else fitted
     folds = by_dates(members(folders))
     parts, baselines = [], []
     for fold in folds:
@@ -67,7 +76,10 @@ def ensemble(folders: Sequence[Path], into: Path | None = None) -> Path:
         part = averaged(fold, data)
         log.info("%s: %s", _span(part.signal_dates), ", ".join(str(run.path) for run in fold))
         parts.append(part)
-        baselines.append(all_baselines(part, baseline_inputs(data)))
+        key = tuple((k, str(v)) for k, v in flat(config).items() if k.startswith(FITTED_ON))
+        if key not in fitted:
+            fitted[key] = all_baselines(part, baseline_inputs(data))
+        baselines.append(fitted[key])
     whole = join(parts)
     each = "a run" if len(folds[0]) == 1 else f"the mean of {len(folds[0])} runs"
     how = f"ensemble: {each}" + (f" on each of {len(folds)} folds" if len(folds) > 1 else "")

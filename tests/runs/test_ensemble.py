@@ -12,7 +12,8 @@ import pytest
 from small_data import Phase5Files
 
 from stockformer.evaluation.averaging import mean_forecast
-from stockformer.evaluation.predictions import score
+from stockformer.evaluation.baselines import BaselineInputs, all_baselines
+from stockformer.evaluation.predictions import Predictions, score
 from stockformer.runs.recorded_run import predictions_from, read_run
 
 Command = Callable[..., tuple[int, str]]
@@ -74,6 +75,28 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     # It is no run to be taken into another ensemble.
     status, output = command("evaluate", "run=whole,sweep/0")
     assert (status, "whole (an ensemble)" in output) == (1, True)
+
+
+def test_the_baselines_of_a_fold_are_fitted_once_for_all_configurations(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def counted(part: Predictions, history: BaselineInputs) -> dict[str, Predictions]:
+        fitted.append(part.signal_dates[0])
+        return all_baselines(part, history)
+
+    monkeypatch.setattr("stockformer.runs.ensemble.all_baselines", counted)
+    varied = ("split.fold=0,1", "optimizer.lr=1e-3,1e-4", "hydra.sweep.dir=sweep")
+    status, output = train("-m", *ONE_EPOCH, *FOLDS, *varied)
+    assert status == 0, output
+    assert len(fitted) == len(set(fitted)) == 2
+    one, other = (evaluation(tmp_path / f"sweep/walk_forward_{n}") for n in range(2))
+    assert one["model"] != other["model"]
+    for row, again in zip(
+        one["table"][1:], other["table"][1:], strict=True
+    ):  # the first is the model
+        assert (row["name"], row["mae"]) == (again["name"], again["mae"])
 
 
 def test_an_average_is_a_run_that_is_found_as_the_newest(
