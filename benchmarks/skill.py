@@ -36,7 +36,10 @@ SHUFFLES, WINDOW, DAYS = 1000, 60, 10
 
 
 def finished(folder: Path) -> tuple[Predictions, EvaluationRecord]:
-    run = read_run(folder)
+    try:
+        run = read_run(folder)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     if run.predictions is None or run.evaluation is None:
         raise SystemExit(f"error: {folder}: no test predictions; name a finished run")
     return run.predictions, run.evaluation
