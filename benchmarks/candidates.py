@@ -38,6 +38,7 @@ from benchmarks.variants import (
 )
 from stockformer.data.dataset import Dataset
 from stockformer.data.factors.cross_section import cross_sectional
+from stockformer.data.windows import sliding
 from stockformer.evaluation.predictions import Predictions, daily
 from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.interface import Batch, Forecast
@@ -50,34 +51,10 @@ LAST = 4  # epochs whose weights, or forecasts, are averaged
 BLOCKS = 4  # of training days; the teacher forecasts each after learning from the others
 WEIGHTS = np.linspace(0, 1, 5)  # of the first of two blended models
 ATTENTION, TREES = ("experiment=nifty_attention",), ("experiment=nifty_relative",)
+RANKS = ("processors=rank",)
 CLOSES = "RES1,RES2,RES3,RES5,RES10,RES20,PEER1,PEER5,MOM60,MOM120,MOM240,RESMOM60,RESMOM120"
 CLOSES += ",RESMOM240,TOHIGH60,TOHIGH120,TOHIGH240,MBETA60,IVOL20,IVOL60"  # need closes only
 State = dict[str, Tensor]
-
-
-class RanksToo(CrossSection):
-    """Each factor as it comes, and as its rank among the stocks of the day."""
-
-    def __init__(
-        self, *, width: int, layers: int, heads: int, dropout: float, horizon: int, factors: int
-    ) -> None:
-        super().__init__(
-            width=width,
-            layers=layers,
-            heads=heads,
-            dropout=dropout,
-            horizon=horizon,
-            factors=2 * factors,
-        )
-
-    def forward(self, batch: Batch) -> Forecast:
-        last, known = batch.factors[:, -1], batch.known[:, -1, :, None]
-        order = last.masked_fill(~known, torch.inf).argsort(dim=1).argsort(dim=1)
-        ranks = (order + 0.5) / known.sum(dim=1, keepdim=True).clamp(min=1) - 0.5
-        both = torch.cat([last, ranks.masked_fill(~known, 0.0) * 12**0.5], dim=-1)
-        return super().forward(
-            replace(batch, factors=both[:, None].expand(-1, batch.factors.shape[1], -1, -1))
-        )
 
 
 class MarketState(CrossSection):
@@ -104,6 +81,21 @@ class MarketState(CrossSection):
         state = torch.stack([each(dim=1) for x in spans for each in (x.mean, x.std)], dim=-1)
         weights = 2 * torch.sigmoid(self.gate(state))  # (B,F), 1 without any effect
         return super().forward(replace(batch, factors=batch.factors * weights[:, None, None]))
+
+
+def ranks_too(job: Job) -> Forecasts:
+    """Each factor as it comes, and as its rank among the stocks of the day."""
+    (config, data), (_, ranked) = (job.read(*ATTENTION, *more) for more in ((), RANKS))
+    names = data.panel.factor_names
+    both = data.panel.with_factors(
+        np.concatenate([data.panel.factors, ranked.panel.factors], axis=-1),
+        (*names, *(f"rank of {name}" for name in names)),
+    )
+    windows = copy.copy(data.windows)
+    windows.factors = sliding(torch.from_numpy(both.factors), config.dataset.lookback)
+    experiment = Experiment(config, replace(data, panel=both, windows=windows))
+    train(experiment)
+    return forecasts(experiment)
 
 
 def averaged(job: Job, *, how: Callable[[Experiment, Sequence[State]], Forecasts]) -> Forecasts:
@@ -147,10 +139,9 @@ def refitted(job: Job, *, words: Sequence[str]) -> Forecasts:
         config.trainer.max_epoch = epoch
     days = np.arange(data.split.train[0], data.split.validation[-1] + 1)
     again = prepare_dataset(config, read_panel(config), replace(data.split, train=days))
-    second, last = Experiment(config, again), list[State]()
-    train(second, lambda model: last.append(state_of(model)))
-    if last:
-        second.model.load_state_dict(last[-1])
+    second, states = Experiment(config, again), list[State]()
+    train(second, lambda model: states.append(state_of(model)))
+    second.model.load_state_dict(states[-1])
     return replace(forecasts(first), test=forecasts(second).test)
 
 
@@ -238,23 +229,24 @@ def trees(*words: str) -> Variant:
     return partial(plain, words=(*TREES, *words))
 
 
-HERE = "benchmarks.candidates."
+MARKET_STATE = "benchmarks.candidates.MarketState"
+PRETRAINED = "the same, from NASDAQ's weights"
 VARIANTS: dict[str, Variant] = {
     "attention": attention(),
     "pairwise loss": attention("loss=pairwise"),
     "squared error": attention("loss=squared"),
     "without the second task": attention("loss.classification_weight=0"),
     "five days ahead as tasks": attention("target.horizon=5"),
-    "ranks as inputs": attention("processors=rank"),
-    "z-scores and ranks as inputs": attention(model=HERE + "RanksToo"),
-    "the market's state": attention("dataset.lookback=20", model=HERE + "MarketState"),
+    "ranks as inputs": attention(*RANKS),
+    "z-scores and ranks as inputs": ranks_too,
+    "the market's state": attention("dataset.lookback=20", model=MARKET_STATE),
     "Alpha158 alone": attention("dataset.factors=[alpha158]"),
     "mean of the last weights": partial(averaged, how=mean_weights),
     "mean of the last forecasts": partial(averaged, how=mean_forecasts),
     "trained on validation days too": partial(refitted, words=ATTENTION),
     "taught by trees": taught,
     "20 factors from closes": closes_alone,
-    "the same, from NASDAQ's weights": closes_alone,  # main() names their folder
+    PRETRAINED: closes_alone,  # main() names the folder of the weights
     "trees": trees(),
     "trees on z-scores": trees("processors=robust_daily"),
     "trees without interactions": trees(
@@ -263,7 +255,6 @@ VARIANTS: dict[str, Variant] = {
     "trees on three days": trees("model.days=3", "dataset.lookback=3"),
     "trees on validation days too": partial(refitted, words=TREES),
 }
-PRETRAINED = "the same, from NASDAQ's weights"
 BLENDS = {
     "attention and trees": ("attention", "trees", False),
     "attention and trees, by validation": ("attention", "trees", True),

@@ -28,7 +28,6 @@ from stockformer.data.dataset import Dataset
 from stockformer.evaluation.predictions import Predictions, daily
 from stockformer.evaluation.statistics import newey_west, paired_comparison
 from stockformer.experiment import Experiment
-from stockformer.models.tabular import Tabular
 from stockformer.runs.folder import RunDir
 from stockformer.training.checkpoint import load_checkpoint
 from stockformer.training.tensorboard import TensorBoard
@@ -82,12 +81,7 @@ def train(experiment: Experiment, each_epoch: Callable[[nn.Module], None] | None
         RunDir.claim(Path(folder) / "run") as run,
         TensorBoard(run.tensorboard_folder) as tensorboard,
     ):
-        loop = (
-            experiment.tabular_trainer(model, run, tensorboard)
-            if isinstance(model, Tabular)
-            else experiment.trainer(run, tensorboard, after_epoch)
-        )
-        loop.fit(*days)
+        experiment.loop(run, tensorboard, after_epoch).fit(*days)
         names = experiment.data.panel.factor_names
         return int(load_checkpoint(run.checkpoint("best"), model, names)["epoch"])
 

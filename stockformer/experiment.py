@@ -383,11 +383,7 @@ class Experiment:
         if self.processes.is_main:
             self.record_start(run, overrides, initial)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
-            trainer: Trainer | TabularTrainer
-            if isinstance(self.model, Tabular):
-                trainer = self.tabular_trainer(self.model, run, tensorboard, after_epoch)
-            else:
-                trainer = self.trainer(run, tensorboard, after_epoch)
+            trainer = self.loop(run, tensorboard, after_epoch)
             if self.processes.is_main:
                 tensorboard.text("config", OmegaConf.to_yaml(self.config))
             if run.resumed:
@@ -425,6 +421,14 @@ class Experiment:
     def manifest_stands(self, run: RunDir) -> bool:
         """Whether the manifest of a resumed run exists: not if it was killed while reading data."""
         return run.resumed and (run.trained() or run.manifest_file.exists())
+
+    def loop(
+        self, run: RunDir, tensorboard: TensorBoard, after_epoch: AfterEpoch | None = None
+    ) -> Trainer | TabularTrainer:
+        """What trains this model: the loop, or a fit at once."""
+        if isinstance(self.model, Tabular):
+            return self.tabular_trainer(self.model, run, tensorboard, after_epoch)
+        return self.trainer(run, tensorboard, after_epoch)
 
     def trainer(
         self, run: RunDir, tensorboard: TensorBoard, after_epoch: AfterEpoch | None = None

@@ -32,12 +32,11 @@ def mean_forecast(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> 
 def run_weights(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> np.ndarray:
     """(M, ..., 1): what multiplies a run's deviations from its mean across stocks in the mean."""
     shares = equal_shares(configurations)
-    places = {
-        each: [i for i, c in enumerate(configurations) if c == each] for each in configurations
-    }
     spreads = {
-        each: forecasts[rows].mean(axis=0).std(axis=-1, keepdims=True)
-        for each, rows in places.items()
+        each: forecasts[[one == each for one in configurations]]
+        .mean(axis=0)
+        .std(axis=-1, keepdims=True)
+        for each in dict.fromkeys(configurations)
     }
     mean = np.mean(list(spreads.values()), axis=0)
     return np.stack(

@@ -93,9 +93,8 @@ def test_the_baselines_of_a_fold_are_fitted_once_for_all_configurations(
     assert len(fitted) == len(set(fitted)) == 2
     one, other = (evaluation(tmp_path / f"sweep/walk_forward_{n}") for n in range(2))
     assert one["model"] != other["model"]
-    for row, again in zip(
-        one["table"][1:], other["table"][1:], strict=True
-    ):  # the first is the model
+    baselines = (each["table"][1:] for each in (one, other))  # the first row is the model
+    for row, again in zip(*baselines, strict=True):
         assert (row["name"], row["mae"]) == (again["name"], again["mae"])
 
 
