@@ -14,15 +14,13 @@ from pathlib import Path
 
 import pytest
 from runs.small_run import SmallRuns, differences
-from sweeps import quick_runs, slurm
+from sweeps import quick_runs, slow_train, slurm
 from sweeps.quick_runs import states
 
 from stockformer.config.overrides import check_command_line
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
-ROOT = Path(__file__).parents[2]
-TRAIN = ROOT / "train.py"
 LOCAL = "hydra/launcher=slurm_local"
 SLURM = "hydra/launcher=slurm"
 real_queue = pytest.mark.skipif(
@@ -171,12 +169,12 @@ def test_a_job_whose_time_is_up_continues_to_the_bit(
     tmp_path: Path, cluster: slurm.Cluster, start: Start
 ) -> None:
     small = SmallRuns(tmp_path)
-    # Slurm warns up to a minute early: a round is seconds of training, 20 to 75 epochs.
-    long = ("trainer.max_epoch=150", "trainer.early_stopping.patience=150")
+    # Slurm warns up to a minute early; 75 epochs of over a second do not fit on any machine.
+    long = ("trainer.max_epoch=75", "trainer.early_stopping.patience=75")
     words = small.words(*long)
     words = [word for word in words if not word.startswith("report")]
     limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55")
-    output = ended(start(*words, SLURM, *limits, program=str(TRAIN)), seconds=600)
+    output = ended(start(*words, SLURM, *limits, program=slow_train.__file__), seconds=600)
     assert "submitted again" in output
     small.run(tmp_path / "whole", *long)
     assert not differences(tmp_path / "sweep" / "0", tmp_path / "whole")
