@@ -12,12 +12,17 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+FLAT = 1e-6
+"""Spread across stocks, relative to the largest forecast, up to which forecasts are all equal but
+for rounding in float32."""
+
 
 def mean_forecast(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> np.ndarray:
     """(..., N) of forecasts (M, ..., N); configurations (M,): equal for runs that differ in seed.
 
     Every configuration counts the same, by date and step: its spread across stocks becomes the mean
-    of all configurations' spreads, its mean across stocks stays.
+    of all configurations' spreads, its mean across stocks stays. One that forecasts the same for
+    all stocks adds its mean alone.
     """
     if len(set(configurations)) == 1:
         mean: np.ndarray = forecasts.mean(axis=0)
@@ -31,18 +36,16 @@ def mean_forecast(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> 
 
 def run_weights(forecasts: np.ndarray, configurations: Sequence[Hashable]) -> np.ndarray:
     """(M, ..., 1): what multiplies a run's deviations from its mean across stocks in the mean."""
-    shares = equal_shares(configurations)
-    spreads = {
-        each: forecasts[[one == each for one in configurations]]
-        .mean(axis=0)
-        .std(axis=-1, keepdims=True)
-        for each in dict.fromkeys(configurations)
-    }
-    mean = np.mean(list(spreads.values()), axis=0)
+    spreads, ordered = {}, {}
+    for each in dict.fromkeys(configurations):
+        mean = forecasts[[one == each for one in configurations]].mean(axis=0)
+        spreads[each] = mean.std(axis=-1, keepdims=True)
+        ordered[each] = spreads[each] > FLAT * np.abs(mean).max(axis=-1, keepdims=True)
+    target = np.mean(list(spreads.values()), axis=0)
     return np.stack(
         [
-            share * np.divide(mean, spreads[each], out=np.ones_like(mean), where=spreads[each] > 0)
-            for share, each in zip(shares, configurations)
+            share * np.divide(target, spreads[each], out=np.zeros_like(target), where=ordered[each])
+            for share, each in zip(equal_shares(configurations), configurations)
         ]
     )
 

@@ -117,11 +117,11 @@ class MaskedLoss(Loss):
 
 
 class RankingLoss(Loss):
-    """A loss of each date's order of the stocks, averaged over dates, with the error and the class.
+    """A loss of the order of a date's stocks, plus weighted squared error and cross-entropy.
 
-    error_weight: of the squared error, which keeps the forecasts in the target's scale. A day with
-    less than two valid stocks, or without any difference between its targets, has no order. A mean
-    over no cells is 0.
+    error_weight: of the squared error, which keeps the forecasts in the target's scale. Averaged
+    over dates; those whose valid targets are all equal, or less than two, have no order and do not
+    count. A mean over no dates or cells is 0.
     """
 
     def __init__(self, *, error_weight: float, classification_weight: float) -> None:
@@ -129,25 +129,24 @@ class RankingLoss(Loss):
         self.error_weight, self.classification_weight = error_weight, classification_weight
 
     @abstractmethod
-    def of_dates(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """(B, H), 0 where there is no order; from each (B, H, N)."""
+    def date_losses(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """(B, H), finite also where there is no order; from each (B, H, N)."""
 
     def sums(self, forecast: Forecast, batch: Batch) -> Tensor:
         """(3,): the dates' losses, squared error, cross-entropy."""
-        valid = batch.valid
-        of_dates = self.of_dates(forecast.returns, batch.target, valid)
+        valid, ordered = batch.valid, has_distinct_targets(batch.target, batch.valid)
+        date_losses = self.date_losses(forecast.returns, batch.target, valid) * ordered
         entropy = per_cell_cross_entropy(forecast.logits, batch.up)
         error = (forecast.returns - batch.target).square()
-        return torch.stack([of_dates.sum(), (error * valid).sum(), (entropy * valid).sum()])
+        return torch.stack([date_losses.sum(), (error * valid).sum(), (entropy * valid).sum()])
 
     def counts(self, batch: Batch) -> Tensor:
-        cells, length = batch.valid.sum(), _deviations(batch.target, batch.valid)[1]
-        days = (length > FLAT).sum()
-        return torch.stack([days, cells, cells]).to(batch.target.dtype)
+        dates, cells = has_distinct_targets(batch.target, batch.valid).sum(), batch.valid.sum()
+        return torch.stack([dates, cells, cells]).to(batch.target.dtype)
 
     def parts(self, sums: Tensor, counts: Tensor) -> LossParts:
-        of_dates, error, classification = sums / counts.clamp(min=1)
-        regression = of_dates + self.error_weight * error
+        ranking, error, classification = sums / counts.clamp(min=1)
+        regression = ranking + self.error_weight * error
         total = regression + self.classification_weight * classification
         return LossParts(total, regression, classification)
 
@@ -155,26 +154,33 @@ class RankingLoss(Loss):
 class CorrelationLoss(RankingLoss):
     """Minus the correlation of forecast and target: with a target of ranks nearly the rank IC."""
 
-    def of_dates(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    def date_losses(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         return -correlation(forecast, target, valid)
 
 
 class PairwiseLoss(RankingLoss):
-    """The logistic loss of the order of each two stocks (RankNet, Burges et al., ICML 2005).
+    """The logistic loss of the order of each two stocks, averaged over the pairs of a date.
 
-    slope: log-odds of a pair's order per unit of difference between its forecasts. Pairs of equal
-    targets are left out. Memory grows with the square of the number of stocks.
+    RankNet (Burges et al., ICML 2005); pairs of equal targets are left out. slope: log-odds of a
+    pair's order per unit of difference between its forecasts, sigma of Burges (2010). Memory grows
+    with the square of the number of stocks.
     """
 
     def __init__(self, *, slope: float, error_weight: float, classification_weight: float) -> None:
         super().__init__(error_weight=error_weight, classification_weight=classification_weight)
         self.slope = slope
 
-    def of_dates(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        above, pairs = (x.unsqueeze(-1) - x.unsqueeze(-2) for x in (forecast, target))  # (B,H,N,N)
-        ordered = (pairs > 0) & valid.unsqueeze(-1) & valid.unsqueeze(-2)
-        losses = softplus(-self.slope * above) * ordered
+    def date_losses(self, forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        lead, target_lead = (x.unsqueeze(-1) - x.unsqueeze(-2) for x in (forecast, target))
+        ordered = (target_lead > 0) & valid.unsqueeze(-1) & valid.unsqueeze(-2)  # (B,H,N,N)
+        losses = softplus(-self.slope * lead) * ordered
         return losses.sum(dim=(-2, -1)) / ordered.sum(dim=(-2, -1)).clamp(min=1)
+
+
+def has_distinct_targets(target: Tensor, valid: Tensor) -> Tensor:
+    """(B, H) bool: dates on which two valid targets differ; each (B, H, N)."""
+    least = target.masked_fill(~valid, torch.inf).amin(dim=-1)
+    return target.masked_fill(~valid, -torch.inf).amax(dim=-1) > least
 
 
 def correlation(forecast: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from stockformer.evaluation.averaging import mean_forecast, run_weights
 
@@ -20,21 +21,22 @@ def test_a_model_with_a_large_spread_does_not_outweigh_the_other() -> None:
 
 def test_a_configuration_counts_once_whatever_its_number_of_seeds() -> None:
     rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(2, 4, 1, 50))
-    twice = mean_forecast(np.stack([one, other]), ["a", "b"])
-    seeds = mean_forecast(np.stack([one, one, one, other]), ["a", "a", "a", "b"])
-    np.testing.assert_allclose(seeds, twice, atol=1e-12)
-    spreads = [each.std(axis=-1) for each in (one, other)]
-    middle = [each.mean(axis=-1, keepdims=True) for each in (one, other)]
-    scaled = [(x - m) / s[..., None] for x, m, s in zip((one, other), middle, spreads)]
-    expected = np.mean(scaled, axis=0) * np.mean(spreads, axis=0)[..., None] + np.mean(middle, 0)
-    np.testing.assert_allclose(twice, expected, atol=1e-12)
+    *seeds, other = rng.normal(size=(4, 4, 1, 50))
+    found = mean_forecast(np.stack([*seeds, 3 * other]), ["a", "a", "a", "b"])
+    both = [np.mean(seeds, axis=0), 3 * other]
+    spreads = [each.std(axis=-1, keepdims=True) for each in both]
+    middle = [each.mean(axis=-1, keepdims=True) for each in both]
+    scaled = [(x - m) / s for x, m, s in zip(both, middle, spreads)]
+    expected = np.mean(scaled, axis=0) * np.mean(spreads, axis=0) + np.mean(middle, axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_a_constant_forecast_adds_its_level_and_no_order() -> None:
-    forecasts = np.stack([np.array([[0.0, 1.0, 5.0]]), np.full((1, 3), 7.0)])
+@pytest.mark.parametrize("rounding", [0.0, 1e-9])
+def test_a_constant_forecast_adds_its_level_and_no_order(rounding: float) -> None:
+    rng = np.random.default_rng(0)
+    order, constant = rng.normal(size=(2, 1, 191))
+    forecasts = np.stack([order, 0.1 + rounding * constant])
     found = mean_forecast(forecasts, ["a", "b"])
-    assert np.isfinite(found).all()
-    np.testing.assert_array_equal(found.argsort(), [[0, 1, 2]])
-    np.testing.assert_allclose(found.mean(), (2 + 7) / 2)
-    assert np.isfinite(run_weights(forecasts, ["a", "b"])).all()
+    np.testing.assert_allclose(found.mean(), (order.mean() + 0.1) / 2)
+    np.testing.assert_array_equal(found.argsort(), order.argsort())
+    assert (run_weights(forecasts, ["a", "b"])[1] == 0).all()

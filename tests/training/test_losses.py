@@ -180,7 +180,6 @@ def test_the_pairwise_loss_is_the_mean_over_pairs_then_over_dates() -> None:
         values, found = batch.target[0, step], forecast.returns[0, step]
         pairs = [(i, j) for i in stocks for j in stocks if values[i] > values[j]]
         days.append(torch.stack([softplus(2 * (found[j] - found[i])) for i, j in pairs]).mean())
-    assert len(days) == 2
     error = (forecast.returns - batch.target)[batch.valid].square().mean()
     parts = pairwise_loss()(forecast, batch)
     torch.testing.assert_close(parts.regression, torch.stack(days).mean() + 0.1 * error)
@@ -191,7 +190,7 @@ def test_equal_targets_and_missing_stocks_are_no_pairs() -> None:
     target = torch.tensor([[[0.1, 0.1, -0.2], [0.0, 0.3, 0.1]]])
     valid = torch.tensor([[[True, True, True], [False, True, True]]])
     pairs = PairwiseLoss(slope=2.0, error_weight=0.0, classification_weight=0.0)
-    one = pairs.of_dates(forecast.returns, target, valid)
+    one = pairs.date_losses(forecast.returns, target, valid)
     found = forecast.returns[0]
     first = softplus(2 * (found[0, 2] - found[0, :2])).mean()
     second = softplus(2 * (found[1, 2] - found[1, 1]))
@@ -214,3 +213,18 @@ def test_a_day_without_an_order_has_a_finite_gradient(what: str, loss: RankingLo
     assert forecast.returns.grad is not None
     assert forecast.returns.grad.isfinite().all()
     assert loss.counts(batch)[0] == {"forecast": 2, "target": 0, "one stock": 1}[what]
+
+
+@pytest.mark.parametrize("loss", [correlation_loss(), pairwise_loss()])
+def test_equal_targets_of_many_stocks_are_no_order_whatever_their_mean_rounds_to(
+    loss: RankingLoss,
+) -> None:
+    _, batch = case()
+    wide = torch.Size((1, 2, 191))
+    batch = replace(batch, target=torch.full(wide, 0.1), valid=torch.ones(wide, dtype=torch.bool))
+    assert loss.counts(batch)[0] == 0
+    random = torch.randn(*wide)
+    batch = replace(batch, up=torch.zeros(wide, dtype=torch.long))
+    forecast = Forecast(random, torch.zeros(*wide, 2))
+    error = 0.1 * (random - 0.1).square().mean()
+    torch.testing.assert_close(loss(forecast, batch).regression, error)
