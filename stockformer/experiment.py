@@ -7,6 +7,7 @@ takes plain arguments and never sees the configuration. `Experiment.train` is th
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
@@ -46,6 +47,7 @@ from stockformer.evaluation.backtest import Settings
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.importance import Importance
 from stockformer.evaluation.metrics import MONITORS
+from stockformer.evaluation.neutralise import Neutraliser, neutralise_notes
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.summary import summarise
@@ -258,12 +260,16 @@ def evaluate(
     epoch: int | None = None,
     validation: Predictions | None = None,
     baselines: dict[str, Predictions] | None = None,
+    neutralised: Sequence[str] | None = None,
 ) -> EvaluationRecord:
     """Evaluate predictions on these data: baselines, statistics, backtest.
 
     validation: predictions of the days that the model was selected by, if it was selected here.
-    baselines: those already fitted, by name.
+    baselines: those already fitted, by name. neutralised: what is said of what was taken out of the
+    predictions, by default what the configuration says.
     """
+    if neutralised is None:
+        neutralised = neutralise_notes(**config.neutralise)
     if baselines is None:
         with working("fitting the baselines"):
             baselines = all_baselines(predictions, inputs.baseline_inputs(data))
@@ -273,11 +279,21 @@ def evaluate(
         epoch=epoch,
         oracle=inputs.oracle_of(data, predictions),
         trading=backtest_spec(config, data),
-        notes=data.notes,
+        notes=(*data.notes, *neutralised),
         validation=validation,
         targets=config.dataset.project_targets,
         suspects=inputs.suspect_factors(data, config.dataset.waived_factors),
     )
+
+
+def neutraliser(config: DictConfig, panel: Panel) -> Neutraliser:
+    """Raises ValueError where there are too few stocks for so many components."""
+    settings, stocks = config.neutralise, len(panel.tickers)
+    if settings.components > stocks // 2:
+        raise ValueError(
+            f"neutralise.components={settings.components}: at most half of the {stocks} stocks"
+        )
+    return Neutraliser(panel.returns, panel.member, **settings)
 
 
 def samples_at_once(config: DictConfig) -> int:
@@ -300,7 +316,8 @@ class Experiment:
         self.memory = self.require_memory()  # before it is allocated
         self.embedding, self.model = self.build_model()
         # Only the main process evaluates the best epoch.
-        self.evaluator = Evaluator(data.panel, data.targets, self.device, Processes())
+        self.neutraliser = neutraliser(config, data.panel)
+        self.evaluator = self.build_evaluator(Processes())
         backtest_spec(config, data)  # what does not fit is refused now, not after hours of training
 
     def require_memory(self) -> Estimate:
@@ -383,7 +400,7 @@ class Experiment:
         if self.processes.is_main:
             self.record_start(run, overrides, initial)
         with TensorBoard(run.tensorboard_folder) as tensorboard:
-            trainer = self.loop(run, tensorboard, after_epoch)
+            trainer = self.build_trainer(run, tensorboard, after_epoch)
             if self.processes.is_main:
                 tensorboard.text("config", OmegaConf.to_yaml(self.config))
             if run.resumed:
@@ -422,10 +439,14 @@ class Experiment:
         """Whether the manifest of a resumed run exists: not if it was killed while reading data."""
         return run.resumed and (run.trained() or run.manifest_file.exists())
 
-    def loop(
+    def build_evaluator(self, processes: Processes) -> Evaluator:
+        panel, targets = self.data.panel, self.data.targets
+        return Evaluator(panel, targets, self.device, processes, self.neutraliser)
+
+    def build_trainer(
         self, run: RunDir, tensorboard: TensorBoard, after_epoch: AfterEpoch | None = None
     ) -> Trainer | TabularTrainer:
-        """What trains this model: the loop, or a fit at once."""
+        """The trainer of this model: of a loop over epochs, or of a fit at once."""
         if isinstance(self.model, Tabular):
             return self.tabular_trainer(self.model, run, tensorboard, after_epoch)
         return self.trainer(run, tensorboard, after_epoch)
@@ -448,7 +469,7 @@ class Experiment:
             loss=self.loss,
             optimizer=optimizer,
             scheduler=scheduler,
-            evaluator=Evaluator(self.data.panel, self.data.targets, self.device, self.processes),
+            evaluator=self.build_evaluator(self.processes),
             stopping=stopping,
             checkpoints=CheckpointManager(
                 run=run,

@@ -15,6 +15,7 @@ from small_data import Phase5Files, composed
 from torch import Tensor
 
 from stockformer.data.calendar import published_calendar, real_calendar
+from stockformer.evaluation.predictions import score
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.runs.folder import RunDir
@@ -82,6 +83,27 @@ def test_the_best_epoch_is_the_monitors(
     with RunDir.claim(tmp_path / "run") as run:
         experiment.train(run, [])
     assert read_checkpoint(run.checkpoint("best"))[1]["epoch"] == best
+
+
+def test_the_epoch_is_chosen_by_the_neutralised_forecasts(
+    phase5_files: Phase5Files, tmp_path: Path
+) -> None:
+    words = ("trainer.max_epoch=1", "split=ratio", "trainer.monitor=rank_ic")
+    experiment = experiment_of(phase5_files, *words, "neutralise.components=1")
+    with RunDir.claim(tmp_path / "run") as run:
+        experiment.train(run, [])
+    recorded = pd.read_csv(run.metrics_file)["validation_rank_ic"].iloc[0]
+    made = experiment.evaluate_part("validation").predictions
+    assert recorded == pytest.approx(score(made)["rank_ic"])
+    signals = np.searchsorted(experiment.data.panel.dates, made.signal_dates)
+    exposures = experiment.neutraliser.exposures(int(signals[-1]))
+    left = made.prediction[-1] - made.prediction[-1].mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(left @ exposures, 0, atol=1e-9)
+    plain = experiment_of(phase5_files, *words)
+    plain.model.load_state_dict(experiment.model.state_dict())
+    assert plain.evaluate_part("validation").metrics["rank_ic"] != pytest.approx(recorded)
+    with pytest.raises(ValueError, match=r"neutralise\.components=5: at most half of the 7 stocks"):
+        experiment_of(phase5_files, "neutralise.components=5")
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(

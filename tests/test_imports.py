@@ -22,6 +22,7 @@ MAY: dict[str, set[str]] = {
     "runs.typed_json": set(),
     "runs.logs": {"runs.atomic", "runs.console"},
     "runs.folder": BASE,
+    "runs.settings": {"runs.folder"},
     "runs.interruption": {"runs.folder", *BASE},
     "runs.resume": {"config", "runs.folder", *BASE},
     "config.quoting": set(),
@@ -37,16 +38,17 @@ MAY: dict[str, set[str]] = {
     "runs.recorded_run": {"evaluation", "data.reading.unpacking", "runs.folder", *BASE},
     "sweeps.ray_launcher": {"sweeps", "runs.interruption", *BASE},
     "sweeps": {"sweeps", "evaluation", "config.plain_yaml", "runs.folder", *BASE}
-    | {"runs.recorded_run"},
+    | {"runs.recorded_run", "runs.settings"},
     "reporting": {
         *("reporting", "evaluation", "data", "sweeps", "runs.folder", "runs.recorded_run"),
-        *BASE,
+        *("runs.settings", *BASE),
     },
     "experiment": {"config", "data", "models", "training", "evaluation", "reporting", "runs"}
     | {"interface"},
     "runs": {"runs", "config", "data", "training", "evaluation", "reporting", "experiment"}
     | {"models.tabular"},
-    "runs.export": {"runs", "config", "experiment", "interface", "models.tabular"},
+    "runs.export": {"runs", "config", "experiment", "interface", "models.tabular"}
+    | {"evaluation.neutralise"},
     "export": {"commands", "runs"},
     "weekly": {"commands"},
     "programs": {"commands", "config", "audit", "experiment", "reporting", "runs"},
@@ -56,7 +58,9 @@ MAY: dict[str, set[str]] = {
 }
 HEAVY = {"torch", "numpy", "pandas"}
 MUST_NOT: dict[str, set[str]] = {
-    **dict.fromkeys((*BASE, "runs.interruption", "runs.folder"), HEAVY | {"hydra", "omegaconf"}),
+    **dict.fromkeys(
+        (*BASE, "runs.interruption", "runs.folder", "runs.settings"), HEAVY | {"hydra", "omegaconf"}
+    ),
     **dict.fromkeys(("runs.resume", "config", "commands", "programs"), HEAVY),
     "evaluation.metrics": {"pandas", "torch"},  # read by every command
     "evaluation.quantities": HEAVY,

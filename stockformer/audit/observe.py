@@ -36,7 +36,7 @@ from stockformer.data.reading.cache import prepare, scratch_arrays
 from stockformer.data.splits import Split
 from stockformer.data.windows import Windows
 from stockformer.evaluation import baselines
-from stockformer.evaluation.averaging import mean_forecast
+from stockformer.evaluation.averaging import equal_shares, mean_forecast
 from stockformer.evaluation.inputs import baseline_inputs
 from stockformer.evaluation.predictions import Predictions
 from stockformer.evaluation.screening import screen
@@ -240,7 +240,8 @@ def _note_predictions(results: Results, experiment: Experiment, cuts: Sequence[i
             if np.isin(inside, cuts).any():
                 rows.append(inside)
                 forecast = experiment.model(windows[positions].to(experiment.device))
-                forecasts.append(forecast.returns[:, 0].cpu().numpy())
+                returns = forecast.returns.cpu().numpy()
+                forecasts.append(experiment.evaluator.neutralise(inside, returns)[:, 0])
         if rows:
             results.note(f"prediction ({part})", np.concatenate(rows), np.concatenate(forecasts))
 
@@ -330,17 +331,22 @@ def _ensemble_faults(experiment: Experiment) -> Iterator[str]:
     """Check that an ensemble of two configurations is their mean, independent of the outcomes."""
     empty, random = _empty(experiment, experiment.data.split.test), np.random.default_rng(0)
     configurations = [(("seeds", "two"),), (("seeds", "two"),), (("seeds", "one"),)]
-    forecasts = random.normal(0, 0.01, (len(configurations), *empty.prediction.shape))
+    shape = (len(configurations), *empty.prediction.shape)
+    forecasts, probabilities = random.normal(0, 0.01, shape), random.random(shape)
     members = [
-        ensemble.Member(Path(str(i)), {}, each, replace(empty, prediction=forecast))
-        for i, (each, forecast) in enumerate(zip(configurations, forecasts))
+        ensemble.Member(Path(str(i)), {}, each, replace(empty, prediction=one, probability=up))
+        for i, (each, one, up) in enumerate(zip(configurations, forecasts, probabilities))
     ]
     try:
         together = ensemble.averaged(members, experiment.data)
     except ValueError:
         yield "ensemble: the labels that predictions are scored on are not the targets"
         return
-    if not np.allclose(together.prediction, mean_forecast(forecasts, configurations)):
+    probability = np.average(probabilities, axis=0, weights=equal_shares(configurations))
+    if not (
+        np.allclose(together.prediction, mean_forecast(forecasts, configurations))
+        and np.allclose(together.probability, probability)
+    ):
         yield "ensemble: the average of runs is not their mean: weighted by the outcomes?"
 
 

@@ -54,21 +54,26 @@ def predict(words: Words, overrides: list[str]) -> Iterator[RenderableType]:
 
 
 def members(named: Sequence[Path]) -> list[Path]:
-    """The trained runs of what is named: runs, an ensemble, or the best of a sweep's."""
-    if len(named) > 1:
-        return list(named)
-    if is_run(named[0]):
-        runs = RunDir(named[0]).read_manifest().get("ensemble_of")
-        return list(named) if runs is None else _latest_fold([Path(path) for path in runs])
-    trials = read_trials(named[0])
+    """The trained runs of what is named: runs, ensembles, or the best of each sweep's."""
+    return [run for path in named for run in _trained(path)]
+
+
+def _trained(path: Path) -> list[Path]:
+    """Of one folder; one that does not exist is left to the reader's error."""
+    if not path.is_dir():
+        return [path]
+    if is_run(path):
+        runs = RunDir(path).read_manifest().get("ensemble_of")
+        return [path] if runs is None else _latest_fold([Path(run) for run in runs])
+    trials = read_trials(path)
     if len(trials.groups) > 1:
         raise ValueError(
-            f"{named[0]}: its runs are of different data or targets, so none is the best; name one"
+            f"{path}: its runs are of different data or targets, so none is the best; name one"
         )
     best = trials.best(trials.groups[0]) if trials.groups else None
     if best is None:
-        raise ValueError(f"{named[0]}: no completed run to choose; name one with run=FOLDER")
-    runs = _latest_fold([named[0] / name for name in best.runs])
+        raise ValueError(f"{path}: no completed run to choose; name one with run=FOLDER")
+    runs = _latest_fold([path / name for name in best.runs])
     log.warning(
         "best of the sweep by validation %s: %s", trials.objective, ", ".join(map(str, runs))
     )

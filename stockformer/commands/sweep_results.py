@@ -19,7 +19,7 @@ from stockformer.evaluation.metrics import METRICS, OBJECTIVES
 from stockformer.reporting.leaderboard import write_leaderboard
 from stockformer.reporting.terminal import configurations
 from stockformer.runs.console import human_time, make_console, program
-from stockformer.runs.ensemble import Baselines, ensemble
+from stockformer.runs.ensemble import BaselineCache, ensemble
 from stockformer.runs.folder import REPEATED, RunDir
 from stockformer.runs.recorded_run import is_run
 from stockformer.sweeps.folder import Job, SweepDir
@@ -176,7 +176,7 @@ def combine_folds(folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]]) ->
         if outcome.state != "finished":
             log.warning("folds are not combined: job %d has not finished", job.number)
             return
-    fitted: Baselines = {}
+    cache: BaselineCache = {}
     for number, (settings, jobs) in enumerate(sorted(by_settings.items())):
         into = folder.path / (WALK_FORWARD if len(by_settings) == 1 else f"{WALK_FORWARD}_{number}")
         if len(folds[settings]) < 2 or is_newer(into, jobs):
@@ -184,7 +184,7 @@ def combine_folds(folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]]) ->
         try:
             if is_run(into):
                 shutil.rmtree(into)  # it was stopped half-way, or a run was trained for longer
-            ensemble([job.folder for job in jobs], into, fitted)
+            ensemble([job.folder for job in jobs], into, cache)
         except (ValueError, OSError) as error:
             log.warning("folds are not combined: %s", error)
             continue

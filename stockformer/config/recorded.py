@@ -15,8 +15,11 @@ from stockformer.config.schema import Config
 
 # For runs recorded by version 0.1: keys it did not have, and its names of optional columns.
 ADDED_KEYS: dict[str, Any] = {"waived_factors": [], "project_targets": {}}
-ADDED_LATER: dict[str, Any] = {"init_from": None, "config_dir": None, "trust": []}
-"""Keys outside the groups that older runs do not have."""
+ADDED_LATER: dict[str, Any] = {
+    **{"init_from": None, "config_dir": None, "trust": []},
+    "neutralise": {"components": 0, "volatility": False, "days": 250},
+}
+"""Keys and groups that older runs do not have."""
 OPTIONAL_BEFORE = {"vwap": "vwap", "adjusted": "adj close", "amount": "amount"}
 MOVED = {"stockformer.data.processors.": "stockformer.data.factors.processors."}
 """Old and new names of modules in `_target_`."""

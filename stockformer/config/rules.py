@@ -150,6 +150,8 @@ RULES: dict[str, Rule] = {
     "trainer.gradient_clip_norm": ABOVE_0,
     "trainer.early_stopping.patience": AT_LEAST_1,
     "trainer.early_stopping.min_delta": AT_LEAST_0,
+    "neutralise.components": AT_LEAST_0,
+    "neutralise.days": (lambda v: v >= 20, "must be at least 20"),
     "backtest.top_k": MAYBE_AT_LEAST_1,
     "backtest.n_drop": MAYBE_AT_LEAST_1,
     "backtest.rebalance_days": AT_LEAST_1,
@@ -220,6 +222,9 @@ def _check_together(values: Mapping[str, Any]) -> None:
     weights = ("loss.regression_weight", "loss.classification_weight")
     if all(key in values and values[key] == 0 for key in weights):
         raise ValueError(f"{weights[0]}=0, {weights[1]}=0: one of them must be above 0")
+    components, days = (values[f"neutralise.{name}"] for name in ("components", "days"))
+    if components > days // 2:
+        raise ValueError(f"neutralise.components={components}: at most half of {days} days")
     _check_learning_rates(values)
     _check_backtest(values)
 

@@ -115,6 +115,13 @@ class BacktestConfig:
 
 
 @dataclass(kw_only=True)
+class NeutraliseConfig:
+    components: int
+    volatility: bool
+    days: int
+
+
+@dataclass(kw_only=True)
 class DatasetConfig:
     name: str
     lookback: int
@@ -156,6 +163,7 @@ class Config:
     optimizer: Any
     scheduler: Any
     trainer: TrainerConfig
+    neutralise: NeutraliseConfig
     backtest: BacktestConfig
 
 

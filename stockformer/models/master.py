@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from stockformer.interface import Batch, Forecast
 from stockformer.models.layers import EncoderLayer, Heads, cells, sinusoids, unknown_as_least
 
+MARKET_STATUS = 6  # numbers that describe the market
+
 
 def market_status(batch: Batch) -> Tensor:
-    """(B, 6), in percent: today's value, mean and standard deviation over the window, of the mean
-    return across known stocks and of its standard deviation across them."""
+    """(B, MARKET_STATUS), in percent: today's value, mean and standard deviation over the window,
+    of the mean return across known stocks and of its standard deviation across them."""
     known = batch.known.to(batch.returns.dtype)
     counts = known.sum(dim=-1).clamp(min=1)  # (B,L)
     returns = 100 * batch.returns * known
@@ -37,7 +39,7 @@ class MarketGate(nn.Module):
     def __init__(self, columns: int, temperature: float) -> None:
         super().__init__()
         self.columns, self.temperature = columns, temperature
-        self.weight = nn.Linear(6, columns)
+        self.weight = nn.Linear(MARKET_STATUS, columns)
 
     def forward(self, x: Tensor, status: Tensor) -> Tensor:
         """x (B,N,L,F+1), status (B,6)."""

@@ -14,10 +14,9 @@ from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.metrics import METRICS, OBJECTIVES
 from stockformer.evaluation.quantities import format_p, format_t
 from stockformer.reporting.page import Section
-from stockformer.runs.folder import REPEATED
+from stockformer.runs.settings import training_settings
 from stockformer.sweeps.selection import paired_tests
 from stockformer.sweeps.trials import (
-    NOT_COMPARED,
     Configuration,
     Group,
     Trials,
@@ -109,15 +108,10 @@ def _curve(trials: Trials, configuration: Configuration) -> list[float | None]:
 
 def _settings(trials: Trials, chosen: list[Configuration]) -> dict[str, object]:
     """Every recorded setting that differs between any of the runs, and its value in each."""
-    recorded = [recorded_settings(trials.completed[each.runs[0]]) for each in chosen]
+    runs = (trials.completed[each.runs[0]] for each in chosen)
+    recorded = [dict(training_settings(recorded_settings(run))) for run in runs]
     keys = sorted({key for values in recorded for key in values})
-    varied = [
-        key
-        for key in keys
-        if key not in REPEATED
-        and not key.startswith(NOT_COMPARED)
-        and len({values.get(key) for values in recorded}) > 1
-    ]
+    varied = [key for key in keys if len({values.get(key) for values in recorded}) > 1]
     return {"keys": varied, "values": [_values(values, varied) for values in recorded]}
 
 

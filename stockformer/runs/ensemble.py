@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from stockformer.config.quoting import pasteable
 from stockformer.config.recorded import recorded_nodes
@@ -25,23 +27,26 @@ from stockformer.data.dataset import Dataset
 from stockformer.evaluation.averaging import equal_shares, mean_forecast
 from stockformer.evaluation.baselines import all_baselines
 from stockformer.evaluation.inputs import baseline_inputs
+from stockformer.evaluation.neutralise import neutralise_notes
 from stockformer.evaluation.predictions import Predictions, join
+from stockformer.evaluation.quantities import format_count
 from stockformer.experiment import evaluate, read_dataset, record_evaluation
 from stockformer.runs.console import program
 from stockformer.runs.description import git_commit, same_data
-from stockformer.runs.folder import MAY_CHANGE, REPEATED, RunDir, runs_under
+from stockformer.runs.folder import RunDir, runs_under
 from stockformer.runs.logs import start_log
 from stockformer.runs.recorded_run import read_run
 from stockformer.runs.reopen import configuration
+from stockformer.runs.settings import Settings, settings_of, training_settings
 
 log = logging.getLogger(__name__)
 
-NO_PART = (*REPEATED, *MAY_CHANGE, "dataset.source.path")
-"""Keys, or how they begin, of what makes no other configuration. That the data are the same is
-tested by their content."""
-FITTED_ON = ("dataset.", "target.", "split.")
+NOT_FORECAST = ("dataset.source.path", "dataset.project_targets", "backtest.")
+"""Keys, or how they begin, of what does not change the forecasts of runs on the same data."""
+MOST_KEYS = 3  # of a group that are named one by one
+BASELINE_SETTINGS = ("dataset.", "target.", "split.")
 """Groups of settings that the baselines of a fold depend on."""
-Baselines = dict[tuple[tuple[str, str], ...], dict[str, Predictions]]
+BaselineCache = dict[Settings, dict[str, Predictions]]
 """The baselines of folds, by the settings that they depend on."""
 
 KEPT = ("versions", "platform", "dataset", "data_hash", "files", "warnings")
@@ -54,20 +59,20 @@ class Member:
 
     path: Path
     manifest: dict[str, Any]
-    configuration: tuple[tuple[str, str], ...]
+    configuration: Settings
     predictions: Predictions
 
 
 def ensemble(
-    folders: Sequence[Path], into: Path | None = None, fitted: Baselines | None = None
+    folders: Sequence[Path], into: Path | None = None, cache: BaselineCache | None = None
 ) -> Path:
     """Evaluate the runs in `folders` as one, into a new run folder, which is returned.
 
-    fitted: the baselines of other ensembles of the same sweep; takes those that are fitted here.
+    cache: the baselines of other ensembles of the same sweep; takes those that are fitted here.
     Raises ValueError naming the runs that cannot be combined.
     """
     start_log()
-    fitted = {} if fitted is None else fitted
+    cache = {} if cache is None else cache
     folds = by_dates(members(folders))
     parts, baselines = [], []
     for fold in folds:
@@ -76,16 +81,18 @@ def ensemble(
         part = averaged(fold, data)
         log.info("%s: %s", _span(part.signal_dates), ", ".join(str(run.path) for run in fold))
         parts.append(part)
-        key = tuple((k, str(v)) for k, v in flat(config).items() if k.startswith(FITTED_ON))
-        if key not in fitted:
-            fitted[key] = all_baselines(part, baseline_inputs(data))
-        baselines.append(fitted[key])
-    whole = join(parts)
+        key = tuple((k, str(v)) for k, v in flat(config).items() if k.startswith(BASELINE_SETTINGS))
+        if key not in cache:
+            cache[key] = all_baselines(part, baseline_inputs(data))
+        baselines.append(cache[key])
+    whole, every = join(parts), [run for fold in folds for run in fold]
     each = "a run" if len(folds[0]) == 1 else f"the mean of {len(folds[0])} runs"
     how = f"ensemble: {each}" + (f" on each of {len(folds)} folds" if len(folds) > 1 else "")
     together = {name: join([each[name] for each in baselines]) for name in baselines[0]}
-    record = evaluate(config, data, whole, baselines=together)
-    notes = (how, *differences([run for fold in folds for run in fold]))
+    configurations = [run.configuration for run in every]
+    neutralised = how_neutralised(configurations)
+    record = evaluate(config, data, whole, baselines=together, neutralised=neutralised)
+    notes = (how, *differences(configurations))
     record = replace(record, notes=(*notes, *record.notes))
     with RunDir.claim(into or _new_folder()) as run:
         run.write_manifest(_manifest(folds, whole))
@@ -112,7 +119,7 @@ def members(folders: Sequence[Path]) -> list[Member]:
             continue
         manifest = RunDir(path).read_manifest("kind", *KEPT, "tickers")
         if manifest["kind"] == "run":
-            found.append(Member(path, manifest, configuration_of(RunDir(path)), run.predictions))
+            found.append(Member(path, manifest, forecast_settings(RunDir(path)), run.predictions))
         elif path.resolve() in named:
             unfit.append(f"{path} (an {manifest['kind']})")
     if unfit:
@@ -134,25 +141,46 @@ def members(folders: Sequence[Path]) -> list[Member]:
     return found
 
 
-def configuration_of(run: RunDir) -> tuple[tuple[str, str], ...]:
-    """The settings of a run that make its forecasts, by key, without seed and fold."""
-    settings = flat(recorded_nodes(run.read_config()[0]))
-    return tuple(
-        (key, str(value)) for key, value in sorted(settings.items()) if not key.startswith(NO_PART)
-    )
+def forecast_settings(run: RunDir) -> Settings:
+    """The settings that make a run's forecasts on given data."""
+    recorded = OmegaConf.to_container(recorded_nodes(run.read_config()[0]), resolve=False)
+    assert isinstance(recorded, dict)
+    settings = training_settings(dict(settings_of(recorded)))
+    return tuple(each for each in settings if not each[0].startswith(NOT_FORECAST))
 
 
-def differences(runs: Sequence[Member]) -> list[str]:
-    """A note if the runs are not of one configuration."""
-    settings = [dict(run.configuration) for run in runs]
+def differences(configurations: Sequence[Settings]) -> list[str]:
+    """A note if the runs are not of one configuration: how many runs of which model there are, and
+    the settings that differ, a group by its name where its class or many of its settings do."""
+    settings = [dict(each) for each in dict.fromkeys(configurations)]
+    if len(settings) == 1:
+        return []
     keys = {key for each in settings for key in each}
     varied = sorted(key for key in keys if len({each.get(key) for each in settings}) > 1)
-    if not varied:
-        return []
+    groups = Counter(key.partition(".")[0] for key in varied)
+    whole = {name for name in groups if groups[name] > MOST_KEYS or f"{name}._target_" in varied}
+    names = [group if (group := key.partition(".")[0]) in whole else key for key in varied]
+    runs = ", ".join(
+        f"{each.get('model._target_', '').rpartition('.')[2]} {format_count(count, 'run')}"
+        for each, count in zip(settings, Counter(configurations).values())
+    )
     return [
-        f"ensemble of {len({run.configuration for run in runs})} configurations with equal weights;"
-        f" they differ in {', '.join(varied)}"
+        f"ensemble of {len(settings)} configurations with equal weights ({runs}); they differ in "
+        f"{', '.join(dict.fromkeys(names))}"
     ]
+
+
+def how_neutralised(configurations: Sequence[Settings]) -> list[str]:
+    """What must be said of the mean of runs with these settings."""
+    notes = []
+    for each in map(dict, configurations):
+        components, volatility, days = (
+            each[f"neutralise.{name}"] for name in ("components", "volatility", "days")
+        )
+        notes.append(neutralise_notes(int(components), volatility == "True", int(days)))
+    if all(note == notes[0] for note in notes):
+        return notes[0]
+    return [f"forecasts of {sum(map(bool, notes))} of {len(notes)} runs are neutralised"]
 
 
 def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
@@ -177,7 +205,7 @@ def by_dates(runs: Sequence[Member]) -> list[list[Member]]:
     if len({len(fold) for fold in ordered}) > 1:
         counts = (
             f"{len(fold)} on {_span(fold[0].predictions.signal_dates)} "
-            f"({', '.join(run.path.name for run in fold)})"
+            f"({', '.join(str(run.path) for run in fold)})"
             for fold in ordered
         )
         raise ValueError(f"ensemble: not as many runs on all dates: {'; '.join(counts)}")

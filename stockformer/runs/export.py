@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from stockformer.config.quoting import as_path
+from stockformer.evaluation.neutralise import neutralise_notes
 from stockformer.experiment import Experiment
 from stockformer.interface import Batch
 from stockformer.models.tabular import Tabular
@@ -94,6 +96,8 @@ def export(words: Mapping[str, str], overrides: Sequence[str]) -> Iterator[str]:
         f"the same as the model on {check.days} test days: returns within {check.returns:.1e}, "
         f"probabilities within {check.probability:.1e}"
     )
+    for note in neutralise_notes(**experiment.config.neutralise):
+        yield f"the file's forecasts are those before `neutralise`, the run's are {note}"
     yield f"exported: {folder / FILES[kind]}; what it must be given: {folder / INPUTS}"
 
 
@@ -155,12 +159,13 @@ def description(experiment: Experiment, facts: Mapping[str, Any]) -> dict[str, A
             },
         },
         "outputs": {
-            "forecast": "returns of each step and stock, fractions",
+            "forecast": "returns of each step and stock, fractions; before `neutralise`",
             "probability": 'of class "up", of each step and stock',
         },
         "tickers": data.panel.tickers.tolist(),
         "factor_names": list(names),
         "processors": facts["processors"],
+        "neutralise": OmegaConf.to_container(config.neutralise),
         "target_start": data.targets.start.tolist(),
         "target_end": data.targets.end.tolist(),
     }

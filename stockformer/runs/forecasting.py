@@ -22,7 +22,7 @@ from stockformer.evaluation.quantities import format_count
 from stockformer.evaluation.trading import earned_steps
 from stockformer.experiment import backtest_spec, read_panel, samples_at_once
 from stockformer.runs.description import last_day_used
-from stockformer.runs.ensemble import configuration_of
+from stockformer.runs.ensemble import differences, forecast_settings, how_neutralised
 from stockformer.runs.reopen import ReopenedRun, reopen
 from stockformer.training.attribution import attribute
 from stockformer.training.loader import EVALUATED_AT_ONCE
@@ -53,7 +53,7 @@ def forecast(
     config, data, row = first.trained.config, first.experiment.data, first.row
     spec = backtest_spec(config, data)
     earned = earned_steps(data.targets.start, spec.settings.delay)
-    configurations = [configuration_of(member.trained.run) for member in members]
+    configurations = [forecast_settings(member.trained.run) for member in members]
     shares = equal_shares(configurations)
     forecasts = np.stack([member.prediction for member in members])
     prediction = mean_forecast(forecasts, configurations)
@@ -80,8 +80,13 @@ def forecast(
         columns[f"probability_{step + 1}"] = probability[step]
     stocks = pd.DataFrame(columns)[known].astype({"rank": int}).sort_values("rank")
     ends = [*stocks.index[:explained], *stocks.index[max(explained, len(stocks) - explained) :]]
-    notes = [*data.notes, *spec.notes]
-    age = (data.panel.dates[row] - max(member.last_day_used for member in members)).astype(int)
+    neutralised = how_neutralised(configurations)
+    notes = [*data.notes, *spec.notes, *differences(configurations), *neutralised]
+    if len({member.last_day_used for member in members}) > 1:
+        notes.append("the runs were fitted and selected on data that end on different days")
+    if neutralised and explained:
+        notes.append("what moved a forecast is that of the forecast before it was neutralised")
+    age = (data.panel.dates[row] - min(member.last_day_used for member in members)).astype(int)
     if age > MAX_AGE_DAYS:
         notes.insert(
             0, f"the model was fitted and selected on data that end {age} days before this day"
@@ -283,7 +288,11 @@ def ranks(signal: np.ndarray) -> np.ndarray:
 def influence(
     members: Sequence[Member], weights: np.ndarray, stocks: Sequence[int], steps: np.ndarray
 ) -> dict[str, list[tuple[str, float]]]:
-    """The weighted sum over the runs, for stocks of the model by position, largest part first."""
+    """What moved the mean forecast, for stocks of the model by position, largest part first.
+
+    weights (runs,): what multiplies each run's forecast in the mean, here held constant; where the
+    target has several steps, its mean over them.
+    """
     parts: dict[str, dict[str, float]] = {str(members[0].tickers[s]): {} for s in stocks}
     for member, weight in zip(members, weights):
         data = member.experiment.data

@@ -73,6 +73,9 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> ReopenedRun:
     """
     run = RunDir(path)
     run.status()  # raises if it is no run's folder
+    kind = run.read_manifest().get("kind", "run")  # version 0.1 had no other kind
+    if kind != "run":
+        raise ValueError(f"{path}: an {kind}, which has no weights of its own; name a trained run")
     run.verify()  # before the work; damaged files cannot be reproduced
     facts = read_checkpoint(run.checkpoint("best"))[1]
     require(facts, FITTED, str(run.checkpoint("best")))

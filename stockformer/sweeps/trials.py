@@ -21,15 +21,13 @@ from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.metrics import MONITORS, OBJECTIVES
 from stockformer.evaluation.quantities import MISSING, Quantity, format_count
 from stockformer.evaluation.record import EvaluationRecord
-from stockformer.runs.folder import LONGER, MAY_CHANGE, REPEATED
+from stockformer.runs.folder import REPEATED
 from stockformer.runs.recorded_run import RecordedRun, folders_under, read_run
+from stockformer.runs.settings import NOT_TRAINING, Settings, settings_of, training_settings
 from stockformer.sweeps.folder import SweepDir, short_number
 
 UNSET = "default"
 SAME_TARGET = ("horizon", "offset", "excess", "median_class")
-NOT_TRAINING = ("paths.", "report", "resume", "hydra", *(MAY_CHANGE - LONGER - {"tags"}))
-"""Overrides of these keys do not change what is trained."""
-NOT_COMPARED = (*NOT_TRAINING, "tags")
 MAX_NAMED = 3
 """Runs that a configuration's name lists."""
 
@@ -155,7 +153,7 @@ def read_trials(folder: Path) -> Trials:
     of_sweep = objectives_of(folder)
     objectives = of_sweep or (monitored(configs),)
     started = Counter(
-        trained_with(recorded[name])
+        training_settings(recorded[name])
         for name, run in runs.items()
         if of_sweep and run.status.state != "pruned"
     )
@@ -203,7 +201,7 @@ def objectives_of(folder: Path) -> tuple[str, ...]:
 def configurations(
     completed: Mapping[str, RecordedRun],
     recorded: Mapping[str, Mapping[str, str]],
-    started: Mapping[tuple[tuple[str, str], ...], int],
+    started: Mapping[Settings, int],
 ) -> dict[str, Configuration]:
     """The completed runs by what they were trained with. A run whose settings are not known, as
     those of an ensemble, is one of its own.
@@ -216,7 +214,7 @@ def configurations(
         if recorded[name] and not is_ensemble(run):
             dataset, first, last, *rest = _tested_on(run, recorded[name])
             dates = () if "split.fold" in recorded[name] else (first, last)
-            key = (dataset, *rest, *dates, *trained_with(recorded[name]))
+            key = (dataset, *rest, *dates, *training_settings(recorded[name]))
         by_settings.setdefault(key, []).append(name)
     found = {}
     for names in by_settings.values():
@@ -230,20 +228,9 @@ def configurations(
             seeds=len(seeds),
             folds=len(folds),
             is_ensemble=is_ensemble(completed[names[0]]),
-            missing=max(0, started.get(trained_with(recorded[names[0]]), 0) - len(names)),
+            missing=max(0, started.get(training_settings(recorded[names[0]]), 0) - len(names)),
         )
     return found
-
-
-def trained_with(recorded: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The settings that make a configuration."""
-    return tuple(
-        sorted(
-            (setting, value)
-            for setting, value in recorded.items()
-            if setting not in REPEATED and not setting.startswith(NOT_COMPARED)
-        )
-    )
 
 
 def over_repeats(
@@ -288,7 +275,7 @@ def recorded_settings(run: RecordedRun) -> dict[str, str]:
         config = parse_yaml(run.config or "", "config")
     except ValueError:  # the page still shows it, word for word
         config = None
-    return dict(_leaves(config)) if isinstance(config, dict) else {}
+    return dict(settings_of(config)) if isinstance(config, dict) else {}
 
 
 def chosen_settings(run: RecordedRun) -> dict[str, str]:
@@ -438,14 +425,6 @@ def pareto_front(values: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFram
     better = (points[:, None] > points[None]).any(axis=2)
     beaten = (as_good & better).any(axis=0)
     return known.iloc[np.flatnonzero(~beaten)]
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", "null" if value is None else str(value)
 
 
 def _tested_on(run: RecordedRun, settings: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,13 @@ from stockformer.interface import Batch, Forecast
 from stockformer.training.losses import Loss
 from stockformer.training.memory import oom_advice
 from stockformer.training.processes import Processes
+
+Neutralise = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Rows of the signal dates (S,) and forecasts (S, H, N) -> forecasts."""
+
+
+def unchanged(signals: np.ndarray, forecasts: np.ndarray) -> np.ndarray:
+    return forecasts
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,16 @@ class Evaluator:
     """Scores a model on signal dates, with the targets of the panel."""
 
     def __init__(
-        self, panel: Panel, targets: Targets, device: torch.device, processes: Processes
+        self,
+        panel: Panel,
+        targets: Targets,
+        device: torch.device,
+        processes: Processes,
+        neutralise: Neutralise | None = None,
     ) -> None:
+        """neutralise: what is taken out of the forecasts; nothing by default."""
         self.panel, self.targets, self.device = panel, targets, device
+        self.neutralise = neutralise or unchanged
         self.dates = with_following_days(panel.dates, targets.span)
         self.processes = processes
 
@@ -124,7 +138,7 @@ class Evaluator:
             target_start=dates[signals[:, None] + self.targets.start],
             target_end=dates[signals[:, None] + self.targets.end],
             tickers=self.panel.tickers,
-            prediction=forecast * self.targets.scale,
+            prediction=self.neutralise(signals, forecast * self.targets.scale),
             probability=probability,
             label=np.where(valid, self.targets.returns[signals], np.nan),
             up=self.targets.up[signals],

@@ -56,7 +56,8 @@ def permutation_importance(
                 order = permutations(on_device, seed, place)
                 piece = with_shuffled(on_device, order, shuffled[name])
             with oom_advice(f"forecasting {len(rows)} days"):
-                forecast = model(piece).returns.double().cpu().numpy()
+                made = model(piece).returns.double().cpu().numpy()
+            forecast = evaluator.neutralise(rows, made)
             series[name].append(
                 rank_ic_by_date(forecast, targets.returns[rows], targets.valid[rows])
             )

@@ -40,6 +40,7 @@ from stockformer.data.windows import Windows
 from stockformer.evaluation import backtest, baselines
 from stockformer.evaluation import trading as evaluated
 from stockformer.evaluation.backtest import Market
+from stockformer.evaluation.neutralise import Neutraliser
 from stockformer.evaluation.predictions import Predictions
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.models.stockformer import Stockformer
@@ -265,6 +266,10 @@ def trend_of_tomorrow(clean: Any, self: Any, positions: Any) -> Any:
     return replace(batch, trend=torch.roll(batch.trend, 1, 1) + (batch.target[:, :1] > 0))
 
 
+def exposures_of_tomorrow(clean: Any, self: Neutraliser, row: int) -> Any:
+    return clean(self, min(row + 1, len(self.returns) - 1))
+
+
 LEAKS = {
     "a factor of tomorrow": Planted(in_factors(lambda f, r: np.roll(f, -1, axis=0)), "factor STD5"),
     "backward fill": Planted(in_factors(future_fill), "factor STD5"),
@@ -358,6 +363,11 @@ LEAKS = {
     ),
     "baseline scaled on test": Planted(
         patched(baselines, "_scaled", scaled_on_all), "baseline rev"
+    ),
+    "forecasts neutralised by tomorrow": Planted(
+        patched(Neutraliser, "exposures", exposures_of_tomorrow),
+        r"prediction \(test\)",
+        ("neutralise.components=1",),
     ),
     "scale of the target over all days": Planted(
         without_files(scale_of_all_days), "scale of the target", ("target.transform=zscore",)

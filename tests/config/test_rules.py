@@ -118,6 +118,10 @@ def test_a_mistake_is_refused_by_name(override: str) -> None:
         (["model=stockmixer", "model.scales=[1,99]"], "model.scales=99: more than dataset.lookb"),
         (["model=ridge", "model.days=99"], "model.days=99: more than dataset.lookback=10 days"),
         (["model=ridge", "model.penalties=[1,-1]"], "model.penalties=[1, -1]: must be numbers ab"),
+        (
+            ["neutralise.components=20", "neutralise.days=30"],
+            "neutralise.components=20: at most half of 30 days",
+        ),
         (["model=lightgbm", "model.num_leaves=1"], "model.num_leaves=1: must be at least 2"),
         (["model=lightgbm", "model.subsample=1.5"], "model.subsample=1.5: must be a share above 0"),
         (["model=lstm", "model.heads=2"], "unknown key 'model.heads'"),

@@ -135,8 +135,10 @@ def test_runs_of_other_settings_are_averaged_with_a_note(
     train("-m", *ONE_EPOCH, "optimizer.lr=1e-3,1e-4", "seed=0,1", "hydra.sweep.dir=sweep")
     status, output = command("evaluate", "run=[sweep/0,sweep/1,sweep/2]", "into=whole")
     assert status == 0, output
-    said = "note: ensemble of 2 configurations with equal weights; they differ in optimizer.lr\n"
-    assert said in output
+    assert (
+        "note: ensemble of 2 configurations with equal weights (Stockformer 2 runs, Stockformer "
+        "1 run); they differ in optimizer.lr\n"
+    ) in output
     # Two seeds of one configuration and one of the other: each configuration counts the same.
     runs = [predictions_from(predictions(tmp_path / "sweep" / name)) for name in "012"]
     forecasts = np.stack([run.prediction for run in runs])
@@ -145,6 +147,23 @@ def test_runs_of_other_settings_are_averaged_with_a_note(
     np.testing.assert_array_equal(whole.prediction, expected)
     ups = [run.probability for run in runs]
     np.testing.assert_allclose(whole.probability, (ups[0] + ups[1]) / 4 + ups[2] / 2)
+
+
+def test_models_and_neutralised_forecasts_that_differ_are_named_by_group(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    neutral = ("neutralise.components=2", "neutralise.days=20")
+    for name, words in {"one": neutral, "other": ("model=mlp",)}.items():
+        status, output = train(*ONE_EPOCH, *words, f"hydra.run.dir={name}")
+        assert status == 0, output
+    status, output = command("evaluate", "run=[one,other]", "into=both")
+    assert status == 0, output
+    (note,) = [line for line in output.splitlines() if "2 configurations" in line]
+    assert "(Stockformer 1 run, MLP 1 run); they differ in model, neutralise" in note
+    assert "without exposure" not in output  # half of the forecast has it
+    assert "without exposure to 2 principal" in (tmp_path / "one/train.log").read_text()
+    status, output = command("evaluate", "run=both")
+    assert (status, "both: an ensemble, which has no weights of its own" in output) == (1, True)
 
 
 def test_what_does_not_go_together_is_named(

@@ -41,6 +41,15 @@ def test_the_torch_file_gives_the_recorded_forecasts(run: Path, small: SmallRuns
     assert inputs["inputs"]["factors"]["shape"] == list(batch.factors.shape)
 
 
+def test_what_the_file_lacks_is_said(small: SmallRuns, tmp_path: Path) -> None:
+    neutral = ("neutralise.components=1", "neutralise.days=20")
+    small.run(tmp_path / "run", "trainer.max_epoch=1", *neutral)
+    said = list(export.export({"run": str(tmp_path / "run")}, []))
+    assert any("before `neutralise`, the run's are forecasts without exposure" in s for s in said)
+    inputs = json.loads((tmp_path / "run/export/inputs.json").read_text())
+    assert inputs["neutralise"] == {"components": 1, "volatility": False, "days": 20}
+
+
 @pytest.mark.full
 def test_onnx(run: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

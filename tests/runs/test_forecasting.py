@@ -18,7 +18,9 @@ from torch import nn
 from stockformer.commands.plain_command import parse
 from stockformer.commands.predict import predict
 from stockformer.data.calendar import with_following_days
+from stockformer.evaluation.averaging import mean_forecast, run_weights
 from stockformer.evaluation.day_forecast import DayForecast, trades
+from stockformer.evaluation.neutralise import Neutraliser
 from stockformer.experiment import Experiment, read_dataset
 from stockformer.interface import Batch, Forecast
 from stockformer.runs.folder import RunDir
@@ -54,10 +56,10 @@ class Trained:
         copied.predictions = self.predictions
         return copied
 
-    def forecast(self, asof: str | None = None) -> DayForecast:
+    def forecast(self, asof: str | None = None, explained: int = 1) -> DayForecast:
         data = self.files.data_dir
         words = [f"paths.data_dir={data}", f"paths.cache_dir={data}/cache"]
-        return forecast([self.run], asof, words, explained=1)
+        return forecast([self.run], asof, words, explained)
 
     def append_a_day(self, *but: str) -> None:
         """One more business day for all stocks, unchanged, but for some."""
@@ -92,6 +94,22 @@ def require_as_evaluated(trained: Trained) -> None:
 def test_a_test_days_forecast_is_that_of_the_evaluation_to_the_bit(original: Trained) -> None:
     assert original.predictions["signal_date"].nunique() > 4  # more than one batch
     require_as_evaluated(original)
+
+
+def test_neutralised_forecasts_are_those_of_the_evaluation_too(tmp_path: Path) -> None:
+    words = ("neutralise=components", "neutralise.components=2", "neutralise.days=20")
+    trained = Trained(tmp_path, *words)
+    require_as_evaluated(trained)
+    notes = trained.forecast().notes
+    assert any("without exposure to 2 principal components" in note for note in notes)
+    assert any("before it was neutralised" in note for note in notes)
+    data = read_dataset(composed(*WORDS, data_dir=trained.files.data_dir))
+    exposures = Neutraliser(data.panel.returns, data.panel.member, 2, True, 20)
+    for date, rows in trained.predictions.groupby("signal_date"):
+        (row,) = np.flatnonzero(data.panel.dates == np.datetime64(date, "D"))
+        made = rows.set_index("ticker")["prediction"][data.panel.tickers]
+        left = (made - made.mean()) @ exposures.exposures(int(row))
+        assert np.abs(left).max() < 1e-6 * made.std()
 
 
 @pytest.mark.full
@@ -196,6 +214,28 @@ def test_the_mean_of_runs(original: Trained, tmp_path: Path) -> None:
     for name in ("signal", "probability"):
         mean = sum(each.stocks.set_index("ticker")[name][order] for each in (one, two)) / 2
         np.testing.assert_allclose(both.stocks.set_index("ticker")[name][order], mean, rtol=1e-12)
+
+
+def test_the_mean_of_two_configurations_is_attributed_by_their_weights(
+    original: Trained, tmp_path: Path
+) -> None:
+    other = Trained(tmp_path, "seed=7", "trainer.max_epoch=2")
+    each = [run.forecast(explained=len(TICKERS)) for run in (original, other)]
+    forecasts = [day.stocks.set_index("ticker")["prediction_1"][sorted(TICKERS)] for day in each]
+    weights = run_weights(np.stack(forecasts)[:, None], ["a", "b"]).ravel()
+    assert abs(weights[0] - weights[1]) > 1e-3
+    data = f"paths.data_dir={other.files.data_dir}"
+    both = forecast([original.run, other.run], None, [data], explained=1)
+    order = mean_forecast(np.stack(forecasts)[:, None], ["a", "b"])[0]
+    np.testing.assert_allclose(
+        both.stocks.set_index("ticker")["signal"][sorted(TICKERS)], order, rtol=1e-6, atol=1e-12
+    )
+    assert len(both.influence) == 2
+    for ticker, parts in both.influence.items():
+        one, two = (dict(day.influence[ticker]) for day in each)
+        for name, value in parts:
+            expected = weights[0] * one[name] + weights[1] * two[name]
+            assert value == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
 def test_runs_that_have_no_common_mean(original: Trained, tmp_path: Path) -> None:
@@ -333,6 +373,20 @@ def test_the_command_writes_a_dated_forecast_once(trained: Trained) -> None:
     with pytest.raises(ValueError, match="differs from this forecast"):
         call(*words)
     assert (folder / "forecast.csv").read_bytes() == before
+
+
+def test_folders_of_runs_are_forecast_together_by_the_best_of_each(
+    original: Trained, tmp_path: Path
+) -> None:
+    other = Trained(tmp_path, "seed=7", "trainer.max_epoch=2")
+    data = f"paths.data_dir={other.files.data_dir}"
+    folders = f"run=[{original.run.parent},{other.run.parent}]"
+    output = call(folders, data, f"into={tmp_path}/forecast")
+    assert "the mean of 2 runs" in output
+    page = (tmp_path / "forecast/forecast.html").read_text()
+    assert "ensemble of 2 configurations with equal weights" in page
+    with pytest.raises(ValueError, match="name the folder of their forecast with into=FOLDER"):
+        call(folders, data)
 
 
 def test_a_holding_that_cannot_be_sold_is_named_and_blocks_no_other(

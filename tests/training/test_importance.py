@@ -12,6 +12,7 @@ from torch import nn
 
 from stockformer.evaluation.importance import PAST_RETURNS
 from stockformer.interface import Batch, Forecast
+from stockformer.training.evaluate import Neutralise, unchanged
 from stockformer.training.importance import (
     permutation_importance,
     permutations,
@@ -57,7 +58,13 @@ def batch(masked: int = 0) -> Batch:
     )
 
 
-def measured(model: nn.Module, given: Batch, noise: float, parts: int = 1):
+def measured(
+    model: nn.Module,
+    given: Batch,
+    noise: float,
+    parts: int = 1,
+    neutralise: Neutralise = unchanged,
+):
     """The importance where the outcome is the model's forecast plus noise."""
     forecast = model(given).returns.numpy().astype(float)
     outcome = forecast + noise * np.random.default_rng(1).normal(size=forecast.shape)
@@ -67,7 +74,9 @@ def measured(model: nn.Module, given: Batch, noise: float, parts: int = 1):
         model,
         [given.rows(slice(first, first + size)) for first in range(0, DATES, size)],
         list(WEIGHTS),
-        evaluator=SimpleNamespace(targets=targets, device=torch.device("cpu")),
+        evaluator=SimpleNamespace(
+            targets=targets, device=torch.device("cpu"), neutralise=neutralise
+        ),
         horizon=1,
         seed=3,
     )
@@ -100,6 +109,12 @@ def test_past_returns_are_an_input_too() -> None:
     found = measured(Reversal(), batch(), noise=1.0)
     assert found.table.loc[PAST_RETURNS, "lower"] > 0.5
     assert (found.table["mean"].drop(PAST_RETURNS) == 0).all()
+
+
+def test_the_forecasts_are_neutralised_first() -> None:
+    plain = measured(Linear(), batch(), 5.0)
+    turned = measured(Linear(), batch(), 5.0, neutralise=lambda rows, forecasts: -forecasts)
+    assert turned.rank_ic == pytest.approx(-plain.rank_ic)
 
 
 def test_the_batches_do_not_matter() -> None:
