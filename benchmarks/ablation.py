@@ -1,12 +1,12 @@
 """Which published parts of Stockformer earn their place: python -m benchmarks.ablation DATA_DIR
 
-Trains `model=stockformer_small` on `experiment=nifty_wf` with all its parts, and again without one
-of them: the wavelet split (both encoders get the returns as they are), the dual encoder (attention
-over days alone, on the returns as they are, and no fusion), the graph, the calendar, the second
-task. By default on the first three of the six folds with one seed (--folds, --seeds; the forecasts
-of several seeds are averaged). Prints the mean daily rank IC on the test days of these folds, by
-fold, and each variant's lead over all parts, paired by date; nothing is written. DATA_DIR:
-paths.data_dir. --quick: one fold, one epoch, two factors, five days.
+Trains `model=stockformer_small` as `experiment=nifty_zoo` does, with all its parts, and again
+without one of them: the wavelet split (both encoders get the returns as they are), the dual encoder
+(attention over days alone, on the returns as they are, and no fusion), the graph, the calendar, the
+second task. By default on the first three of the six folds with one seed (--folds,
+--seeds; the forecasts of several seeds are averaged). Prints the mean daily rank IC on the test
+days of these folds, by fold, and each variant's lead over all parts, paired by date; nothing is
+written. DATA_DIR: paths.data_dir. --quick: one fold, one epoch, two factors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmarks.variants import Variant, parser, plain, run
+from benchmarks.variants import Variant, parser, run, train_variant, wanted
 from stockformer.interface import Batch, Forecast
 from stockformer.models.stockformer import DualEncoderLayer, Stockformer, mix_days
 
@@ -47,23 +47,29 @@ class OneEncoder(WithoutWavelet):
         return Forecast(returns=returns, logits=logits, returns_low=returns, logits_low=logits)
 
 
-def without(word: str) -> Variant:
-    return partial(plain, words=(*WORDS, word))
+WORDS = ("experiment=nifty_zoo", "model=stockformer_small")
 
 
-WORDS = ("experiment=nifty_wf", "model=stockformer_small")
-VARIANTS: dict[str, Variant] = {
-    "all parts": partial(plain, words=WORDS),
-    "without the wavelet": partial(plain, words=WORDS, model="benchmarks.ablation.WithoutWavelet"),
-    "one encoder, no wavelet": partial(plain, words=WORDS, model="benchmarks.ablation.OneEncoder"),
-    "without the graph": without("graph=none"),
-    "without the calendar": without("model.calendar_slots=[1,1]"),
-    "without the second task": without("loss.classification_weight=0"),
+def variant(*words: str, model: str = "") -> Variant:
+    return partial(train_variant, words=(*WORDS, *words), model=model)
+
+
+WHOLE = "all parts"
+VARIANTS = {
+    WHOLE: variant(),
+    "without the wavelet": variant(model="benchmarks.ablation.WithoutWavelet"),
+    "one encoder, no wavelet": variant(model="benchmarks.ablation.OneEncoder"),
+    "without the graph": variant("graph=none"),
+    "without the calendar": variant("model.calendar_slots=[1,1]"),
+    "without the second task": variant("loss.classification_weight=0"),
 }
+NEEDS = {name: (WHOLE,) for name in VARIANTS if name != WHOLE}
 
 
 def main() -> None:
-    run(VARIANTS, parser(__doc__.splitlines()[0], seeds=1).parse_args())
+    arguments = parser(__doc__.splitlines()[0], list(VARIANTS), seeds=1).parse_args()
+    names = wanted(arguments, VARIANTS, NEEDS)
+    run({name: VARIANTS[name] for name in names}, arguments, NEEDS)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 Starts from attention across stocks (`experiment=nifty_attention`) and changes one thing: the loss,
 the inputs, the tasks, the way of averaging, the days it learns from, what it is trained on before,
-a teacher. The boosted trees (`experiment=nifty_relative`) are changed in the same way, and last the
-two are blended. By default on the first three of the six folds with three seeds (--folds, --seeds;
-the forecasts of the seeds are averaged; trees have three seeds of their own). Prints the mean daily
-rank IC on the test days of these folds, by fold, and the lead over the first variant, paired by
-date; nothing is written. --only: these variants. --quick: one fold, one epoch, two factors.
+a teacher, the exposures of its forecasts. The boosted trees (`experiment=nifty_relative`) are
+changed in the same way, and last the two are blended. By default on the first three of the six
+folds with three seeds (--folds, --seeds; the forecasts of the seeds are averaged; trees have three
+seeds of their own). Prints the mean daily rank IC on the test days of these folds, by fold, and the
+lead over what was changed, paired by date; nothing is written. --only: these variants. --quick: one
+fold, one epoch, two factors.
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from benchmarks.nifty_wf import read
 from benchmarks.variants import (
+    QUICK,
     Forecasts,
     Job,
     Variant,
     forecasts,
     mean,
     parser,
-    plain,
     run,
     show,
     train,
+    train_variant,
+    wanted,
 )
+from stockformer.config.schema import config_folder
 from stockformer.data.dataset import Dataset
 from stockformer.data.factors.cross_section import cross_sectional
 from stockformer.data.windows import sliding
@@ -44,24 +48,22 @@ from stockformer.experiment import Experiment, prepare_dataset, read_panel
 from stockformer.interface import Batch, Forecast
 from stockformer.models.cross_section import CrossSection
 from stockformer.models.lightgbm import LightGBM
+from stockformer.models.master import MARKET_STATUS, market_status
 from stockformer.models.regression import Boosting, boosted_trees
 
 SEEDS = 3
-LAST = 4  # epochs whose weights, or forecasts, are averaged
+AVERAGED_EPOCHS = 4  # the last ones; their weights, or forecasts
+NASDAQ_EPOCHS = 4  # half of the experiment's, for time
 BLOCKS = 4  # of training days; the teacher forecasts each after learning from the others
-WEIGHTS = np.linspace(0, 1, 5)  # of the first of two blended models
+BLEND_WEIGHTS = np.linspace(0, 1, 5)  # of the first of two blended models
 ATTENTION, TREES = ("experiment=nifty_attention",), ("experiment=nifty_relative",)
 RANKS = ("processors=rank",)
-CLOSES = "RES1,RES2,RES3,RES5,RES10,RES20,PEER1,PEER5,MOM60,MOM120,MOM240,RESMOM60,RESMOM120"
-CLOSES += ",RESMOM240,TOHIGH60,TOHIGH120,TOHIGH240,MBETA60,IVOL20,IVOL60"  # need closes only
 State = dict[str, Tensor]
+Average = Callable[[Experiment, Sequence[State]], Forecasts]
 
 
 class MarketState(CrossSection):
-    """Factors weighted by the market's state, as in MASTER (Li et al. 2024): mean and deviation
-    over the stocks of the return of 1, 5 and 20 days."""
-
-    DAYS = (1, 5, 20)
+    """Factors weighted by the market's state as in MASTER, by a sigmoid instead of its softmax."""
 
     def __init__(
         self, *, width: int, layers: int, heads: int, dropout: float, horizon: int, factors: int
@@ -74,16 +76,14 @@ class MarketState(CrossSection):
             horizon=horizon,
             factors=factors,
         )
-        self.gate = nn.Linear(2 * len(self.DAYS), factors)
+        self.gate = nn.Linear(MARKET_STATUS, factors)
 
     def forward(self, batch: Batch) -> Forecast:
-        spans = [100 * batch.returns[:, -days:].sum(dim=1) / days**0.5 for days in self.DAYS]
-        state = torch.stack([each(dim=1) for x in spans for each in (x.mean, x.std)], dim=-1)
-        weights = 2 * torch.sigmoid(self.gate(state))  # (B,F), 1 without any effect
+        weights = 2 * torch.sigmoid(self.gate(market_status(batch)))  # (B,F), 1 without any effect
         return super().forward(replace(batch, factors=batch.factors * weights[:, None, None]))
 
 
-def ranks_too(job: Job) -> Forecasts:
+def with_rank_inputs(job: Job) -> Forecasts:
     """Each factor as it comes, and as its rank among the stocks of the day."""
     (config, data), (_, ranked) = (job.read(*ATTENTION, *more) for more in ((), RANKS))
     names = data.panel.factor_names
@@ -98,12 +98,12 @@ def ranks_too(job: Job) -> Forecasts:
     return forecasts(experiment)
 
 
-def averaged(job: Job, *, how: Callable[[Experiment, Sequence[State]], Forecasts]) -> Forecasts:
-    """From the weights at the end of each of the last epochs."""
+def averaged_epochs(job: Job, *, how: Average) -> Forecasts:
+    """Forecasts from the weights at the end of each of the last epochs."""
     states: list[State] = []
     experiment = Experiment(*job.read(*ATTENTION))
     train(experiment, lambda model: states.append(state_of(model)))
-    return how(experiment, states[-LAST:])
+    return how(experiment, states[-AVERAGED_EPOCHS:])
 
 
 def state_of(model: nn.Module) -> State:
@@ -111,7 +111,7 @@ def state_of(model: nn.Module) -> State:
 
 
 def mean_weights(experiment: Experiment, states: Sequence[State]) -> Forecasts:
-    """Of one model with the mean of the weights (Izmailov et al., UAI 2018)."""
+    """Forecasts of one model with the mean of the weights (Izmailov et al., UAI 2018)."""
     means = {name: torch.stack([each[name] for each in states]).mean(0) for name in states[0]}
     experiment.model.load_state_dict(means)
     return forecasts(experiment)
@@ -145,31 +145,31 @@ def refitted(job: Job, *, words: Sequence[str]) -> Forecasts:
     return replace(forecasts(first), test=forecasts(second).test)
 
 
-def from_closes(*, quick: bool) -> str:
-    return f"dataset.factors=[{'RES1,PEER5' if quick else CLOSES}]"
+def factors_of_closes() -> str:
+    """The factors of NASDAQ-1026, which has closes only."""
+    experiment = OmegaConf.load(config_folder() / "experiment" / "nasdaq_attention.yaml")
+    return f"dataset.factors=[{','.join(experiment.dataset.factors)}]"
 
 
-def closes_alone(job: Job, *, weights: str = "") -> Forecasts:
-    """The factors that need closes only. weights: a folder with weights to start from, by seed."""
-    experiment = Experiment(*job.read(*ATTENTION, from_closes(quick=job.quick)))
-    if weights:
-        state = torch.load(Path(weights) / str(job.seed), weights_only=True)
-        experiment.model.load_state_dict(state)
+def fine_tuned(job: Job, *, weights: str) -> Forecasts:
+    """weights: a folder with those to start from, by seed."""
+    experiment = Experiment(*job.read(*ATTENTION, factors_of_closes()))
+    experiment.model.load_state_dict(torch.load(Path(weights) / str(job.seed), weights_only=True))
     train(experiment)
     return forecasts(experiment)
 
 
 def train_on_nasdaq(job: Job, *, into: str) -> None:
     """The weights of attention across the stocks of NASDAQ-1026, trained on 2013 to 2015."""
+    torch.set_num_threads(1)
     words = ("experiment=nasdaq_attention", "trainer.device=cpu", f"seed={job.seed}")
-    data = (f"paths.data_dir={job.data_dir}", from_closes(quick=job.quick))
-    epochs = f"trainer.max_epoch={1 if job.quick else 4}"
-    experiment = Experiment(*read(*words, *data, epochs))
+    data = (f"paths.data_dir={job.data_dir}", f"trainer.max_epoch={NASDAQ_EPOCHS}")
+    experiment = Experiment(*read(*words, *data, *(QUICK if job.quick else ())))
     train(experiment)
     torch.save(state_of(experiment.model), Path(into) / str(job.seed))
 
 
-def taught(job: Job) -> Forecasts:
+def distilled(job: Job) -> Forecasts:
     """Half of the target is the forecast of boosted trees that have not seen the day (Hinton,
     Vinyals and Dean 2015)."""
     config, data = job.read(*ATTENTION)
@@ -200,12 +200,12 @@ def teacher_forecasts(config: DictConfig, data: Dataset) -> np.ndarray:
 
 
 def blended(one: Predictions, other: Predictions, weight: float) -> Predictions:
-    """The ranks of the two forecasts among the stocks of a date, that of `one` with `weight`."""
-    ranks = [
-        cross_sectional(np.where(each.valid, each.prediction, np.nan), "rank", axis=2)
+    """The z-scores of the two forecasts among the stocks of a date, that of `one` with `weight`."""
+    scores = [
+        cross_sectional(np.where(each.valid, each.prediction, np.nan), "zscore", axis=2)
         for each in (one, other)
     ]
-    mixed = weight * ranks[0] + (1 - weight) * ranks[1]
+    mixed = weight * scores[0] + (1 - weight) * scores[1]
     return replace(one, prediction=np.nan_to_num(mixed))
 
 
@@ -214,7 +214,7 @@ def blend(one: Forecasts, other: Forecasts, *, choose: bool) -> Forecasts:
     weight = 0.5
     if choose:
         weight = max(
-            WEIGHTS,
+            BLEND_WEIGHTS,
             key=lambda w: daily(blended(one.validation, other.validation, w))["rank_ic"].mean(),
         )
     parts = ((one.validation, other.validation), (one.test, other.test))
@@ -222,64 +222,79 @@ def blend(one: Forecasts, other: Forecasts, *, choose: bool) -> Forecasts:
 
 
 def attention(*words: str, model: str = "") -> Variant:
-    return partial(plain, words=(*ATTENTION, *words), model=model)
+    return partial(train_variant, words=(*ATTENTION, *words), model=model)
 
 
 def trees(*words: str) -> Variant:
-    return partial(plain, words=(*TREES, *words))
+    return partial(train_variant, words=(*TREES, *words))
 
 
-MARKET_STATE = "benchmarks.candidates.MarketState"
-PRETRAINED = "the same, from NASDAQ's weights"
-VARIANTS: dict[str, Variant] = {
-    "attention": attention(),
+BASE, BASE_TREES, CLOSES = "attention", "trees", "20 factors from closes"
+ON_ATTENTION: dict[str, Variant] = {
     "pairwise loss": attention("loss=pairwise"),
     "squared error": attention("loss=squared"),
     "without the second task": attention("loss.classification_weight=0"),
     "five days ahead as tasks": attention("target.horizon=5"),
     "ranks as inputs": attention(*RANKS),
-    "z-scores and ranks as inputs": ranks_too,
-    "the market's state": attention("dataset.lookback=20", model=MARKET_STATE),
+    "z-scores and ranks as inputs": with_rank_inputs,
+    "the market's state": attention(
+        "dataset.lookback=20", model="benchmarks.candidates.MarketState"
+    ),
     "Alpha158 alone": attention("dataset.factors=[alpha158]"),
-    "mean of the last weights": partial(averaged, how=mean_weights),
-    "mean of the last forecasts": partial(averaged, how=mean_forecasts),
+    "mean of the last weights": partial(averaged_epochs, how=mean_weights),
+    "mean of the last forecasts": partial(averaged_epochs, how=mean_forecasts),
     "trained on validation days too": partial(refitted, words=ATTENTION),
-    "taught by trees": taught,
-    "20 factors from closes": closes_alone,
-    PRETRAINED: closes_alone,  # main() names the folder of the weights
-    "trees": trees(),
+    "distilled from trees": distilled,
+    "without common factors": attention("neutralise=components"),
+    CLOSES: attention(factors_of_closes()),
+}
+ON_TREES: dict[str, Variant] = {
     "trees on z-scores": trees("processors=robust_daily"),
     "trees without interactions": trees(
         "model.num_leaves=2", "model.n_estimators=600", "model.learning_rate=0.1"
     ),
     "trees on three days": trees("model.days=3", "dataset.lookback=3"),
+    "trees on Alpha158 alone": trees("dataset.factors=[alpha158]"),
     "trees on validation days too": partial(refitted, words=TREES),
+    "trees without common factors": trees("neutralise=components"),
 }
+BY_VALIDATION = "attention and trees, by validation"
+PRETRAINED = "the same, from NASDAQ's weights"
 BLENDS = {
-    "attention and trees": ("attention", "trees", False),
-    "attention and trees, by validation": ("attention", "trees", True),
+    "attention and trees": (BASE, BASE_TREES),
+    BY_VALIDATION: (BASE, BASE_TREES),
     "both on validation days too": (
         "trained on validation days too",
         "trees on validation days too",
-        False,
     ),
+}
+VARIANTS = {BASE: attention(), **ON_ATTENTION, BASE_TREES: trees(), **ON_TREES}
+NEEDS = {
+    **dict.fromkeys((*ON_ATTENTION, BASE_TREES), (BASE,)),
+    **dict.fromkeys(ON_TREES, (BASE_TREES,)),
+    PRETRAINED: (CLOSES,),
+    **BLENDS,
 }
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0], SEEDS).parse_args()
+    every = [*VARIANTS, PRETRAINED, *BLENDS]
+    arguments = parser(__doc__.splitlines()[0], every, SEEDS).parse_args()
+    names = wanted(arguments, every, NEEDS)
+    variants = {name: VARIANTS[name] for name in names if name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
-        variants = VARIANTS | {PRETRAINED: partial(closes_alone, weights=folder)}
-        if PRETRAINED in (arguments.only or VARIANTS):
+        if PRETRAINED in names:
             for seed in range(1 if arguments.quick else arguments.seeds):
                 job = Job(0, seed, arguments.data_dir, arguments.quick)
                 train_on_nasdaq(job, into=folder)
-        found = run(variants, arguments)
-    for name, (one, other, choose) in BLENDS.items():
-        if one in found and other in found:
-            pairs = zip(found[one], found[other])
-            found[name] = [blend(*pair, choose=choose) for pair in pairs]
-            show(name, found)
+            variants[PRETRAINED] = partial(fine_tuned, weights=folder)
+        found = run(variants, arguments, NEEDS)
+    for name in names:
+        if name in BLENDS:
+            one, other = (found[part] for part in BLENDS[name])
+            choose = name == BY_VALIDATION
+            found[name] = [blend(*pair, choose=choose) for pair in zip(one, other)]
+            show(name, found, NEEDS)
 
 
 if __name__ == "__main__":

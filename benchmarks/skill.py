@@ -5,10 +5,11 @@ daily rank IC with its Newey-West t, the mean of each 60 dates (a fold of NIFTY-
 dates from the fourth fold on, which confirm what was chosen on the first three, and the null by
 permutation: each date's forecasts shuffled among its stocks, 1,000 times; then how long the signal
 lasts (the rank IC with the return of each of the 10 days after it) and what it earns a day over the
-universe: traded at the signal's close without costs, a day later, and after holding and costs. Of
-several runs every later one is tested against the first, paired by date. --tried: a table of all
-configurations tried, such as docs/experiments.csv: the best rank IC that noise would have reached
-in as many trials. --table: instead of all that a row of a Markdown table for each run.
+universe: traded at the signal's close without costs, and what delay, holding, cash and costs change
+of it. Of several runs every later one is tested against the first, paired by date. --tried: a table
+of all configurations tried, such as docs/experiments.csv, and --protocol, whose rows to count: the
+best rank IC that noise would have reached in as many trials. --table: instead of all that a row of
+a Markdown table for each run.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ def decay(record: EvaluationRecord) -> list[str]:
 
 
 def money(record: EvaluationRecord) -> list[str]:
-    """Basis points a day over the universe: at the signal's close without costs, what a day's delay
-    and holding add, costs, and what is left with its 95 % interval."""
+    """Basis points a day over the universe: at the signal's close without costs, what a day's
+    delay, holding, cash and costs add, and their sum, what is left, with its 95 % interval."""
     if record.backtest is None or record.backtest.waterfall is None:
         return []
     parts = record.backtest.waterfall
-    figures = [f"{parts[name].mean / BASIS_POINT:+.1f}" for name in PARTS if name != "cash"]
+    figures = [f"{parts[name].mean / BASIS_POINT:+.1f}" for name in PARTS]
     net = parts[NET]
     ends = (net.lower / BASIS_POINT, net.upper / BASIS_POINT)
     return [*figures, f"{net.mean / BASIS_POINT:+.1f} ({ends[0]:+.1f} to {ends[1]:+.1f})"]
@@ -93,12 +94,12 @@ def row(folder: Path, predictions: Predictions, record: EvaluationRecord) -> str
     by_fold = " ".join(f"{value:.3f}" for value in by_window(rank_ic))
     later = newey_west(rank_ic.iloc[3 * WINDOW :], predictions.horizon)
     cells = (
-        folder.name,
+        "/".join(folder.resolve().parts[-2:]),
         f"{test.mean:.4f}",
         f"{test.lower:.3f} to {test.upper:.3f}",
         f"{test.t:.1f}",
         by_fold.replace("0.", "."),
-        f"{later.mean:.4f}",
+        f"{later.mean:.4f}" if later.n else "-",
         "".join(decay(record)[1:2]),
         "".join(money(record)[-1:]),
     )
@@ -140,7 +141,9 @@ def show(
         best = best_of_noise(trials, test.standard_error)
         print(f"  best of {trials} trials of noise: {best:+.4f}; above it {test.mean - best:+.4f}")
     print(f"  with the return of day 1 to {DAYS}: {' '.join(decay(record))}")
-    print(f"  bp a day: at the close, delay, holding, costs, left: {', '.join(money(record))}")
+    print(
+        f"  bp a day: at the close, delay, {', '.join(PARTS[2:])}, left: {', '.join(money(record))}"
+    )
     return rank_ic
 
 
@@ -148,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the rank IC of runs is worth.")
     parser.add_argument("runs", nargs="+", type=Path, help="finished runs")
     parser.add_argument("--tried", type=Path, help="CSV with a row for each configuration tried")
+    parser.add_argument("--protocol", default="NIFTY-WF", help="the rows of --tried to count")
     parser.add_argument("--table", action="store_true", help="a row of Markdown for each run")
     arguments = parser.parse_args()
     if arguments.table:
@@ -155,7 +159,14 @@ def main() -> None:
         for folder in arguments.runs:
             print(row(folder, *finished(folder)))
         return
-    trials = len(pd.read_csv(arguments.tried)) if arguments.tried else 0
+    trials = 0
+    if arguments.tried:
+        if not arguments.tried.is_file():
+            raise SystemExit(f"error: {arguments.tried}: no such file")
+        protocols = pd.read_csv(arguments.tried).get("protocol", pd.Series(dtype=str))
+        trials = int((protocols == arguments.protocol).sum())
+        if not trials:
+            raise SystemExit(f"error: {arguments.tried}: no row of protocol {arguments.protocol}")
     first: pd.Series | None = None
     for folder in arguments.runs:
         predictions, record = finished(folder)
@@ -163,6 +174,8 @@ def main() -> None:
         if first is None:
             first = rank_ic
             continue
+        if not first.index.equals(rank_ic.index):
+            raise SystemExit(f"error: {folder}: not on the dates of {arguments.runs[0]}")
         lead = paired_comparison(first, rank_ic, predictions.horizon)
         print(f"  the first run leads by {lead.mean:+.4f}, t {lead.t:.2f}, p {lead.p:.2g}")
 

@@ -40,7 +40,8 @@ def test_the_runs_are_judged_and_compared(
 ) -> None:
     one, other = (finished_run(tmp_path / str(n), seed=n) for n in range(2))
     tried = tmp_path / "tried.csv"
-    pd.DataFrame({"configuration": ["a", "b", "c"]}).to_csv(tried)
+    protocols = ["NIFTY-WF", "NASDAQ-1026", "NIFTY-WF", "NIFTY-WF"]
+    pd.DataFrame({"protocol": protocols}).to_csv(tried)
     monkeypatch.setattr(sys, "argv", ["skill.py", str(one), str(other), "--tried", str(tried)])
     skill.main()
     output = capsys.readouterr().out
@@ -55,13 +56,15 @@ def test_the_runs_are_judged_and_compared(
     day_2, net = record.signal.decay["rank_ic"].loc[2], record.backtest.waterfall["net"].mean
     lasting, earned = (line for line in output.splitlines()[:12] if "day" in line.split(":")[0])
     assert f"{day_2:+.3f}" in lasting
-    assert f"{1e4 * net:+.1f} (" in earned
+    *parts, left = earned.partition("left: ")[2].split(", ")
+    assert left.startswith(f"{1e4 * net:+.1f} (")
+    assert sum(map(float, parts)) == pytest.approx(1e4 * net, abs=0.05 * (len(parts) + 1))
     monkeypatch.setattr(sys, "argv", ["skill.py", str(one), str(other), "--table"])
     skill.main()
     rows = capsys.readouterr().out.splitlines()
     cells = [cell.strip() for cell in rows[-2].split("|")[1:-1]]
     assert len({row.count("|") for row in rows}) == 1
-    assert (cells[0], cells[6]) == ("0", f"{day_2:+.3f}")
+    assert (cells[0], cells[6]) == (f"{tmp_path.name}/0", f"{day_2:+.3f}")
     assert cells[7].startswith(f"{1e4 * net:+.1f} (")
 
 
