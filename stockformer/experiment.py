@@ -289,9 +289,10 @@ def evaluate(
 def neutraliser(config: DictConfig, panel: Panel) -> Neutraliser:
     """Raises ValueError where there are too few stocks for so many components."""
     settings, stocks = config.neutralise, len(panel.tickers)
-    if settings.components > stocks // 2:
+    most = stocks // 2 - settings.volatility
+    if settings.components > most:
         raise ValueError(
-            f"neutralise.components={settings.components}: at most half of the {stocks} stocks"
+            f"neutralise.components={settings.components}: at most {most} with {stocks} stocks"
         )
     return Neutraliser(panel.returns, panel.member, **settings)
 

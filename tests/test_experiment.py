@@ -102,8 +102,8 @@ def test_the_epoch_is_chosen_by_the_neutralised_forecasts(
     plain = experiment_of(phase5_files, *words)
     plain.model.load_state_dict(experiment.model.state_dict())
     assert plain.evaluate_part("validation").metrics["rank_ic"] != pytest.approx(recorded)
-    with pytest.raises(ValueError, match=r"neutralise\.components=5: at most half of the 7 stocks"):
-        experiment_of(phase5_files, "neutralise.components=5")
+    with pytest.raises(ValueError, match=r"neutralise\.components=4: at most 3 with 7 stocks"):
+        experiment_of(phase5_files, "neutralise.components=4")
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(
