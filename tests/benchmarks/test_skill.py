@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -42,12 +43,19 @@ def test_the_runs_are_judged_and_compared(
     tried = tmp_path / "tried.csv"
     protocols = ["NIFTY-WF", "NASDAQ-1026", "NIFTY-WF", "NIFTY-WF"]
     pd.DataFrame({"protocol": protocols}).to_csv(tried)
-    monkeypatch.setattr(sys, "argv", ["skill.py", str(one), str(other), "--tried", str(tried)])
+    drawn = tmp_path / "drawn.svg"
+    words = [f"the <best>={one}", str(other), "--tried", str(tried), "--picture", str(drawn)]
+    monkeypatch.setattr(sys, "argv", ["skill.py", *words])
     skill.main()
     output = capsys.readouterr().out
     assert output.count("rank IC") >= 4
     assert "best of 3 trials of noise" in output
     assert output.splitlines()[-1].startswith("  the first run leads by")
+    assert output.startswith("the <best>\n")
+    lines = ElementTree.parse(drawn).getroot().findall("{*}polyline")
+    dates = len(daily(skill.finished(one)[0].step(1)))
+    assert [len(line.attrib["points"].split()) for line in lines] == 2 * [dates + 1]
+    assert "the &lt;best&gt;" in drawn.read_text()
     record = read_run(one).evaluation
     assert record is not None
     assert record.signal is not None
