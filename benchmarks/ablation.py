@@ -3,10 +3,10 @@
 Trains `model=stockformer_small` as `experiment=nifty_zoo` does, with all its parts, and again
 without one of them: the wavelet split (both encoders get the returns as they are), the dual encoder
 (attention over days alone, on the returns as they are, and no fusion), the graph, the calendar, the
-second task. By default on the first three of the six folds with one seed (--folds,
---seeds; the forecasts of several seeds are averaged). Prints the mean daily rank IC on the test
-days of these folds, by fold, and each variant's lead over all parts, paired by date; nothing is
-written. DATA_DIR: paths.data_dir. --quick: one fold, one epoch, two factors.
+second task. By default on the first three of the six folds with one seed (--folds, --seeds; the
+forecasts of several seeds are averaged). Prints the mean daily rank IC on the test days of these
+folds, by fold, and each variant's lead over all parts, paired by date; nothing is written.
+DATA_DIR: paths.data_dir. --quick: one fold, one epoch, two factors.
 """
 
 from __future__ import annotations

@@ -115,8 +115,11 @@ HEADER = """\
 
 
 def named(text: str) -> tuple[str, Path]:
-    """The name, by default the last two folders, and the folder of `[NAME=]FOLDER`."""
-    name, _, folder = text.rpartition("=")
+    """The name, by default the last two folders, and the folder of `[NAME=]FOLDER`; a folder's own
+    name may have an equals sign."""
+    name, equals, folder = text.partition("=")
+    if not equals or Path(text).is_dir():
+        name, folder = "", text
     return name or "/".join(Path(folder).resolve().parts[-2:]), Path(folder)
 
 
@@ -191,6 +194,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="a row of Markdown for each run")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="an SVG to write")
     arguments = parser.parse_args()
+    names = [name for name, _ in arguments.runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SystemExit(f"error: two runs are named {min(twice)}; name them, NAME=RUN")
     if arguments.table:
         print(HEADER)
         for name, folder in arguments.runs:

@@ -80,3 +80,13 @@ def test_a_run_without_predictions_is_named(tmp_path: Path) -> None:
     run = failed_run(tmp_path / "run", ValueError("no data"))
     with pytest.raises(SystemExit, match="run: no test predictions"):
         skill.finished(run)
+
+
+def test_runs_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(tmp_path / "lr=0.1")
+    assert skill.named(str(run)) == (f"{tmp_path.name}/lr=0.1", run)
+    assert skill.named(f"best={run}") == ("best", run)
+    assert skill.named("best=elsewhere") == ("best", Path("elsewhere"))
+    monkeypatch.setattr(sys, "argv", ["skill.py", str(run), str(run)])
+    with pytest.raises(SystemExit, match=r"two runs are named .*name them, NAME=RUN"):
+        skill.main()
