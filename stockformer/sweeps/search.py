@@ -162,9 +162,9 @@ class Search:
             job = self._job_of(trial, reporter=None)
             if job.number in recent:
                 continue
-            abandoned = not trial.state.is_finished() and self._is_abandoned(trial)
-            # Read once more: its controller may have finished it just now, and ended.
-            now = self._now(trial) if abandoned else trial
+            now, abandoned = self._settled(trial)
+            if "replaced" in now.user_attrs:
+                continue
             state = STATES.get(now.state, "interrupted" if abandoned else RUNNING)
             values = dict(zip(self.objectives, now.values or ()))
             seconds = outcome_of(job, "", ()).seconds
@@ -244,6 +244,19 @@ class Search:
         """The trial as the study has it at this moment."""
         return self.study.get_trials(deepcopy=False)[trial.number]
 
+    def _settled(self, trial: FrozenTrial) -> tuple[FrozenTrial, bool]:
+        """The trial, and whether nobody works on it although it has not ended.
+
+        Between the reading of the trial and that of the lock, its controller may have finished it
+        and ended, or another one have taken it over: it is read until nothing has changed.
+        """
+        while not trial.state.is_finished() and self._is_abandoned(trial):
+            now = self._now(trial)
+            if (now.state, now.user_attrs) == (trial.state, trial.user_attrs):
+                return now, True
+            trial = now
+        return trial, False
+
     def _is_abandoned(self, trial: FrozenTrial) -> bool:
         """Whether its controller is this sweep's former one, or another whose lock is free."""
         if "sweep" not in trial.user_attrs:  # killed before it could be said whose it is
@@ -267,8 +280,8 @@ class Search:
             self._interrupted.append(trial)
         elif attributes.get("attempts", 1) < ATTEMPTS:
             self._fail(trial, "killed; tried once more", replaced=True)
-            ours = {"attempts": ATTEMPTS, "sweep": str(self._own_path)}
-            enqueue(self.study, trial.params, attributes | ours)
+            del attributes["sweep"]  # it is nobody's until a controller asks for it
+            enqueue(self.study, trial.params, attributes | {"attempts": ATTEMPTS})
         else:
             self._fail(trial, f"killed {ATTEMPTS} times")
 

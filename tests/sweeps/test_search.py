@@ -12,10 +12,11 @@ from pathlib import Path
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from runs.small_run import forked
 
 from stockformer.runs import atomic
+from stockformer.runs.folder import RunDir
 from stockformer.sweeps.folder import SweepDir, SweepRecord
 from stockformer.sweeps.jobs import Outcome
 from stockformer.sweeps.search import Search, SearchSettings, distribution, study_url
@@ -216,6 +217,34 @@ def test_a_trial_that_ends_while_the_outcomes_are_read_has_not_been_interrupted(
     monkeypatch.setattr(other, "_is_abandoned", ended_just_now)
     ((_, outcome),) = other.outcomes({}).values()
     assert (outcome.state, outcome.values) == ("finished", {"rank_ic": 0.1})
+
+
+def test_a_trial_that_is_taken_over_while_the_outcomes_are_read_has_not_failed(
+    search: Callable[..., Search],
+    living: Callable[[str], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another controller of the study has it tried again, between those two readings."""
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    child = living(storage)
+    other, second = (search(name, storage=storage, n_trials=1) for name in ("other", "second"))
+    run = other.study.trials[0].user_attrs["folder"]
+    os.waitpid(forked(lambda: RunDir.claim(Path(run)), 1), 0)  # as if it had been killed
+    os.kill(child, signal.SIGKILL)
+    while atomic.is_locked(tmp_path / "first/lock"):
+        time.sleep(0.01)
+    is_abandoned = other._is_abandoned
+
+    def retried_just_now(trial: FrozenTrial) -> bool:
+        monkeypatch.undo()
+        job = second.next()
+        assert job is not None
+        assert str(job.folder) == run
+        return is_abandoned(trial)
+
+    monkeypatch.setattr(other, "_is_abandoned", retried_just_now)
+    assert other.outcomes({}) == {}  # not "failed", which the replaced trial is to Optuna
 
 
 def test_two_controllers_that_ask_at_once_do_not_run_more_than_n_trials(
