@@ -246,7 +246,8 @@ class RunDir:
     def killed(self) -> bool:
         """Whether its process ended without recording it in status.json."""
         try:
-            return self.status()["state"] == "running" and not self.in_use()
+            # In this order: it may record its end and let go of the lock between the two.
+            return not self.in_use() and self.status()["state"] == "running"
         except ValueError:
             return False
 

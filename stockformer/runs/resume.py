@@ -145,8 +145,10 @@ def _is_training(run: RunDir) -> bool:
 def _unfinished(run: RunDir) -> bool:
     """Whether it is a training that can be resumed: not finished, not running, with settings."""
     try:
+        if run.in_use():  # asked first: later its process may have finished it, and ended
+            return False
         ended = run.status()["state"] in ("finished", "pruned")
-        return not ended and run.begun() and _is_training(run) and not run.in_use()
+        return not ended and run.begun() and _is_training(run)
     except ValueError:
         return False
 

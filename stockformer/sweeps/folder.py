@@ -189,11 +189,13 @@ def newest_unfinished(tree: Path) -> Path:
     """
     records = sorted(tree.glob(f"**/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime_ns)
     for file in reversed(records):
+        if atomic.is_locked(file.parent / "lock"):  # asked first: later it may have just finished
+            continue
         try:
             finished = SweepDir(file.parent).read().finished
         except ValueError as damaged:
             log.warning("skipped %s", damaged)
             continue
-        if not finished and not atomic.is_locked(file.parent / "lock"):
+        if not finished:
             return file.parent
     raise ValueError(f"-m resume=latest: no unfinished sweep in {tree}; name its folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from runs.small_run import Clock, SmallRuns, Stopped, captured, train_main
 
 from stockformer.config.recorded import read_config
+from stockformer.runs import atomic
 from stockformer.runs.folder import RunDir
 from stockformer.runs.resume import continued, requested_run
 
@@ -98,6 +100,23 @@ def test_the_latest_is_the_unfinished_run_written_last(
     assert requested_run(["++resume=latest"]) == Path("outputs/day/1")
     assert requested_run(["resume=null"]) is None
     assert requested_run(["seed=1"]) is None
+
+
+def test_a_run_that_ends_while_it_is_looked_at_has_not_been_killed(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It records its end and lets go of its lock between the reading of the one and the other."""
+    run = RunDir(Path(shutil.copytree(stopped, tmp_path / "outputs/day/1")))
+
+    def ended_just_now(path: Path) -> bool:
+        run.end("finished", "")
+        return False
+
+    for look in (run.killed, lambda: requested_run(["resume=latest"])):
+        run.end("running", "")
+        with monkeypatch.context() as patch, suppress(ValueError):
+            patch.setattr(atomic, "is_locked", ended_just_now)
+            assert not look()
 
 
 def test_a_model_judged_elsewhere_is_no_run_to_go_on_with(stopped: Path, finished: Path) -> None:

@@ -42,3 +42,12 @@ def test_the_newest_unfinished_sweep_is_not_finished_running_or_damaged(
     (tmp_path / "damaged/sweep.json").write_text("{")
     monkeypatch.setattr(atomic, "is_locked", lambda path: path.parent.name == "running")
     assert newest_unfinished(tmp_path) == tmp_path / "oldest"
+
+    def finished_just_now(path: Path) -> bool:
+        if path.parent.name == "oldest":
+            SweepDir(path.parent).write(SweepRecord([], [], finished=True))
+        return path.parent.name == "running"
+
+    monkeypatch.setattr(atomic, "is_locked", finished_just_now)
+    with pytest.raises(ValueError, match="no unfinished sweep"):
+        newest_unfinished(tmp_path)
