@@ -434,7 +434,7 @@ class Experiment:
         run.write_manifest(facts)
         report = quality.report(self.data.panel, self.data.name)
         run.write_quality(quality_page.html(report))
-        log_description(self, report)
+        log_description(self, report, overrides)
 
     def manifest_stands(self, run: RunDir) -> bool:
         """Whether the manifest of a resumed run exists: not if it was killed while reading data."""

@@ -23,7 +23,7 @@ from stockformer.interface import Batch, Forecast
 from stockformer.models.tabular import Tabular
 from stockformer.runs import audited
 from stockformer.runs.console import human_time
-from stockformer.runs.description import manifest, size_of
+from stockformer.runs.description import manifest, size_of, warn_of_loop_settings
 from stockformer.training.memory import peak_memory_mib
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,13 @@ class CheckFailed(ValueError):
 
 
 class Preflight:
-    """Runs the checks of `python validate.py` in order; the first that fails ends them."""
+    """Runs the checks of `python validate.py` in order; the first that fails ends them.
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
+    overrides: of the command line.
+    """
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str] = ()) -> None:
+        self.config, self.overrides = config, overrides
         self.number = 1  # the configuration has already been composed and checked
         self.warnings = 0  # about the data
 
@@ -59,6 +62,7 @@ class Preflight:
         with self.check("the model builds and reaches the device") as say:
             experiment = Experiment(config, data)
             say(f"{size_of(experiment.model)} on {experiment.device}")
+        warn_of_loop_settings(experiment, self.overrides)
         with self.check("a batch loads") as say:
             batch: Batch = next(iter(experiment.loader("train", alone=True)))
             say(f"{len(batch.signal)} windows, {int(batch.valid.sum()):,} valid targets")

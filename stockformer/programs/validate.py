@@ -16,7 +16,7 @@ def validate(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     log_config(config)
     from stockformer.audit.preflight import Preflight  # noqa: PLC0415 (torch, after checks)
 
-    Preflight(config).run()
+    Preflight(config, overrides).run()
 
 
 main = command(validate, run_folder=False)

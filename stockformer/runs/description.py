@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from stockformer.experiment import Experiment
 
 log = logging.getLogger(__name__)
+
+LOOP_ONLY = (
+    *("loss", "optimizer", "scheduler"),
+    *(f"trainer.{name}" for name in ("max_epoch", "micro_batch_size", "gradient_clip_norm")),
+    *(f"trainer.{name}" for name in ("early_stopping", "on_nonfinite", "skip_limit", "keep")),
+)
+"""Keys, or how they begin, of what changes nothing in a model that is fitted at once."""
 
 
 def manifest(experiment: Experiment) -> dict[str, Any]:
@@ -62,8 +69,8 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
     } | experiment.checkpoint_facts()
 
 
-def log_description(experiment: Experiment, report: Report) -> None:
-    """Log a description of the run before it is trained."""
+def log_description(experiment: Experiment, report: Report, overrides: Sequence[str]) -> None:
+    """Log a description of the run before it is trained. overrides: of its command line."""
     config, data = experiment.config, experiment.data
     dates, (days, stocks, factors) = data.panel.dates, data.panel.factors.shape
     log.info(
@@ -81,6 +88,7 @@ def log_description(experiment: Experiment, report: Report) -> None:
         log.info("%-10s %4d samples, signal dates %s to %s", name, len(signals), first, last)
     log.info("model: %s on %s", size_of(experiment.model), experiment.device)
     log.info("memory: %s; this machine has %s", experiment.memory, gib(machine_memory()))
+    warn_of_loop_settings(experiment, overrides)
     if isinstance(experiment.model, Tabular):
         return
     settings = config.trainer
@@ -95,6 +103,21 @@ def log_description(experiment: Experiment, report: Report) -> None:
                 epochs,
                 settings.max_epoch,
             )
+
+
+def warn_of_loop_settings(experiment: Experiment, overrides: Sequence[str]) -> None:
+    """Warn of overrides that change nothing because the model is fitted at once."""
+    if not isinstance(experiment.model, Tabular):
+        return
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    by_loss = experiment.config.trainer.monitor == "loss"  # it chooses among the candidates
+    unused = [k for k in keys if k.startswith(LOOP_ONLY) and not (by_loss and k.startswith("loss"))]
+    if unused:
+        log.warning(
+            "%s: no effect, %s is fitted at once, without a training loop",
+            ", ".join(unused),
+            type(experiment.model).__name__,
+        )
 
 
 def size_of(model: nn.Module) -> str:

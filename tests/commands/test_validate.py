@@ -66,8 +66,10 @@ def test_a_model_that_is_fitted_at_once_is_checked_without_a_gradient(
 ) -> None:
     monkeypatch.setattr("stockformer.audit.lookahead.START_METHOD", "")
     words = ("dataset=nifty200_phase5", f"paths.data_dir={phase5_files.data_dir}", "model=ridge")
-    status, output = command("validate", *words, "dataset.lookback=5")
+    loop = ("optimizer.lr=1e-2", "loss=squared", "trainer.max_epoch=3", "trainer.monitor=mae")
+    status, output = command("validate", *words, "dataset.lookback=5", *loop)
     assert status == 0, output
+    assert "optimizer.lr, loss, trainer.max_epoch: no effect, Ridge is fitted at once" in output
     assert "CHECKS PASSED" in output
     assert "Ridge, fitted at once, on cpu" in output
     assert "backward" not in output

@@ -230,10 +230,11 @@ def test_a_run_is_reported_evaluated_and_used_as_any_other(
     leaves = ["model.min_child_samples=20"] if name == "lightgbm" else []
     status, output = command(
         *("train", "experiment=demo", f"model={name}", *market, *leaves),
-        *("trainer.device=cpu", "hydra.run.dir=run"),
+        *("trainer.device=cpu", "hydra.run.dir=run", "loss=squared", "trainer.monitor=loss"),
     )
     assert status == 0, output
     assert "fitted at once" in output
+    assert "no effect" not in output  # the loss chooses among the candidates
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert evaluation["epoch"] == 1
