@@ -17,6 +17,7 @@ import pandas as pd
 from stockformer.evaluation.baselines import CONSTANTS, STRONGEST
 from stockformer.evaluation.metrics import COMPARED
 from stockformer.evaluation.predictions import Predictions, daily, rank_stability
+from stockformer.evaluation.quantities import format_interval
 from stockformer.evaluation.statistics import MIN_DATES, Estimate, estimate, p_value
 
 HINDSIGHT = "best_constant"
@@ -278,18 +279,11 @@ def _article(name: str) -> str:
 def _lead(comparison: Comparison, name: str) -> str:
     """A baseline with its rank IC, and the model's lead over it."""
     lead, quantity = comparison.leads["rank_ic"][name], COMPARED["rank_ic"]
-    form = quantity.spec
-    mean, lower, upper = (_signed(x, form) for x in (lead.mean, lead.lower, lead.upper))
     value = quantity.format(comparison.values["rank_ic"][name])
     return (
-        f"{label(name)} with {value} (lead {mean}, 95 % "
-        f"interval {lower} to {upper}, {p_value(lead.p)})"
+        f"{label(name)} with {value} (lead {quantity.format(lead.mean)}, 95 % interval "
+        f"{format_interval(quantity, lead.lower, lead.upper)}, {p_value(lead.p)})"
     )
-
-
-def _signed(value: float, form: str) -> str:
-    text = format(value, form)
-    return text if text.strip("+-0.") else text.replace("-", "+")  # avoid "-0.00"
 
 
 def _detectable(comparison: Comparison) -> str:

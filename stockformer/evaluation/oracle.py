@@ -47,7 +47,7 @@ def holding_days(settings: Settings, days: int) -> np.ndarray:
 
 def excess_sentence(oracle: float, model: float) -> str:
     """The model's mean daily excess return as a share of the oracle's, both after costs."""
-    attainable = f"{oracle / BASIS_POINT:+.1f} basis points a day"
+    attainable = f"{oracle / BASIS_POINT:+z.1f} basis points a day"
     start = f"Traded in the same way, the oracle of this simulated market earns {attainable}"
     if oracle <= 0:
         return f"{start} over the universe after costs: nothing is attainable."

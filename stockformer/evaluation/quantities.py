@@ -52,7 +52,9 @@ class Quantity:
         return f"{'+' if self.around_zero else ''}.{self.decimals}{'%' if self.percent else 'f'}"
 
     def format(self, value: float) -> str:
-        return MISSING if math.isnan(value) else format(value * self.scale, self.spec)
+        """What rounds to zero has no minus sign: with one it would read as worse than nothing."""
+        spec = self.spec.replace(".", "z.")  # Plotly has no z
+        return MISSING if math.isnan(value) else format(value * self.scale, spec)
 
     def in_words(self, value: float) -> str:
         """For a sentence: with the unit where the number alone would be taken for a fraction."""
@@ -96,7 +98,7 @@ def format_interval(quantity: Quantity, lower: float, upper: float) -> str:
 
 
 def format_t(t: float) -> str:
-    return MISSING if math.isnan(t) else f"{t:+.2f}"
+    return MISSING if math.isnan(t) else f"{t:+z.2f}"
 
 
 def format_p(p: float) -> str:

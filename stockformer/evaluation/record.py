@@ -164,10 +164,10 @@ class BacktestResult:
     def lines(self) -> list[str]:
         """For a terminal: the return, and how sensitive it is to delay, costs and start date."""
         base = self.figures.loc["base"]
-        total = self.figures["total_return"].map("{:+.1%}".format)
+        total = self.figures["total_return"].map("{:+z.1%}".format)
         lines = [
             f"backtest, top {self.settings.top_k}, {base['n_dates']:.0f} days, after costs: "
-            f"{total['base']}; equal-weight universe {base['benchmark_total_return']:+.1%}",
+            f"{total['base']}; equal-weight universe {base['benchmark_total_return']:+z.1%}",
             f"  one day later {total['one_day_later']}, costs doubled {total['doubled_costs']}, "
             f"turnover {base['turnover']:.0%} a day",
         ]
@@ -175,7 +175,7 @@ class BacktestResult:
             spread = self.start_offsets["annual_excess_return"] / TRADING_DAYS / BASIS_POINT
             lines.append(
                 f"  started on {len(spread)} days of a rebalancing period: daily excess "
-                f"{spread.min():+.1f} to {spread.max():+.1f} basis points"
+                f"{spread.min():+z.1f} to {spread.max():+z.1f} basis points"
             )
         return lines
 
@@ -320,7 +320,7 @@ def closing_table(
         cells = {key: _cell(row.get(key)) for key in ("rank_ic", "rank_ic_lead")}
         interval = "-"
         if math.isfinite(row.get("rank_ic_lower", math.nan)):
-            interval = f"{row['rank_ic_lower']:+.3f} to {row['rank_ic_upper']:+.3f}"
+            interval = f"{row['rank_ic_lower']:+z.3f} to {row['rank_ic_upper']:+z.3f}"
         p_cell = format_p(row.get("rank_ic_p", math.nan))
         title = label(str(name)).removeprefix("best ")
         lines.append(
@@ -378,7 +378,7 @@ def _of_version_3(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:+.4f}"
+    return "-" if value is None or not math.isfinite(value) else f"{value:+z.4f}"
 
 
 def _dicts(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

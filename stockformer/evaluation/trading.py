@@ -267,7 +267,7 @@ def doubled_costs(settings: Settings) -> Settings:
 def excess_verdict(excess: Estimate) -> str:
     """Whether trading the forecasts earned more than the universe, after costs."""
     mean, lower, upper = (x / BASIS_POINT for x in (excess.mean, excess.lower, excess.upper))
-    start = f"Traded, after costs, minus the equal-weight universe: {mean:+.1f} basis points a day"
+    start = f"Traded, after costs, minus the equal-weight universe: {mean:+z.1f} basis points a day"
     if excess.few:
         return f"{start} over {excess.n} days, too few to conclude."
     found = {
@@ -281,7 +281,7 @@ def excess_verdict(excess: Estimate) -> str:
         else f"; detectable from {excess.detectable() / BASIS_POINT:.1f} basis points a day"
     )
     return (
-        f"{start} (95 % interval {lower:+.1f} to {upper:+.1f}, {p_value(excess.p)}, "
+        f"{start} (95 % interval {lower:+z.1f} to {upper:+z.1f}, {p_value(excess.p)}, "
         f"{excess.n} days): {found}{smallest}."
     )
 

@@ -17,6 +17,7 @@ from stockformer.evaluation.backtest import BASIS_POINT
 from stockformer.evaluation.baselines import STRONGEST
 from stockformer.evaluation.comparison import HINDSIGHT, label
 from stockformer.evaluation.metrics import COMPARED
+from stockformer.evaluation.quantities import format_interval
 from stockformer.evaluation.statistics import FEW_DATES, MIN_DATES, significant_sign
 
 Row = Mapping[Hashable, Any]
@@ -207,10 +208,11 @@ def _against(rankers: pd.DataFrame, sign: int, n: int) -> tuple[str, str, str]:
     better = [name for name in unbeaten if signs[name] < 0]
     best = max(better or unbeaten or list(signs), key=lambda name: rankers["rank_ic"][name])
     row = rows[best]
+    quantity = COMPARED["rank_ic"]
     lead = (
-        f"{label(best)} has {COMPARED['rank_ic'].format(row['rank_ic'])} (lead "
-        f"{row['rank_ic_lead']:+.4f}, 95 % interval {row['rank_ic_lower']:+.4f} to "
-        f"{row['rank_ic_upper']:+.4f})"
+        f"{label(best)} has {quantity.format(row['rank_ic'])} (lead "
+        f"{quantity.format(row['rank_ic_lead'])}, 95 % interval "
+        f"{format_interval(quantity, row['rank_ic_lower'], row['rank_ic_upper'])})"
     )
     if better:
         return WORSE, f"significantly worse than {label(best)}", lead
@@ -239,9 +241,9 @@ def _money(traded: BacktestResult | None) -> Answer:
     excess, base = traded.excess["base"], traded.figures.loc["base"]
     mean, lower, upper = (x / BASIS_POINT for x in (excess.mean, excess.lower, excess.upper))
     sentence = (
-        f"{base['total_return']:+.1%} after costs, {base['benchmark_total_return']:+.1%} for the "
-        f"equal-weight universe, over {excess.n} days: {mean:+.1f} basis points a day (95 % "
-        f"interval {lower:+.1f} to {upper:+.1f})."
+        f"{base['total_return']:+z.1%} after costs, {base['benchmark_total_return']:+z.1%} for the "
+        f"equal-weight universe, over {excess.n} days: {mean:+z.1f} basis points a day (95 % "
+        f"interval {lower:+z.1f} to {upper:+z.1f})."
     )
     if excess.few:
         return Answer(UNKNOWN, f"{sentence} Too few days to conclude.")

@@ -130,7 +130,7 @@ def stocks(day: DayForecast, frame: pd.DataFrame, title: str, board: str = "") -
             ticker,
             str(rank),
             change(rank, before),
-            f"{signal:+.3%}",
+            f"{signal:+z.3%}",
             f"{probability:.1%}",
             *([reasons(day, ticker)] if why else []),
         ]
@@ -147,7 +147,7 @@ def change(rank: int, before: float) -> str:
 
 def reasons(day: DayForecast, ticker: str) -> str:
     found = day.influence.get(ticker, ())[:NAMED]
-    return ", ".join(f"{name} {part * 100:+.3f}" for name, part in found)
+    return ", ".join(f"{name} {part * 100:+z.3f}" for name, part in found)
 
 
 def portfolio(day: DayForecast, trades: pd.DataFrame, holdings: Collection[str]) -> Section:

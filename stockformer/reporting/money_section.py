@@ -152,9 +152,9 @@ def turnover(traded: BacktestResult, ledger: Backtest | None) -> list[str]:
     gross = float((ledger.equity["gross_return"] - ledger.equity["benchmark"]).mean())
     paid = float((ledger.equity["cost"] + ledger.equity["slippage"]).mean())
     if gross <= 0:
-        return [f"{said} Even before costs there is no excess: {gross / BASIS_POINT:+.1f} a day."]
+        return [f"{said} Even before costs there is no excess: {gross / BASIS_POINT:+z.1f} a day."]
     return [
-        f"{said} The excess before costs, {gross / BASIS_POINT:+.1f} basis points a day, pays for "
+        f"{said} The excess before costs, {gross / BASIS_POINT:+z.1f} basis points a day, pays for "
         f"trading at up to {gross / both_sides / BASIS_POINT:.1f} basis points of the traded "
         f"value; {paid / both_sides / BASIS_POINT:.1f} were paid."
     ]

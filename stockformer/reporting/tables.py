@@ -230,9 +230,9 @@ def stocks_by_rank_ic(stocks: pd.DataFrame, shown: int = 10) -> list[Table]:
         return [
             (
                 str(ticker),
-                f"{row['contribution']:+.5f}",
-                f"{row['prediction'] / BASIS_POINT:+.1f}",
-                f"{row['label'] / BASIS_POINT:+.1f}",
+                f"{row['contribution']:+z.5f}",
+                f"{row['prediction'] / BASIS_POINT:+z.1f}",
+                f"{row['label'] / BASIS_POINT:+z.1f}",
                 f"{row['cells']:.0f}",
             )
             for ticker, row in zip(part.index, part.to_dict("records"))

@@ -70,7 +70,7 @@ def waterfall(parts: Mapping[str, float], title: str) -> go.Figure:
         x=names,
         y=values,
         base=starts,
-        text=[f"{value:+.1f}" for value in values],
+        text=[f"{value:+z.1f}" for value in values],
         textposition="outside",
         cliponaxis=False,
         marker={"color": colours, "line": {"width": 0}},

@@ -155,7 +155,7 @@ def _drawdowns(net: pd.Series) -> Table:
             f"{row['trough']:%Y-%m-%d}",
             "not yet" if pd.isna(row["end"]) else f"{row['end']:%Y-%m-%d}",
             f"{row['days']}",
-            f"{row['depth']:+.1%}",
+            f"{row['depth']:+z.1%}",
         )
         for row in returns.drawdowns(net).to_dict("records")
     ]
@@ -172,8 +172,8 @@ def _days(ledger: Backtest) -> list[Table]:
         return [
             (
                 f"{date:%a %Y-%m-%d}",
-                f"{row['net_return'] / BASIS_POINT:+.0f}",
-                f"{row['benchmark'] / BASIS_POINT:+.0f}",
+                f"{row['net_return'] / BASIS_POINT:+z.0f}",
+                f"{row['benchmark'] / BASIS_POINT:+z.0f}",
                 f"{row['turnover'] / 2:.0%}",
                 f"{row['n_held']:.0f}",
             )
@@ -188,7 +188,7 @@ def _stocks(ledger: Backtest) -> list[Table]:
 
     def rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
         return [
-            (str(ticker), f"{row['profit']:+.2%}", f"{row['days']:.0f}", f"{row['trades']:.0f}")
+            (str(ticker), f"{row['profit']:+z.2%}", f"{row['days']:.0f}", f"{row['trades']:.0f}")
             for ticker, row in zip(part.index, part.to_dict("records"))
         ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from reporting.run_folder import some_predictions, summary
 
+from stockformer.evaluation.metrics import METRICS
 from stockformer.evaluation.record import EvaluationRecord
 from stockformer.evaluation.statistics import Estimate
 from stockformer.evaluation.verdict import (
@@ -208,3 +211,17 @@ def test_a_record_keeps_its_answers_and_an_old_one_gets_them() -> None:
     written["answers"]["money"]["answer"] = "perhaps"
     with pytest.raises(ValueError, match=r"answers\.money: 'perhaps'"):
         EvaluationRecord.from_json(written)
+
+
+def test_what_rounds_to_zero_has_no_minus_sign() -> None:
+    """It would read as worse than nothing; another line, rounded elsewhere, might show a plus."""
+    nothing = {"mean": -1e-6, "p": 0.9, "lower": -0.02, "upper": -1e-6, "n": 200}
+    frame = table(lightgbm=lead(-1e-6, p=0.9))
+    frame.loc["lightgbm", "rank_ic"] = -1e-6
+    found = answers(frame, nothing, money=traded(-0.01, 0.02, 0.9))
+    assert found.ranking.sentence.count("+0.0000") == 3
+    assert "+0.0 basis points a day" in found.money.sentence
+    for answer in (found.ranking, found.money):
+        assert not re.search(r"-0\.0+(?!\d)", answer.sentence)
+    assert METRICS["brier"].format(-1e-9) == "0.0000"
+    assert METRICS["rank_ic"].format(math.nan) == "-"
