@@ -54,6 +54,7 @@ MANIFEST: Form = {
     **{f"{name}?": str for name in ("kind", "dataset", "data_hash", "git_commit", "platform")},
     **{f"{name}?": str for name in ("device", "command", "run")},
     **{f"{name}?": [str] for name in ("warnings", "tags", "tickers", "factor_names")},
+    "ensemble_of?": [str],
     **{f"{name}?": {str: str} for name in ("versions", "files")},
     **{"threads?": int, "seed?": int, "resumed?": [{str: object}]},
     "split?": {

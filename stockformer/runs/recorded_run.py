@@ -61,8 +61,8 @@ class Status:
 class Manifest:
     """Where the run comes from.
 
-    split: a row a part, columns as in `folder.MANIFEST`. files: hashes by name. facts: all other
-    single values, such as the seed and the device.
+    split: a row a part, columns as in `folder.MANIFEST`. files: hashes by name. ensemble_of: the
+    folders of an ensemble's runs. facts: all other single values, such as the seed and the device.
     """
 
     git_commit: str
@@ -72,6 +72,7 @@ class Manifest:
     tickers: tuple[str, ...]
     factor_names: tuple[str, ...]
     files: dict[str, str]
+    ensemble_of: tuple[Path, ...]
     facts: dict[str, str | float]
 
 
@@ -352,6 +353,7 @@ def _manifest(run: RunDir) -> Manifest:
         tickers=tuple(data["tickers"]),
         factor_names=tuple(data["factor_names"]),
         files=data["files"],
+        ensemble_of=tuple(map(Path, data.get("ensemble_of", ()))),
         facts=facts,
     )
 

@@ -355,15 +355,28 @@ def differing(
         for name, run in runs.items()
         if run.overrides and (run.evaluation is None or not is_ensemble(run))
     ]
+    members = {name: members_of(runs[name], runs) for name, c in found.items() if c.is_ensemble}
     varied = {
         key: [
-            MISSING if each.is_ensemble else short_number(configs[each.runs[0]].get(key, UNSET))
-            for each in found.values()
+            shared({configs[run].get(key, UNSET) for run in members.get(name, each.runs[:1])})
+            for name, each in found.items()
         ]
         for key in overridden
         if key not in REPEATED and len({configs[name].get(key, UNSET) for name in trained}) > 1
     }
     return pd.DataFrame(varied, index=list(found))
+
+
+def members_of(ensemble: RecordedRun, runs: Mapping[str, RecordedRun]) -> list[str]:
+    """The names of its runs, of these; empty where one of them is elsewhere."""
+    folders = () if ensemble.manifest is None else ensemble.manifest.ensemble_of
+    names = {run.path.resolve(): name for name, run in runs.items()}
+    return [names[path] for path in folders] if names.keys() >= set(folders) else []
+
+
+def shared(values: set[str]) -> str:
+    """The value of a setting, if it is one."""
+    return short_number(*values) if len(values) == 1 else MISSING
 
 
 def grouped(

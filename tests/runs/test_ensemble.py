@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stockformer.evaluation.averaging import mean_forecast
 from stockformer.evaluation.baselines import BaselineInputs, all_baselines
 from stockformer.evaluation.predictions import Predictions, score
 from stockformer.runs.recorded_run import predictions_from, read_run
+from stockformer.sweeps.trials import read_trials
 
 Command = Callable[..., tuple[int, str]]
 ONE_EPOCH = ("trainer.max_epoch=1", "target=next_day")
@@ -91,6 +93,12 @@ def test_the_baselines_of_a_fold_are_fitted_once_for_all_configurations(
     status, output = train("-m", *ONE_EPOCH, *FOLDS, *varied)
     assert status == 0, output
     assert len(fitted) == len(set(fitted)) == 2
+    found = read_trials(tmp_path / "sweep").settings["optimizer.lr"]
+    assert found[["walk_forward_0", "walk_forward_1"]].tolist() == ["0.0001", "0.001"]
+    for name in ("0", "1", "walk_forward_1"):  # the ensemble without its runs, which stay there
+        shutil.copytree(tmp_path / "sweep" / name, tmp_path / "other" / name)
+    found = read_trials(tmp_path / "other").settings["optimizer.lr"]
+    assert found["walk_forward_1"] == "-"
     one, other = (evaluation(tmp_path / f"sweep/walk_forward_{n}") for n in range(2))
     assert one["model"] != other["model"]
     baselines = (each["table"][1:] for each in (one, other))  # the first row is the model
