@@ -22,6 +22,7 @@ from stockformer.reporting.page import Page, Plot, Section, address, require_htm
 from stockformer.reporting.tables import Table
 from stockformer.runs.folder import RunDir
 from stockformer.runs.recorded_run import RecordedRun, short_name
+from stockformer.runs.settings import different_code
 from stockformer.sweeps.selection import (
     MIN_TRIALS,
     UNRELIABLE_TRIALS,
@@ -144,6 +145,10 @@ def ranking(trials: Trials, page_folder: Path) -> Section:
             "folds and seeds ± the sample deviation over seeds. One that lacks runs (1 of 2) is "
             "never the best."
         )
+    for name, each in trials.configurations.items():
+        manifests = [trials.completed[run].manifest for run in each.runs]
+        for note in different_code(m.git_commit for m in manifests if m is not None):
+            lead += f" {name}: {note}."
     return Section(title, lead, [board(trials, page_folder)])
 
 

@@ -37,7 +37,7 @@ from stockformer.runs.folder import RunDir, runs_under
 from stockformer.runs.logs import start_log
 from stockformer.runs.recorded_run import read_run
 from stockformer.runs.reopen import configuration
-from stockformer.runs.settings import Settings, settings_of, training_settings
+from stockformer.runs.settings import Settings, different_code, settings_of, training_settings
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def ensemble(
     configurations = [run.configuration for run in every]
     neutralised = how_neutralised(configurations)
     record = evaluate(config, data, whole, baselines=together, neutralised=neutralised)
-    notes = (how, *differences(configurations))
+    code = different_code(str(run.manifest.get("git_commit", "")) for run in every)
+    notes = (how, *differences(configurations), *code)
     record = replace(record, notes=(*notes, *record.notes))
     with RunDir.claim(into or _new_folder()) as run:
         run.write_manifest(_manifest(folds, whole))

@@ -5,7 +5,8 @@ A configuration is what was trained. Runs that differ in seed or fold only are o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stockformer.runs.folder import LONGER, MAY_CHANGE, REPEATED
@@ -16,6 +17,7 @@ Settings = tuple[tuple[str, str], ...]
 NOT_TRAINING = ("paths.", "report", "resume", "hydra", *(MAY_CHANGE - LONGER - {"tags"}))
 """Keys, or how they begin, of what does not change what is trained."""
 NOT_COMPARED = (*NOT_TRAINING, "tags")
+FULL_HASH = re.compile(r"^([0-9a-f]{7})[0-9a-f]{33}")
 
 
 def settings_of(node: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -37,3 +39,12 @@ def training_settings(recorded: Mapping[str, str]) -> Settings:
             if setting not in REPEATED and not setting.startswith(NOT_COMPARED)
         )
     )
+
+
+def different_code(commits: Iterable[str]) -> list[str]:
+    """A note if runs that are taken for repetitions were trained by different code.
+
+    commits: the `git_commit` of each.
+    """
+    found = sorted({FULL_HASH.sub(r"\1", commit) for commit in commits})
+    return [f"runs of different code: commits {', '.join(found)}"] if len(found) > 1 else []

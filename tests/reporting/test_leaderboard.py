@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reporting.run_folder import failed_run, finished_run, sweep
+from reporting.run_folder import failed_run, finished_run, rewrite, sweep
 from reporting.test_report import Page
 
 from stockformer.reporting import leaderboard, overlay, pick, report
@@ -52,6 +52,16 @@ def test_test_columns_are_set_apart_and_come_last(folder: Path) -> None:
     assert sum(columns for _, columns in board.groups) == len(board.header)
     assert board.filters == [1]
     assert board.rows[2][1:3] == ("<b>", "-")
+
+
+def test_repetitions_by_different_code_are_named(tmp_path: Path) -> None:
+    for name in "abc":
+        finished_run(tmp_path / name)
+    assert "different code" not in leaderboard.ranking(read_trials(tmp_path), tmp_path).lead
+    manifest = tmp_path / "b/manifest.json"
+    rewrite(manifest, manifest.read_text().replace("0123abcd+changes", 5 * "89abcdef"))
+    lead = leaderboard.ranking(read_trials(tmp_path), tmp_path).lead
+    assert "a, b, c: runs of different code: commits 0123abcd+changes, 89abcde." in lead
 
 
 def test_names_lead_to_the_run(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from reporting.run_folder import rewrite
 from small_data import Phase5Files
 
 from stockformer.evaluation.averaging import mean_forecast
@@ -44,6 +45,10 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     assert "the mean of 2 seeds x 2 folds, jobs 0 … 3 (4)\n" in output
     (more,) = [line for line in output.splitlines() if "more seeds:" in line]
     assert more.endswith("split.fold=0,1 seed=2,3,4")
+    assert "different code" not in output
+    written = tmp_path / "sweep/3/manifest.json"
+    commit = json.loads(written.read_text())["git_commit"]
+    rewrite(written, written.read_text().replace(commit, 5 * "89abcdef"))
     status, output = command("evaluate", "run=sweep", "into=whole")
     assert status == 0, output
     runs = [predictions(tmp_path / "sweep" / name) for name in "0123"]
@@ -70,6 +75,7 @@ def test_seeds_and_folds_are_averaged_then_stitched(
     run = read_run(tmp_path / "whole")
     assert run.headline in output
     assert "ensemble: the mean of 2 runs on each of 2 folds" in output
+    assert "runs of different code: commits 89abcde, " in output
     assert (tmp_path / "whole/report.html").exists()
     manifest = json.loads((tmp_path / "whole/manifest.json").read_text())
     assert manifest["kind"] == "ensemble"
