@@ -12,7 +12,11 @@ from sweeps import slurm
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DATA = "DATA"  # stands for the folder of reference data
 # Arguments besides --quick, and how the last line printed begins.
-SLOW = {"candidates", "cluster", "market", "prediction", "scaling"}
+SLOW = {
+    *("ablation", "candidates", "cluster", "compare", "gpu", "market", "prediction", "report"),
+    *("scaling", "sweeps"),
+}
+"""Those of more than ten seconds: in the long form."""
 NEEDED = {"cluster": ("ray", "submitit", "psycopg2")}
 SCRIPTS = {
     "ablation": ([DATA], "without the second task"),

@@ -126,6 +126,7 @@ def test_without_slurm(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "try hydra/launcher=slurm_local" in ended(start("seed=1,2", SLURM), status=1)
 
 
+@pytest.mark.full
 def test_processes_of_slurm_local(tmp_path: Path, start: Start) -> None:
     """One is killed, one raises; the others end well."""
     os.environ["QUICK_FAULTS"] = "1=killed,2=exception"
