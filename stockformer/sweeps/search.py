@@ -280,8 +280,9 @@ class Search:
             self._interrupted.append(trial)
         elif attributes.get("attempts", 1) < ATTEMPTS:
             self._fail(trial, "killed; tried once more", replaced=True)
-            del attributes["sweep"]  # it is nobody's until a controller asks for it
-            enqueue(self.study, trial.params, attributes | {"attempts": ATTEMPTS})
+            # Without "sweep": it is nobody's until a controller asks for it.
+            kept = {name: attributes[name] for name in ("folder", "words")}
+            enqueue(self.study, trial.params, kept | {"attempts": ATTEMPTS})
         else:
             self._fail(trial, f"killed {ATTEMPTS} times")
 
