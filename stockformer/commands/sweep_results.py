@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import shutil
 from collections import defaultdict
@@ -81,6 +82,31 @@ def show_results(
             if len(trials.groups) > 1:
                 log.info("tested on %s:", group.label)
             show_best(trials, best, [jobs[run] for run in best.runs])
+    warn_of_better_elsewhere(folder, every, objectives[0])
+
+
+def warn_of_better_elsewhere(
+    folder: SweepDir, every: Mapping[int, tuple[Job, Outcome]], objective: str
+) -> None:
+    """Name the best trial of a shared study if another sweep has run it: this one's folder, and so
+    the best above, lacks it."""
+    quantity = OBJECTIVES[objective]
+    scored = [
+        (quantity.direction * outcome.values[objective], job)
+        for job, outcome in every.values()
+        if outcome.state == "finished" and math.isfinite(outcome.values[objective])
+    ]
+    if not scored:
+        return
+    score, job = max(scored, key=lambda each: each[0])
+    if job.folder.parent.resolve() != folder.path.resolve():
+        log.warning(
+            "job %d, of another sweep on the study, has a better validation %s, %s: %s",
+            job.number,
+            quantity.title,
+            quantity.in_words(quantity.direction * score),
+            job.folder,
+        )
 
 
 def show_best(trials: Trials, best: Configuration, jobs: Sequence[Job]) -> None:

@@ -22,9 +22,11 @@ from runs.small_run import ended, forked
 from sweeps import quick_runs
 from sweeps.quick_runs import states
 
+from stockformer.commands.sweep_results import warn_of_better_elsewhere
 from stockformer.config.recorded import read_config
 from stockformer.runs.folder import RunDir
-from stockformer.sweeps.folder import SweepDir
+from stockformer.sweeps.folder import Job, SweepDir
+from stockformer.sweeps.jobs import Outcome
 
 Quick = Callable[..., tuple[int, str]]
 SEARCH = ("-m", "search=optuna", "trainer.max_epoch=3", "hydra.sweep.dir=sweep", "report=false")
@@ -373,3 +375,28 @@ def test_the_controller_says_how_far_it_is(quick: Quick, tmp_path: Path) -> None
     assert "; about " in output
     kept = (tmp_path / "sweep/sweep.log").read_text()
     assert "job 5 finished in" in kept
+
+
+def test_a_better_trial_of_another_sweep_on_the_study_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def every(*rank_ics: float) -> dict[int, tuple[Job, Outcome]]:
+        """The second job is another sweep's, the third has failed."""
+        folders = [tmp_path / sweep for sweep in ("own/0", "other/1", "other/2")]
+        outcomes = [Outcome("finished", "", 1.0, {"rank_ic": value}) for value in rank_ics]
+        return {
+            number: (Job(number=number, words=(), varied=(), folder=folder), outcome)
+            for number, (folder, outcome) in enumerate(
+                zip(folders, [*outcomes, Outcome("failed", "no")])
+            )
+        }
+
+    own = SweepDir(tmp_path / "own")
+    for values in ((0.2, 0.1), (0.1, math.nan), ()):
+        warn_of_better_elsewhere(own, every(*values), "rank_ic")
+    assert not caplog.text
+    warn_of_better_elsewhere(own, every(0.1, 0.2), "rank_ic")
+    assert "job 1, of another sweep on the study, has a better validation rank IC, +0.2000" in (
+        caplog.text
+    )
+    assert str(tmp_path / "other/1") in caplog.text
