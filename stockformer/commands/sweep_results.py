@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from stockformer.config.overrides import check_command_line, without_hydra
@@ -53,22 +54,23 @@ def show_results(
 ) -> None:
     """Show the table, the failures and how to go on with the best run; write pages if `report`."""
     combine_folds(folder, every)
-    trials = (
-        read_trials(folder.path) if any(is_run(job.folder) for job, _ in every.values()) else None
-    )
-    console = make_console()
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    console.print(table(every, objectives, trials))
+    own = [job.folder for job, _ in every.values() if is_of(folder, job)]
+    trials = read_trials(folder.path) if any(map(is_run, own)) else None
+    console_of_tables().print(table(every, objectives, trials))
     for job, outcome in every.values():
         if outcome.state not in (*DONE, RUNNING):
             log.error("job %d %s: %s", job.number, outcome.state, outcome.reason)
             if job.run.log_file.exists():
                 log.error("    log: %s", job.run.log_file)
-    if trials is None:
-        return
+    if trials is not None:
+        show_trials(trials, every, report=report)
+    warn_of_better_elsewhere(folder, every, objectives[0])
+
+
+def show_trials(trials: Trials, every: Mapping[int, tuple[Job, Outcome]], *, report: bool) -> None:
+    """Show what the runs in the sweep's folder say together, and how to go on with the best."""
     if any(len(each.runs) > 1 or each.missing for each in trials.configurations.values()):
-        console.print(configurations(trials))
+        console_of_tables().print(configurations(trials))
     if len(trials.objectives) > 1:
         front = ", ".join(map(str, pareto_front(trials.validation, trials.objectives).index))
         titles = " and ".join(OBJECTIVES[name].title for name in trials.objectives)
@@ -82,7 +84,11 @@ def show_results(
             if len(trials.groups) > 1:
                 log.info("tested on %s:", group.label)
             show_best(trials, best, [jobs[run] for run in best.runs])
-    warn_of_better_elsewhere(folder, every, objectives[0])
+
+
+def is_of(folder: SweepDir, job: Job) -> bool:
+    """Whether the job's run is this sweep's; a shared study has those of other sweeps too."""
+    return job.folder.parent.resolve() == folder.path.resolve()
 
 
 def warn_of_better_elsewhere(
@@ -99,9 +105,9 @@ def warn_of_better_elsewhere(
     if not scored:
         return
     score, job = max(scored, key=lambda each: each[0])
-    if job.folder.parent.resolve() != folder.path.resolve():
+    if not is_of(folder, job):
         log.warning(
-            "job %d, of another sweep on the study, has a better validation %s, %s: %s",
+            "job %d, of another sweep on the study, has the best validation %s, %s: %s",
             job.number,
             quantity.title,
             quantity.in_words(quantity.direction * score),
@@ -153,6 +159,13 @@ def words_of(job: Job) -> list[str]:
         for key, value in recorded.items()
         if key not in given and alone.get(key) != value
     ]
+
+
+def console_of_tables() -> Console:
+    console = make_console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    return console
 
 
 def table(

@@ -396,7 +396,25 @@ def test_a_better_trial_of_another_sweep_on_the_study_is_named(
         warn_of_better_elsewhere(own, every(*values), "rank_ic")
     assert not caplog.text
     warn_of_better_elsewhere(own, every(0.1, 0.2), "rank_ic")
-    assert "job 1, of another sweep on the study, has a better validation rank IC, +0.2000" in (
+    assert "job 1, of another sweep on the study, has the best validation rank IC, +0.2000" in (
         caplog.text
     )
     assert str(tmp_path / "other/1") in caplog.text
+
+
+def test_a_sweep_with_nothing_left_to_do_on_its_study_names_the_best_trial_of_another(
+    quick: Quick, tmp_path: Path
+) -> None:
+    words = ["-m", "search=optuna", "hydra.sweeper.n_trials=2", "report=false"]
+    words += [
+        f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db",
+        "hydra.sweeper.study_name=one",
+    ]
+    status, output = quick(*words, "hydra.sweep.dir=first")
+    assert status == 0, output
+    status, output = quick(*words, "hydra.sweep.dir=second")
+    assert status == 0, output
+    assert "2 of 2 jobs are done already" in output
+    assert "of another sweep on the study, has the best validation rank IC" in output
+    assert str(tmp_path / "first") in output
+    assert "error" not in output
