@@ -59,10 +59,20 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
 def started(words: tuple[str, ...], output: int) -> int:
     """The process of a sweep: a copy of this one or, if it starts others, a new one, because a
     copy would take this one's children for its own."""
-    if "hydra/launcher=processes" not in words:
+    if not starts_processes(words):
         return forked(lambda: command(words), output)
     program = [sys.executable, quick_runs.__file__, *words]
     return subprocess.Popen(program, stdout=output, stderr=output).pid
+
+
+def starts_processes(words: tuple[str, ...]) -> bool:
+    """A sweep that is continued does so where it was started so, and no launcher is named."""
+    launchers = [word for word in words if word.startswith("hydra/launcher=")]
+    for word in words:
+        record = Path(word.removeprefix("resume="), "sweep.json")
+        if word.startswith("resume=") and record.exists() and not launchers:
+            return PROCESSES[0] in record.read_text()
+    return PROCESSES[0] in launchers
 
 
 def command(words: tuple[str, ...]) -> None:
